@@ -1,0 +1,1 @@
+//! HTTP/JSON for programs and people: calls, devices, users, bindings, events.

@@ -1,0 +1,1 @@
+//! The rules unbound → authenticating → bound → in service; pure.

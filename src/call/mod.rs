@@ -1,0 +1,1 @@
+//! Legs, bridges, routing: what a call means.

@@ -1,0 +1,1 @@
+//! The YAML file as a whole: defaults, secrets, errors with line numbers.

@@ -1,0 +1,1 @@
+//! TFTP, FTP and HTTP: three doors onto one provisioning pipeline.

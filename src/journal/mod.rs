@@ -1,0 +1,1 @@
+//! Gives every event its number, keeps the recent ones, fans them out, writes the timelines.

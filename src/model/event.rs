@@ -1,0 +1,386 @@
+//! What happened: the one stream that the timeline, the API, the log, metrics and the demo read.
+//!
+//! Every mechanism tells its part with the device's MAC or the call's id. No event carries a secret or a keyed digit.
+//! A number, a lane to readers and durability are given by `journal`.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{CallId, DeviceState, Extension, FamilyName, Generation, MacAddr, Timestamp};
+
+/// An event with its place in the stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// Counts up by one from the first event that this store ever saw.
+    pub seq: u64,
+    pub at: Timestamp,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    // --- address
+    DhcpDiscover {
+        mac: MacAddr,
+        family: Option<FamilyName>,
+        vendor_class: Option<String>,
+        relay: Option<Ipv4Addr>,
+    },
+    DhcpOffer {
+        mac: MacAddr,
+        address: Ipv4Addr,
+    },
+    DhcpRequest {
+        mac: MacAddr,
+        address: Option<Ipv4Addr>,
+    },
+    /// The ACK has left; the lease is on disk.
+    LeaseGranted {
+        mac: MacAddr,
+        address: Ipv4Addr,
+        family: Option<FamilyName>,
+        lease_secs: u32,
+    },
+    LeaseRefused {
+        mac: MacAddr,
+        address: Option<Ipv4Addr>,
+        reason: String,
+    },
+    LeaseReleased {
+        mac: MacAddr,
+        address: Ipv4Addr,
+    },
+    LeaseDeclined {
+        mac: MacAddr,
+        address: Ipv4Addr,
+    },
+    LeaseExpired {
+        mac: MacAddr,
+        address: Ipv4Addr,
+    },
+    DhcpInform {
+        mac: MacAddr,
+        address: Ipv4Addr,
+    },
+    PoolExhausted {
+        mac: MacAddr,
+        subnet: String,
+    },
+
+    // --- files
+    /// A file was rendered and is on its way (TFTP tells the end of it by `FileDelivered` or `FileFailed`).
+    FileServed {
+        mac: Option<MacAddr>,
+        door: Door,
+        path: String,
+        source: IpAddr,
+        bytes: usize,
+        hash: String,
+        unchanged: bool,
+    },
+    /// Every byte was taken by the phone.
+    FileDelivered {
+        mac: Option<MacAddr>,
+        door: Door,
+        path: String,
+        source: IpAddr,
+    },
+    FileFailed {
+        mac: Option<MacAddr>,
+        door: Door,
+        path: String,
+        source: IpAddr,
+        reason: String,
+    },
+    /// There is no such file, which is normal: phones ask for many.
+    FileMissing {
+        mac: Option<MacAddr>,
+        door: Door,
+        path: String,
+        source: IpAddr,
+    },
+    /// There is one, and this source may not have it. It was told that there is none.
+    FileRefused {
+        mac: Option<MacAddr>,
+        door: Door,
+        path: String,
+        source: IpAddr,
+        reason: String,
+    },
+    FileUploaded {
+        mac: Option<MacAddr>,
+        door: Door,
+        path: String,
+        source: IpAddr,
+        bytes: usize,
+    },
+    RenderFailed {
+        mac: MacAddr,
+        path: String,
+        error: String,
+    },
+
+    // --- the device's life
+    DeviceSeen {
+        mac: MacAddr,
+        family: Option<FamilyName>,
+        model: Option<String>,
+        source: Option<IpAddr>,
+    },
+    DeviceChanged {
+        mac: MacAddr,
+        from: DeviceState,
+        to: DeviceState,
+    },
+    Bound {
+        mac: MacAddr,
+        extension: Extension,
+        display_name: String,
+        generation: Generation,
+    },
+    Unbound {
+        mac: MacAddr,
+        extension: Extension,
+        generation: Generation,
+        reason: String,
+    },
+    ReloadRequested {
+        mac: MacAddr,
+        notify_event: String,
+        attempt: u32,
+    },
+    ReloadAnswered {
+        mac: MacAddr,
+        status: u16,
+    },
+    /// The phone fetched its own file of the present generation.
+    ReloadTaken {
+        mac: MacAddr,
+    },
+    /// Registered with the present secret: only this is done.
+    ReloadDone {
+        mac: MacAddr,
+        extension: Extension,
+    },
+    ReloadOverdue {
+        mac: MacAddr,
+        reason: String,
+    },
+
+    // --- SIP
+    Registered {
+        mac: MacAddr,
+        user: String,
+        contact: String,
+        source: SocketAddr,
+        user_agent: Option<String>,
+        expires_secs: u32,
+    },
+    Unregistered {
+        mac: MacAddr,
+        user: String,
+        contact: String,
+        reason: String,
+    },
+    RegisterRefused {
+        user: String,
+        source: SocketAddr,
+        reason: String,
+    },
+
+    // --- the IVR
+    IvrStarted {
+        mac: Option<MacAddr>,
+        call: CallId,
+        flow: String,
+    },
+    IvrPrompt {
+        mac: Option<MacAddr>,
+        call: CallId,
+        text: String,
+    },
+    /// Only how many keys; never which.
+    IvrKeys {
+        mac: Option<MacAddr>,
+        call: CallId,
+        count: usize,
+    },
+    DirectoryChecked {
+        mac: Option<MacAddr>,
+        call: CallId,
+        outcome: CheckOutcome,
+        elapsed_ms: u64,
+    },
+    LockedOut {
+        mac: Option<MacAddr>,
+        what: String,
+        until: Timestamp,
+    },
+    IvrEnded {
+        mac: Option<MacAddr>,
+        call: CallId,
+        outcome: String,
+    },
+
+    // --- calls
+    CallStarted {
+        call: CallId,
+        from: String,
+        to: String,
+        mac: Option<MacAddr>,
+        labels: Vec<(String, String)>,
+    },
+    CallRinging {
+        call: CallId,
+        to: String,
+    },
+    CallAnswered {
+        call: CallId,
+        to: String,
+    },
+    CallEnded {
+        call: CallId,
+        cause: String,
+        status: Option<u16>,
+        talk_ms: u64,
+    },
+    CallRefused {
+        from: String,
+        to: String,
+        reason: String,
+    },
+
+    // --- the server itself
+    DirectoryUnavailable {
+        server: String,
+        error: String,
+    },
+    DirectoryAvailable {
+        server: String,
+    },
+    ConfigReloaded {
+        what: String,
+    },
+    ConfigRejected {
+        what: String,
+        error: String,
+    },
+    Started {
+        version: String,
+    },
+    Stopping,
+}
+
+/// Which server a file request came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Door {
+    Tftp,
+    Ftp,
+    Http,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckOutcome {
+    Accepted,
+    /// Wrong number or wrong PIN: nobody is told which.
+    Refused,
+    /// The directory is down, slow or talks nonsense.
+    Unavailable,
+    LockedOut,
+}
+
+impl Event {
+    /// Whose timeline it belongs to.
+    pub fn mac(&self) -> Option<MacAddr> {
+        use Event::*;
+        match self {
+            DhcpDiscover { mac, .. }
+            | DhcpOffer { mac, .. }
+            | DhcpRequest { mac, .. }
+            | LeaseGranted { mac, .. }
+            | LeaseRefused { mac, .. }
+            | LeaseReleased { mac, .. }
+            | LeaseDeclined { mac, .. }
+            | LeaseExpired { mac, .. }
+            | DhcpInform { mac, .. }
+            | PoolExhausted { mac, .. }
+            | RenderFailed { mac, .. }
+            | DeviceSeen { mac, .. }
+            | DeviceChanged { mac, .. }
+            | Bound { mac, .. }
+            | Unbound { mac, .. }
+            | ReloadRequested { mac, .. }
+            | ReloadAnswered { mac, .. }
+            | ReloadTaken { mac }
+            | ReloadDone { mac, .. }
+            | ReloadOverdue { mac, .. }
+            | Registered { mac, .. }
+            | Unregistered { mac, .. } => Some(*mac),
+            FileServed { mac, .. }
+            | FileDelivered { mac, .. }
+            | FileFailed { mac, .. }
+            | FileMissing { mac, .. }
+            | FileRefused { mac, .. }
+            | FileUploaded { mac, .. }
+            | IvrStarted { mac, .. }
+            | IvrPrompt { mac, .. }
+            | IvrKeys { mac, .. }
+            | DirectoryChecked { mac, .. }
+            | LockedOut { mac, .. }
+            | IvrEnded { mac, .. }
+            | CallStarted { mac, .. } => *mac,
+            _ => None,
+        }
+    }
+
+    /// Which call it belongs to.
+    pub fn call(&self) -> Option<CallId> {
+        use Event::*;
+        match self {
+            IvrStarted { call, .. }
+            | IvrPrompt { call, .. }
+            | IvrKeys { call, .. }
+            | DirectoryChecked { call, .. }
+            | IvrEnded { call, .. }
+            | CallStarted { call, .. }
+            | CallRinging { call, .. }
+            | CallAnswered { call, .. }
+            | CallEnded { call, .. } => Some(*call),
+            _ => None,
+        }
+    }
+}
+
+/// Where a mechanism tells what happened. Cheap to clone; telling never blocks.
+#[derive(Clone)]
+pub struct Events(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl Events {
+    pub fn new(tell: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    /// To nobody, for tools that run a mechanism alone.
+    pub fn nowhere() -> Self {
+        Self::new(|_| {})
+    }
+
+    pub fn tell(&self, event: Event) {
+        (self.0)(event)
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Events")
+    }
+}

@@ -1,0 +1,1 @@
+//! Builds every service, hands each its neighbours, stops all in order.

@@ -1,0 +1,60 @@
+//! Request → which device → may it have this file → which variables → bytes; and the device's life driven end to end.
+//!
+//! Three doors (`fileserver`) ask one [`FileService`]. Not here: TFTP blocks, HTTP headers, minijinja, SIP.
+
+use std::net::{IpAddr, SocketAddr};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::model::{MacAddr, event::Door};
+
+/// A file that somebody asks for, in the words that all doors share.
+#[derive(Clone, Debug)]
+pub struct FileRequest {
+    pub door: Door,
+    /// As asked for: any case, any slashes. The pipeline normalises and refuses traversal.
+    pub path: String,
+    pub source: IpAddr,
+    /// Where the request arrived, so that URLs in the file name an address that this phone can reach.
+    pub local: Option<SocketAddr>,
+    pub user_agent: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileAnswer {
+    Found(ServedFile),
+    /// There is none, or this source may not have it: the same answer, so that nothing can be learnt.
+    NotFound,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedFile {
+    pub bytes: Bytes,
+    pub content_type: String,
+    /// BLAKE3 of the bytes, hex: the ETag.
+    pub hash: String,
+    pub mac: Option<MacAddr>,
+}
+
+/// How a transfer ended, told by doors that know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    Delivered,
+    Failed { reason: String },
+}
+
+/// What the doors ask.
+#[async_trait]
+pub trait FileService: Send + Sync + 'static {
+    /// Renders or finds the file. Tells one audit event per request.
+    async fn fetch(&self, request: FileRequest) -> FileAnswer;
+    /// May this source upload this name, and how many bytes at most? `None`: no.
+    async fn upload_limit(&self, request: &FileRequest) -> Option<usize>;
+    /// Keeps an upload. `false` when it was refused after all.
+    async fn store(&self, request: FileRequest, body: Bytes) -> bool;
+    /// The transfer that `request` began is over.
+    fn ended(&self, request: &FileRequest, mac: Option<MacAddr>, transfer: Transfer);
+    /// `unchanged`: the client held these bytes already (HTTP 304).
+    fn unchanged(&self, request: &FileRequest, file: &ServedFile);
+}

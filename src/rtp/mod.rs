@@ -1,0 +1,1 @@
+//! RTP packets and telephone-events: RFC 3550, 4733.

@@ -1,0 +1,1 @@
+//! Offer and answer: RFC 4566, 3264.

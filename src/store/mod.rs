@@ -1,0 +1,117 @@
+//! What is kept on disk, and how to ask for it: one interface, SQLite (`sqlite.rs`) behind it today.
+//!
+//! A method that writes returns when the write is durable: what was acknowledged to a phone survives `kill -9`.
+//! Writers are grouped into one commit, so concurrent callers share an fsync. Not here: policy.
+
+use std::net::Ipv4Addr;
+
+use async_trait::async_trait;
+
+use crate::model::{BindingRecord, DeviceRecord, Extension, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("cannot open the database {path}: {reason}; check that the folder exists and that this user may write to it")]
+    Open { path: String, reason: String },
+    #[error("the database was written by a newer Plugtone (schema {found}, this one knows {known}): run that version or restore a backup")]
+    TooNew { found: u32, known: u32 },
+    #[error("the database refused to {what}: {reason}; nothing was changed")]
+    Refused { what: &'static str, reason: String },
+    #[error("extension {extension} already belongs to {owner}: free it there or choose another")]
+    ExtensionTaken { extension: Extension, owner: String },
+    #[error("no extension is free between {first} and {last}: widen `extensions.range`")]
+    NoExtensionFree { first: Extension, last: Extension },
+    #[error("the store has stopped")]
+    Stopped,
+}
+
+/// A registered SIP contact, kept so that calls work at once after a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContactRecord {
+    /// User part of the address of record.
+    pub user: String,
+    pub mac: MacAddr,
+    pub line: LineNumber,
+    /// The contact URI as registered.
+    pub uri: String,
+    /// Where its last REGISTER came from, and how, as `udp 10.0.0.5:5060`.
+    pub flow: String,
+    pub call_id: String,
+    pub cseq: u32,
+    pub user_agent: Option<String>,
+    pub expires: Timestamp,
+}
+
+/// An API token: only its hash is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRecord {
+    pub name: String,
+    /// SHA-256 of the token.
+    pub hash: [u8; 32],
+    pub created: Timestamp,
+    pub expires: Option<Timestamp>,
+}
+
+/// What became of a request that carried an `Idempotency-Key`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Nobody used the key: it is ours now, durably.
+    New,
+    /// The same request came before; its answer, if it is known by now.
+    Repeated { answer: Option<String> },
+    /// The key was used for another request.
+    Conflict,
+}
+
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    // --- leases, unique by address
+    async fn leases(&self) -> Result<Vec<LeaseRecord>>;
+    async fn save_lease(&self, lease: LeaseRecord) -> Result<()>;
+    async fn remove_lease(&self, address: Ipv4Addr) -> Result<()>;
+
+    // --- devices and bindings
+    async fn devices(&self) -> Result<Vec<DeviceRecord>>;
+    async fn device(&self, mac: MacAddr) -> Result<Option<DeviceRecord>>;
+    async fn save_device(&self, device: DeviceRecord) -> Result<()>;
+    async fn bindings(&self) -> Result<Vec<BindingRecord>>;
+    /// Stores the device and its binding, and ends the bindings in `instead`, all or nothing.
+    async fn bind(&self, device: DeviceRecord, binding: BindingRecord, instead: Vec<(DeviceRecord, LineNumber)>) -> Result<()>;
+    /// Stores the device and ends its line's binding, all or nothing.
+    async fn unbind(&self, device: DeviceRecord, line: LineNumber) -> Result<()>;
+    /// The extension of this user: the one wanted, the one given before, or the lowest free one of the range.
+    async fn claim_extension(&self, user_id: &str, wanted: Option<Extension>, range: (Extension, Extension)) -> Result<Extension>;
+
+    // --- events
+    async fn append_events(&self, events: Vec<Recorded>) -> Result<()>;
+    /// Events after `seq`, oldest first.
+    async fn events_after(&self, seq: u64, limit: usize) -> Result<Vec<Recorded>>;
+    /// A device's own events, oldest first, the newest `limit`.
+    async fn timeline(&self, mac: MacAddr, limit: usize) -> Result<Vec<Recorded>>;
+    async fn last_seq(&self) -> Result<u64>;
+    /// Forgets events older than `before`; returns how many.
+    async fn prune_events(&self, before: Timestamp) -> Result<usize>;
+
+    // --- contacts, written behind
+    async fn contacts(&self) -> Result<Vec<ContactRecord>>;
+    async fn save_contact(&self, contact: ContactRecord) -> Result<()>;
+    async fn remove_contact(&self, user: &str, uri: &str) -> Result<()>;
+
+    // --- API
+    async fn tokens(&self) -> Result<Vec<TokenRecord>>;
+    async fn save_token(&self, token: TokenRecord) -> Result<()>;
+    async fn remove_token(&self, name: &str) -> Result<bool>;
+    async fn claim_action(&self, key: &str, request_hash: [u8; 32], now: Timestamp) -> Result<Claim>;
+    async fn finish_action(&self, key: &str, answer: &str) -> Result<()>;
+
+    // --- uploads of phones, newest of each name
+    async fn save_upload(&self, mac: MacAddr, name: &str, body: Vec<u8>, at: Timestamp) -> Result<()>;
+    async fn upload(&self, mac: MacAddr, name: &str) -> Result<Option<Vec<u8>>>;
+    async fn remove_uploads(&self, mac: MacAddr) -> Result<usize>;
+
+    /// Counts and lock-outs of failed log-ins, as `binding/attempts.rs` wrote them.
+    async fn attempts(&self) -> Result<Option<String>>;
+    async fn save_attempts(&self, state: &str) -> Result<()>;
+}

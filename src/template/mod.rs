@@ -1,0 +1,1 @@
+//! Layered YAML and minijinja: (family, variables) → bytes.

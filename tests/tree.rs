@@ -1,0 +1,178 @@
+//! Holds the picture of ARCHITECTURE.md against the code: who imports whom, where I/O may happen, that every file says what it is.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Folder → the folders it may name. `model` may be named by all; what is not listed may not be named.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    // mechanisms
+    ("binding", &[]),
+    ("dhcp", &[]),
+    ("directory", &[]),
+    ("rtp", &[]),
+    ("sdp", &[]),
+    ("sip", &[]),
+    ("store", &[]),
+    ("template", &[]),
+    ("journal", &["store"]),
+    ("media", &["rtp"]),
+    // spines
+    ("call", &["media", "rtp", "sdp", "sip", "store"]),
+    ("provisioning", &["binding", "dhcp", "directory", "sip", "store", "template"]),
+    // services
+    ("ivr", &["binding", "call", "directory", "media", "provisioning"]),
+    // doors
+    ("fileserver", &["provisioning"]),
+    ("phone", &["dhcp", "media", "rtp", "sdp", "sip"]),
+    ("api", &["binding", "call", "directory", "journal", "provisioning", "store"]),
+    // wiring
+    ("config", &["api", "call", "dhcp", "directory", "fileserver", "ivr", "media", "provisioning", "sip", "store", "template", "binding"]),
+    ("node", &["*"]),
+    ("cli", &["*"]),
+    ("main", &["*"]),
+    ("lib", &["*"]),
+];
+
+/// Files that may do I/O are named for it; these folders do it throughout.
+const IO_FILES: &[&str] = &[
+    "socket.rs",
+    "udp.rs",
+    "tcp.rs",
+    "raw.rs",
+    "client.rs",
+    "ldap.rs",
+    "sqlite.rs",
+    "files.rs",
+    "worker.rs",
+    "loader.rs",
+    "main.rs",
+    "node.rs",
+];
+const IO_FOLDERS: &[&str] = &["cli", "fileserver", "api", "phone"];
+/// Signs of I/O, of clocks and of waiting, none of which belongs into logic.
+const IO_SIGNS: &[&str] = &[
+    "std::fs",
+    "fs::read",
+    "std::net::UdpSocket",
+    "std::net::TcpStream",
+    "tokio::net",
+    "tokio::fs",
+    "Instant::now()",
+    "SystemTime::now()",
+    ".await",
+    "std::process::Command",
+    "thread::sleep",
+];
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("src is readable") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).expect("source is UTF-8");
+                let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+                found.push((path.strip_prefix(root).expect("below src").to_owned(), text));
+            }
+        }
+    }
+    assert!(found.len() > 20, "the tests look at the wrong place");
+    found
+}
+
+/// `sip/digest.rs` → `sip`; `node.rs` → `node`.
+fn folder_of(path: &Path) -> String {
+    let first = path.components().next().expect("not empty").as_os_str().to_string_lossy().into_owned();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The text before its unit tests: those may do as they like.
+fn without_tests(text: &str) -> &str {
+    text.find("#[cfg(test)]\nmod ").map_or(text, |at| &text[..at])
+}
+
+/// Code without comments, line by line.
+fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(i, line)| (i + 1, line.split("//").next().unwrap_or("")))
+}
+
+#[test]
+fn imports_go_down() {
+    let allowed: BTreeMap<_, _> = MAY_IMPORT.iter().copied().collect();
+    let mut faults = Vec::new();
+    for (path, text) in sources() {
+        let folder = folder_of(&path);
+        let Some(may) = allowed.get(folder.as_str()) else {
+            faults.push(format!("{}: the folder '{folder}' is not in the picture", path.display()));
+            continue;
+        };
+        if may.contains(&"*") {
+            continue;
+        }
+        for (number, line) in code_lines(without_tests(&text)) {
+            for part in line.split("crate::").skip(1) {
+                let names = if part.starts_with('{') {
+                    part.trim_start_matches('{').split(',').map(first_name).collect()
+                } else {
+                    vec![first_name(part)]
+                };
+                for name in names {
+                    let known = allowed.contains_key(name.as_str());
+                    if known && name != folder && name != "model" && !may.contains(&name.as_str()) {
+                        faults.push(format!("{}:{number}: '{folder}' must not import '{name}'", path.display()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+fn first_name(text: &str) -> String {
+    text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn only_files_named_for_it_do_io() {
+    let mut faults = Vec::new();
+    for (path, text) in sources() {
+        let name = path.file_name().expect("file").to_string_lossy().into_owned();
+        if IO_FOLDERS.contains(&folder_of(&path).as_str()) || IO_FILES.contains(&name.as_str()) {
+            continue;
+        }
+        for (number, line) in code_lines(without_tests(&text)) {
+            for sign in IO_SIGNS {
+                if line.contains(sign) {
+                    faults.push(format!("{}:{number}: `{sign}` belongs into a file named for I/O", path.display()));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let faults: Vec<_> =
+        sources().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(path, _)| path.display().to_string()).collect();
+    assert!(faults.is_empty(), "no `//!` header: {faults:?}");
+}
+
+#[test]
+fn the_map_names_every_folder() {
+    let map = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    for (path, _) in sources() {
+        let folder = folder_of(&path);
+        assert!(
+            ["main", "lib"].contains(&folder.as_str()) || map.contains(&format!("`{folder}`")),
+            "ARCHITECTURE.md does not name `{folder}`"
+        );
+    }
+}
