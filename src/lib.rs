@@ -45,5 +45,8 @@ pub mod store;
 /// Layered YAML and minijinja: (family, variables) → bytes.
 pub mod template;
 
+/// YAML that people edit → types, with faults that say where and what to do.
+pub mod yaml;
+
 /// The words everybody uses: MAC, extension, device, secret, event.
 pub mod model;

@@ -1,0 +1,134 @@
+//! Reads a YAML text into a type and turns what is wrong into a [`Fault`]: file, line, column, what was expected, a hint.
+//!
+//! Used for everything that people edit: configuration, templates, flows, users. Not here: opening files.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde_yaml::Error as Yaml;
+
+/// Something wrong in a file that a person wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub file: String,
+    /// Counted from 1; 0 where the fault has no place of its own.
+    pub line: u64,
+    pub column: u64,
+    pub message: String,
+    /// What to do, where that can be said.
+    pub hint: Option<String>,
+    /// The line itself, for a reader without an editor at hand.
+    pub source: Option<String>,
+}
+
+impl Fault {
+    /// A fault of the file as a whole.
+    pub fn in_file(file: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { file: file.into(), line: 0, column: 0, message: message.into(), hint: None, source: None }
+    }
+
+    /// A fault at a known place of `text`.
+    pub fn at(file: &str, text: &str, line: u64, column: u64, message: impl Into<String>) -> Self {
+        let source = line.checked_sub(1).and_then(|index| text.lines().nth(index as usize)).map(str::to_owned);
+        Self { file: file.to_owned(), line, column, message: message.into(), hint: None, source }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.file, self.message)?,
+            line => write!(f, "{}:{line}:{}: {}", self.file, self.column, self.message)?,
+        }
+        if let Some(source) = &self.source {
+            write!(f, "\n    {}\n    {:>width$}", source.trim_end(), "^", width = self.column.clamp(1, 200) as usize)?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\n    hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// Reads `text`; `file` is how the fault names it. An empty file is an empty mapping.
+pub fn read<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Fault> {
+    let blank = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
+    serde_yaml::from_str(if blank { "{}" } else { text }).map_err(|error| explain(file, text, &error))
+}
+
+/// The name of `known` that was probably meant by `written`.
+pub fn closest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let tolerance = (written.chars().count() / 3).max(1);
+    known
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(&written.to_lowercase(), &name.to_lowercase()), name))
+        .filter(|(distance, _)| *distance <= tolerance)
+        .min()
+        .map(|(_, name)| name)
+}
+
+fn explain(file: &str, text: &str, error: &Yaml) -> Fault {
+    let error = error.without_snippet();
+    let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
+    let (message, hint) = match error {
+        Yaml::SerdeUnknownField { field, expected, .. } => (format!("there is no setting '{field}' here"), suggestion(field, expected)),
+        Yaml::SerdeUnknownVariant { variant, expected, .. } => (format!("'{variant}' is not possible here"), suggestion(variant, expected)),
+        Yaml::SerdeMissingField { field, .. } => (format!("the setting '{field}' is missing"), None),
+        Yaml::SerdeInvalidType { unexpected, expected, .. } | Yaml::SerdeInvalidValue { unexpected, expected, .. } => {
+            (format!("expected {expected}, found {unexpected}"), None)
+        }
+        Yaml::Message { msg, .. } => (msg.clone(), None),
+        other => (other.to_string().lines().next().unwrap_or("not valid YAML").to_owned(), None),
+    };
+    Fault { hint, ..Fault::at(file, text, line, column, message) }
+}
+
+fn suggestion(written: &str, expected: &[&'static str]) -> Option<String> {
+    match closest(written, expected.iter().copied()) {
+        Some(name) => Some(format!("did you mean '{name}'?")),
+        None if expected.is_empty() => None,
+        None => Some(format!("possible here: {}", expected.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize, Debug, Default)]
+    #[serde(deny_unknown_fields, default)]
+    struct Office {
+        #[allow(dead_code)]
+        name: String,
+        dhcp: Dhcp,
+    }
+
+    #[derive(serde::Deserialize, Debug, Default)]
+    #[serde(deny_unknown_fields, default)]
+    struct Dhcp {
+        lease_secs: u32,
+    }
+
+    #[test]
+    fn faults_say_where_and_what_to_do() {
+        let fault = read::<Office>("plugtone.yaml", "name: HQ\ndhcp:\n  lease_sec: 5\n").unwrap_err();
+        assert_eq!((fault.line, fault.column), (3, 3), "{fault}");
+        assert_eq!(fault.hint.as_deref(), Some("did you mean 'lease_secs'?"));
+        let fault = read::<Office>("plugtone.yaml", "dhcp:\n  lease_secs: soon\n").unwrap_err();
+        assert_eq!(fault.line, 2, "{fault}");
+        assert!(fault.to_string().contains("plugtone.yaml:2:"), "{fault}");
+    }
+
+    #[test]
+    fn windows_files_and_empty_files_are_read() {
+        assert_eq!(read::<Office>("a", "\u{feff}dhcp:\r\n  lease_secs: 7\r\n").unwrap().dhcp.lease_secs, 7);
+        assert_eq!(read::<Office>("a", "# nothing yet\n").unwrap().dhcp.lease_secs, 0);
+    }
+}
