@@ -1,1 +1,7 @@
-//! A desk phone in software: boots, fetches, registers, calls and listens as its make does.
+//! A desk phone in software: boots, fetches, registers, calls and listens as its make does, over real sockets.
+//!
+//! Used by `plugtone phone`, the demo, the story tests and load. It never calls inside the server.
+
+pub mod boot;
+pub mod make;
+pub mod settings;
