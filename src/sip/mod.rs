@@ -1,1 +1,17 @@
 //! Messages, transports, transactions, dialogs, digest, registrar: RFC 3261 and friends.
+//!
+//! From the wire up: `transport/` turns sockets into [`transport::Flow`]s and whole messages, [`message`] is a view of one,
+//! [`endpoint`] drives the transactions of `transaction/` and tells its owner of requests and answers. [`digest`],
+//! [`registrar`] and [`notify`] are cores beside it. Bodies are bytes here; what a call means is told in `call`.
+
+pub mod build;
+pub mod header;
+pub mod message;
+pub mod name;
+pub mod uri;
+
+pub use build::{Request, Response};
+pub use header::{CSeq, NameAddr, Params, Via};
+pub use message::{Fault, Message, Method, ParseError};
+pub use name::Name;
+pub use uri::Uri;

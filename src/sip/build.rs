@@ -1,0 +1,347 @@
+//! Writes messages: requests and responses from parts, one allocation each.
+//!
+//! Via, Max-Forwards and Content-Length of a request are added when the endpoint sends it. A response starts as a copy of what
+//! RFC 3261 §8.2.6.2 wants copied. Header values are cut at line ends: no value can smuggle a header in.
+
+use std::{fmt, net::SocketAddr};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{
+    header::{Elements, NameAddr, Via, is_space},
+    message::{Fault, Message, Method},
+    name::Name,
+};
+
+/// A request before it is sent.
+#[derive(Clone)]
+pub struct Request {
+    pub method: Method,
+    /// Request-URI.
+    pub uri: String,
+    headers: BytesMut,
+    has_max_forwards: bool,
+    body: Bytes,
+}
+
+impl Request {
+    pub fn new(method: Method, uri: impl Into<String>) -> Self {
+        Self { method, uri: uri.into(), headers: BytesMut::with_capacity(512), has_max_forwards: false, body: Bytes::new() }
+    }
+
+    /// Adds a header below those there are. Not for Via and Content-Length, which are added when it is sent.
+    #[must_use]
+    pub fn header(mut self, name: Name, value: impl fmt::Display) -> Self {
+        self.has_max_forwards |= name == Name::MaxForwards;
+        put_header(&mut self.headers, name.as_str(), value);
+        self
+    }
+
+    /// Adds a header that has no [`Name`] here.
+    #[must_use]
+    pub fn header_named(mut self, name: &str, value: impl fmt::Display) -> Self {
+        put_header(&mut self.headers, name, value);
+        self
+    }
+
+    /// Adds a header whose value is bytes, as copied from another message.
+    #[must_use]
+    pub fn raw_header(mut self, name: &[u8], value: &[u8]) -> Self {
+        put_raw(&mut self.headers, name, value);
+        self
+    }
+
+    #[must_use]
+    pub fn body(mut self, content_type: &str, body: impl Into<Bytes>) -> Self {
+        put_header(&mut self.headers, Name::ContentType.as_str(), content_type);
+        self.body = body.into();
+        self
+    }
+
+    /// The bytes for the wire, with `via` (the value, without the name) on top.
+    pub fn encode(&self, via: &str) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.headers.len() + self.body.len() + self.uri.len() + via.len() + 96);
+        out.put_slice(self.method.as_str().as_bytes());
+        out.put_u8(b' ');
+        put_clean(&mut out, self.uri.as_bytes());
+        out.put_slice(b" SIP/2.0\r\n");
+        put_header(&mut out, "Via", via);
+        if !self.has_max_forwards {
+            out.put_slice(b"Max-Forwards: 70\r\n");
+        }
+        finish(out, &self.headers, &self.body)
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.uri)
+    }
+}
+
+/// A response before it is sent.
+#[derive(Clone)]
+pub struct Response {
+    pub status: u16,
+    head: BytesMut,
+    /// Where a tag goes into the To header of `head`; `None` if it has one or may have none (100).
+    tag_at: Option<usize>,
+    body: Bytes,
+}
+
+impl Response {
+    /// Answers `request` with the usual words: Via, From, To, Call-ID and CSeq are copied, `received` and `rport` filled in
+    /// where the request's source is known.
+    pub fn to(request: &Message, status: u16) -> Self {
+        Self::with_reason(request, status, reason_phrase(status))
+    }
+
+    pub fn with_reason(request: &Message, status: u16, reason: &str) -> Self {
+        let mut head = BytesMut::with_capacity(request.bytes().len().min(2048) + 128);
+        head.put_slice(b"SIP/2.0 ");
+        put_display(&mut head, status.clamp(100, 699));
+        head.put_u8(b' ');
+        put_clean(&mut head, reason.as_bytes());
+        head.put_slice(b"\r\n");
+        let mut first_via = true;
+        let mut tag_at = None;
+        for (name, written, value) in request.headers() {
+            match name {
+                Name::Via if first_via => {
+                    put_top_via(&mut head, value, request.source());
+                    first_via = false;
+                }
+                Name::To => {
+                    let value = if NameAddr::parse(value).is_ok_and(|to| to.tag().is_none()) {
+                        value
+                    } else {
+                        put_raw(&mut head, b"To", value);
+                        continue;
+                    };
+                    put_raw(&mut head, b"To", value);
+                    tag_at = (status > 100).then(|| head.len() - 2);
+                }
+                Name::Via | Name::From | Name::CallId | Name::CSeq => put_raw(&mut head, name.as_str().as_bytes(), value),
+                // RFC 3261 §8.2.6.1: a 100 repeats the Timestamp.
+                Name::Timestamp if status == 100 => put_raw(&mut head, written, value),
+                _ => {}
+            }
+        }
+        Self { status, head, tag_at, body: Bytes::new() }
+    }
+
+    /// The answer that [`Message::check`] asks for.
+    pub fn fault(request: &Message, fault: &Fault) -> Self {
+        if fault.status == 400 {
+            Self::with_reason(request, 400, &format!("Bad Request ({fault})"))
+        } else {
+            Self::to(request, fault.status)
+        }
+    }
+
+    /// Gives the To header its tag, if it has none. All but a 100 must have one; the endpoint makes one up otherwise.
+    #[must_use]
+    pub fn to_tag(mut self, tag: &str) -> Self {
+        if let Some(at) = self.tag_at.take() {
+            let rest = self.head.split_off(at);
+            self.head.put_slice(b";tag=");
+            put_clean(&mut self.head, tag.as_bytes());
+            self.head.unsplit(rest);
+        }
+        self
+    }
+
+    pub fn needs_to_tag(&self) -> bool {
+        self.tag_at.is_some()
+    }
+
+    /// Copies the Record-Route headers: needed in answers that make a dialog (RFC 3261 §12.1.1).
+    #[must_use]
+    pub fn record_routes_of(mut self, request: &Message) -> Self {
+        for value in request.all(Name::RecordRoute) {
+            put_raw(&mut self.head, b"Record-Route", value);
+        }
+        self
+    }
+
+    #[must_use]
+    pub fn header(mut self, name: Name, value: impl fmt::Display) -> Self {
+        put_header(&mut self.head, name.as_str(), value);
+        self
+    }
+
+    #[must_use]
+    pub fn header_named(mut self, name: &str, value: impl fmt::Display) -> Self {
+        put_header(&mut self.head, name, value);
+        self
+    }
+
+    #[must_use]
+    pub fn body(mut self, content_type: &str, body: impl Into<Bytes>) -> Self {
+        put_header(&mut self.head, Name::ContentType.as_str(), content_type);
+        self.body = body.into();
+        self
+    }
+
+    /// The bytes for the wire.
+    pub fn encode(self) -> Bytes {
+        finish(self.head, b"", &self.body)
+    }
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.status)
+    }
+}
+
+/// `<uri>` with a display name where there is one, as From, To and Contact want it.
+pub fn name_addr(display_name: &str, uri: &str) -> String {
+    if display_name.is_empty() { format!("<{uri}>") } else { format!("{} <{uri}>", super::header::quote(display_name)) }
+}
+
+fn finish(mut out: BytesMut, headers: &[u8], body: &[u8]) -> Bytes {
+    out.put_slice(headers);
+    out.put_slice(b"Content-Length: ");
+    put_display(&mut out, body.len());
+    out.put_slice(b"\r\n\r\n");
+    out.put_slice(body);
+    out.freeze()
+}
+
+/// The first element's `received` and `rport` as the source says; all else as it came.
+fn put_top_via(out: &mut BytesMut, value: &[u8], source: Option<SocketAddr>) {
+    let top = Elements::new(value).next().unwrap_or_default();
+    let (Some(source), Ok(via)) = (source, Via::parse(top)) else {
+        return put_raw(out, b"Via", value);
+    };
+    let sent_from = via.host().trim_matches(['[', ']']).parse() == Ok(source.ip());
+    if sent_from && !via.wants_rport() && via.received().is_none() {
+        return put_raw(out, b"Via", value);
+    }
+    out.put_slice(b"Via: SIP/2.0/");
+    out.put_slice(via.transport.as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(via.host().as_bytes());
+    if let Some(port) = via.port {
+        put_display(out, format_args!(":{port}"));
+    }
+    for (name, value) in via.params().iter() {
+        // What the sender claims of these is not true unless we say it.
+        if name.eq_ignore_ascii_case("received") || name.eq_ignore_ascii_case("rport") {
+            continue;
+        }
+        out.put_u8(b';');
+        put_clean(out, name.as_bytes());
+        if let Some(value) = value {
+            out.put_u8(b'=');
+            put_clean(out, value.as_bytes());
+        }
+    }
+    // RFC 3581 §4: with rport, received is there even if it is what sent-by says.
+    put_display(out, format_args!(";received={}", source.ip()));
+    if via.wants_rport() {
+        put_display(out, format_args!(";rport={}", source.port()));
+    }
+    let consumed = top.as_ptr() as usize - value.as_ptr() as usize + top.len();
+    put_clean(out, value.get(consumed..).unwrap_or_default());
+    out.put_slice(b"\r\n");
+}
+
+fn put_header(out: &mut BytesMut, name: &str, value: impl fmt::Display) {
+    put_clean(out, name.as_bytes());
+    out.put_slice(b": ");
+    put_display(out, value);
+    out.put_slice(b"\r\n");
+}
+
+fn put_raw(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    put_clean(out, name);
+    out.put_slice(b": ");
+    put_clean(out, value);
+    out.put_slice(b"\r\n");
+}
+
+/// Line ends, as of folds, become spaces.
+fn put_clean(out: &mut BytesMut, bytes: &[u8]) {
+    out.reserve(bytes.len());
+    for b in bytes {
+        out.put_u8(if *b != b'\t' && is_space(*b) { b' ' } else { *b });
+    }
+}
+
+fn put_display(out: &mut BytesMut, value: impl fmt::Display) {
+    struct Clean<'a>(&'a mut BytesMut);
+    impl fmt::Write for Clean<'_> {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            put_clean(self.0, text.as_bytes());
+            Ok(())
+        }
+    }
+    // Writing into memory does not fail.
+    let _ = fmt::Write::write_fmt(&mut Clean(out), format_args!("{value}"));
+}
+
+/// The words that RFC 3261 §21 and its kin give a status.
+pub fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        100 => "Trying",
+        180 => "Ringing",
+        181 => "Call Is Being Forwarded",
+        182 => "Queued",
+        183 => "Session Progress",
+        200 => "OK",
+        202 => "Accepted",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Moved Temporarily",
+        305 => "Use Proxy",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        410 => "Gone",
+        413 => "Request Entity Too Large",
+        414 => "Request-URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Unsupported URI Scheme",
+        420 => "Bad Extension",
+        421 => "Extension Required",
+        422 => "Session Interval Too Small",
+        423 => "Interval Too Brief",
+        429 => "Provide Referrer Identity",
+        480 => "Temporarily Unavailable",
+        481 => "Call/Transaction Does Not Exist",
+        482 => "Loop Detected",
+        483 => "Too Many Hops",
+        484 => "Address Incomplete",
+        485 => "Ambiguous",
+        486 => "Busy Here",
+        487 => "Request Terminated",
+        488 => "Not Acceptable Here",
+        489 => "Bad Event",
+        491 => "Request Pending",
+        493 => "Undecipherable",
+        500 => "Server Internal Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Server Time-out",
+        505 => "Version Not Supported",
+        513 => "Message Too Large",
+        600 => "Busy Everywhere",
+        603 => "Decline",
+        604 => "Does Not Exist Anywhere",
+        606 => "Not Acceptable",
+        _ if status < 200 => "Progress",
+        _ if status < 300 => "OK",
+        _ if status < 400 => "Redirected",
+        _ if status < 500 => "Client Error",
+        _ if status < 600 => "Server Error",
+        _ => "Global Failure",
+    }
+}
