@@ -1,10 +1,24 @@
 //! Who is this person? [`Directory`] is asked by the IVR and by admins; `ldap.rs` and `files.rs` answer.
 //!
+//! `settings.rs` is the `directory:` section of the configuration, `pin.rs` compares a keyed PIN with what is stored.
 //! Not here: extensions, devices, how often one may try (`binding/attempts.rs`).
+
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 
-use crate::model::{Keys, User};
+use crate::model::{Keys, User, event::Events};
+
+/// A YAML file with argon2id hashes: labs, the demo, small offices.
+pub mod files;
+/// OpenLDAP, 389 Directory Server, Active Directory.
+pub mod ldap;
+/// PIN hashes as directories store them.
+pub mod pin;
+/// What an administrator writes.
+pub mod settings;
+
+pub use settings::{Config, Settings};
 
 /// Why somebody was not let in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +30,30 @@ pub enum Denied {
     Unavailable(String),
 }
 
+/// What is wrong with the configuration of a directory, for the administrator who wrote it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "`directory` names no source: write `directory: {{ ldap: {{ servers: [ldap://…], base: … }} }}` or `directory: {{ file: {{ path: users.yaml }} }}`"
+    )]
+    NoSource,
+    #[error("`directory` has both `ldap` and `file`: say which one counts with `directory.kind`")]
+    TwoSources,
+    #[error("`directory.kind` is '{kind}' but there is no `directory.{kind}` section")]
+    SectionMissing { kind: &'static str },
+    #[error("`directory.{key}`: {reason}")]
+    Setting { key: &'static str, reason: String },
+    #[error("cannot read {path}: {source}; `directory.{key}` names it")]
+    Unreadable {
+        key: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path}:{line}:{column}: {reason}")]
+    Users { path: PathBuf, line: u64, column: u64, reason: String },
+}
+
 #[async_trait]
 pub trait Directory: Send + Sync + 'static {
     /// Checks a log-in. Never takes longer than the configured limit; never sends an empty PIN anywhere.
@@ -24,4 +62,19 @@ pub trait Directory: Send + Sync + 'static {
     async fn find(&self, login: &str) -> Result<Option<User>, Denied>;
     /// The first `limit` users, by login.
     async fn list(&self, limit: usize) -> Result<Vec<User>, Denied>;
+}
+
+/// Makes the configured directory. Needs a running tokio runtime.
+///
+/// A file is read now and its faults are told now; an LDAP server may be down: it is asked when somebody logs in.
+pub fn open(config: Config, events: Events) -> Result<Arc<dyn Directory>, Error> {
+    Ok(match config {
+        Config::File(config) => Arc::new(files::Files::open(config)?),
+        Config::Ldap(config) => Arc::new(ldap::LdapDirectory::new(*config, events)?),
+    })
+}
+
+/// May this be looked up at all? Keeps empty and endless names from every directory.
+fn plausible_login(login: &str) -> bool {
+    (1..=128).contains(&login.len()) && !login.chars().any(char::is_control)
 }
