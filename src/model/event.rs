@@ -139,6 +139,13 @@ pub enum Event {
         from: DeviceState,
         to: DeviceState,
     },
+    /// Two boxes claim one MAC: it is heard from both places by turns.
+    DuplicateMac {
+        mac: MacAddr,
+        known: IpAddr,
+        other: IpAddr,
+        reason: String,
+    },
     Bound {
         mac: MacAddr,
         extension: Extension,
@@ -316,6 +323,7 @@ impl Event {
             | RenderFailed { mac, .. }
             | DeviceSeen { mac, .. }
             | DeviceChanged { mac, .. }
+            | DuplicateMac { mac, .. }
             | Bound { mac, .. }
             | Unbound { mac, .. }
             | ReloadRequested { mac, .. }

@@ -3,7 +3,15 @@
 //! A method that writes returns when the write is durable: what was acknowledged to a phone survives `kill -9`.
 //! Writers are grouped into one commit, so concurrent callers share an fsync. Not here: policy.
 
+mod rows;
+mod schema;
+mod settings;
+pub mod sqlite;
+
 use std::net::Ipv4Addr;
+
+pub use settings::Settings;
+pub use sqlite::Sqlite;
 
 use async_trait::async_trait;
 
@@ -75,13 +83,25 @@ pub trait Store: Send + Sync + 'static {
     // --- devices and bindings
     async fn devices(&self) -> Result<Vec<DeviceRecord>>;
     async fn device(&self, mac: MacAddr) -> Result<Option<DeviceRecord>>;
+    /// Refused when the stored generation is higher: an old record cannot revive dead secrets.
     async fn save_device(&self, device: DeviceRecord) -> Result<()>;
+    /// All or none, in one commit.
+    async fn save_devices(&self, devices: Vec<DeviceRecord>) -> Result<()>;
     async fn bindings(&self) -> Result<Vec<BindingRecord>>;
-    /// Stores the device and its binding, and ends the bindings in `instead`, all or nothing.
-    async fn bind(&self, device: DeviceRecord, binding: BindingRecord, instead: Vec<(DeviceRecord, LineNumber)>) -> Result<()>;
-    /// Stores the device and ends its line's binding, all or nothing.
+    /// Stores the device and its binding, and ends the bindings in `instead`, all or nothing. What else is bound on the
+    /// device takes its generation. [`Error::ExtensionTaken`] when the extension is another user's, or has
+    /// `devices_per_extension` devices already.
+    async fn bind(
+        &self,
+        device: DeviceRecord,
+        binding: BindingRecord,
+        instead: Vec<(DeviceRecord, LineNumber)>,
+        devices_per_extension: u8,
+    ) -> Result<()>;
+    /// Stores the device and ends its line's binding, all or nothing; other lines of it take the device's generation.
     async fn unbind(&self, device: DeviceRecord, line: LineNumber) -> Result<()>;
-    /// The extension of this user: the one wanted, the one given before, or the lowest free one of the range.
+    /// The extension of this user: the one wanted, the one given before, or the lowest free one of the range. One that
+    /// is wanted is taken over from a user who has no device on it; [`Error::ExtensionTaken`] otherwise.
     async fn claim_extension(&self, user_id: &str, wanted: Option<Extension>, range: (Extension, Extension)) -> Result<Extension>;
 
     // --- events

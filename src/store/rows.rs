@@ -1,0 +1,520 @@
+//! Records as rows and back, and the statements of each request: what runs inside the writer's transaction or on a reader.
+//!
+//! Every function takes the connection it runs on and leaves transactions to `sqlite.rs`.
+
+use std::{collections::HashSet, net::Ipv4Addr, str::FromStr};
+
+use rusqlite::{
+    Connection, OptionalExtension, Row, ToSql, params,
+    types::{FromSqlError, Type},
+};
+
+use super::{Claim, ContactRecord, Error, Result, TokenRecord};
+use crate::model::{
+    BindingRecord, DeviceRecord, DeviceState, Event, Extension, Generation, LeaseRecord, LeaseState, LineNumber, MacAddr, Recorded,
+    Timestamp,
+};
+
+/// An idempotency key is remembered for a day: longer than any client repeats.
+const ACTION_KEPT_MS: i64 = 24 * 3600 * 1000;
+
+/// What could not be done, in the words of [`Error::Refused`].
+pub(super) fn refused(what: &'static str) -> impl Fn(rusqlite::Error) -> Error {
+    move |error| Error::Refused { what, reason: error.to_string() }
+}
+
+// --- leases
+
+pub(super) fn leases(db: &Connection) -> rusqlite::Result<Vec<LeaseRecord>> {
+    all(db, "SELECT address, mac, client_id, state, starts_ms, expires_ms, hostname, family, relay, relay_info FROM leases", &[], |row| {
+        Ok(LeaseRecord {
+            address: text(row, 0)?,
+            mac: text(row, 1)?,
+            client_id: row.get(2)?,
+            state: lease_state(&row.get::<_, String>(3)?).ok_or_else(|| strange(3))?,
+            starts: Timestamp(row.get(4)?),
+            expires: Timestamp(row.get(5)?),
+            hostname: row.get(6)?,
+            family: row.get(7)?,
+            relay: text_or_null(row, 8)?,
+            relay_info: row.get(9)?,
+        })
+    })
+}
+
+pub(super) fn save_lease(db: &Connection, lease: &LeaseRecord) -> Result<()> {
+    let what = "save a lease";
+    // The last guard behind the DHCP server's own rules: a living lease is not taken away from another client.
+    let changed = db
+        .prepare_cached(
+            "INSERT INTO leases (address, mac, client_id, state, starts_ms, expires_ms, hostname, family, relay, relay_info)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             ON CONFLICT (address) DO UPDATE SET mac = excluded.mac, client_id = excluded.client_id, state = excluded.state,
+               starts_ms = excluded.starts_ms, expires_ms = excluded.expires_ms, hostname = excluded.hostname,
+               family = excluded.family, relay = excluded.relay, relay_info = excluded.relay_info
+             WHERE leases.state <> 'active' OR leases.expires_ms <= excluded.starts_ms OR excluded.state <> 'active'
+                OR leases.mac = excluded.mac OR (leases.client_id = excluded.client_id AND length(leases.client_id) > 0)",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![
+                lease.address.to_string(),
+                lease.mac.to_string(),
+                lease.client_id,
+                lease_state_name(lease.state),
+                lease.starts.0,
+                lease.expires.0,
+                lease.hostname,
+                lease.family,
+                lease.relay.map(|relay| relay.to_string()),
+                lease.relay_info,
+            ])
+        })
+        .map_err(refused(what))?;
+    if changed == 0 {
+        return Err(Error::Refused { what, reason: format!("{} is leased to another client", lease.address) });
+    }
+    Ok(())
+}
+
+pub(super) fn remove_lease(db: &Connection, address: Ipv4Addr) -> Result<()> {
+    run(db, "remove a lease", "DELETE FROM leases WHERE address = ?1", params![address.to_string()]).map(drop)
+}
+
+fn lease_state_name(state: LeaseState) -> &'static str {
+    match state {
+        LeaseState::Active => "active",
+        LeaseState::Released => "released",
+        LeaseState::Declined => "declined",
+    }
+}
+
+fn lease_state(name: &str) -> Option<LeaseState> {
+    Some(match name {
+        "active" => LeaseState::Active,
+        "released" => LeaseState::Released,
+        "declined" => LeaseState::Declined,
+        _ => return None,
+    })
+}
+
+// --- devices and bindings
+
+const DEVICE_COLUMNS: &str = "mac, family, model, firmware, state, generation, first_seen_ms, last_seen_ms, address, location";
+
+pub(super) fn devices(db: &Connection) -> rusqlite::Result<Vec<DeviceRecord>> {
+    all(db, &format!("SELECT {DEVICE_COLUMNS} FROM devices ORDER BY mac"), &[], device_row)
+}
+
+pub(super) fn device(db: &Connection, mac: MacAddr) -> rusqlite::Result<Option<DeviceRecord>> {
+    db.prepare_cached(&format!("SELECT {DEVICE_COLUMNS} FROM devices WHERE mac = ?1"))?.query_row([mac.to_string()], device_row).optional()
+}
+
+fn device_row(row: &Row<'_>) -> rusqlite::Result<DeviceRecord> {
+    Ok(DeviceRecord {
+        mac: text(row, 0)?,
+        family: row.get(1)?,
+        model: row.get(2)?,
+        firmware: row.get(3)?,
+        state: device_state(&row.get::<_, String>(4)?).ok_or_else(|| strange(4))?,
+        generation: row.get(5)?,
+        first_seen: Timestamp(row.get(6)?),
+        last_seen: Timestamp(row.get(7)?),
+        address: text_or_null(row, 8)?,
+        location: row.get(9)?,
+    })
+}
+
+pub(super) fn save_device(db: &Connection, device: &DeviceRecord) -> Result<()> {
+    // A generation never goes back: a late write of an old record cannot revive dead secrets.
+    let changed = run(
+        db,
+        "save a device",
+        "INSERT INTO devices (mac, family, model, firmware, state, generation, first_seen_ms, last_seen_ms, address, location)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+         ON CONFLICT (mac) DO UPDATE SET family = excluded.family, model = excluded.model, firmware = excluded.firmware,
+           state = excluded.state, generation = excluded.generation, first_seen_ms = excluded.first_seen_ms,
+           last_seen_ms = excluded.last_seen_ms, address = excluded.address, location = excluded.location
+         WHERE devices.generation <= excluded.generation",
+        params![
+            device.mac.to_string(),
+            device.family,
+            device.model,
+            device.firmware,
+            device_state_name(device.state),
+            device.generation,
+            device.first_seen.0,
+            device.last_seen.0,
+            device.address.map(|address| address.to_string()),
+            device.location,
+        ],
+    )?;
+    if changed == 0 {
+        let reason = format!("{} has moved on from generation {}", device.mac, device.generation);
+        return Err(Error::Refused { what: "save a device", reason });
+    }
+    Ok(())
+}
+
+pub(super) fn bindings(db: &Connection) -> rusqlite::Result<Vec<BindingRecord>> {
+    all(db, "SELECT mac, line, user_id, display_name, extension, generation, since_ms FROM bindings ORDER BY mac, line", &[], |row| {
+        Ok(BindingRecord {
+            mac: text(row, 0)?,
+            line: row.get(1)?,
+            user_id: row.get(2)?,
+            display_name: row.get(3)?,
+            extension: text(row, 4)?,
+            generation: row.get(5)?,
+            since: Timestamp(row.get(6)?),
+        })
+    })
+}
+
+pub(super) fn bind(
+    db: &Connection,
+    device: &DeviceRecord,
+    binding: &BindingRecord,
+    instead: &[(DeviceRecord, LineNumber)],
+    devices_per_extension: u8,
+) -> Result<()> {
+    for (other, line) in instead {
+        unbind(db, other, *line)?;
+    }
+    save_device(db, device)?;
+    run(db, "free the line", "DELETE FROM bindings WHERE mac = ?1 AND line = ?2", params![binding.mac.to_string(), binding.line])?;
+    own_extension(db, &binding.user_id, &binding.extension)?;
+    let slot = free_slot(db, &binding.extension, devices_per_extension)?;
+    run(
+        db,
+        "bind a device",
+        "INSERT INTO bindings (mac, line, user_id, display_name, extension, slot, generation, since_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            binding.mac.to_string(),
+            binding.line,
+            binding.user_id,
+            binding.display_name,
+            binding.extension.as_str(),
+            slot,
+            binding.generation,
+            binding.since.0,
+        ],
+    )?;
+    lift_generation(db, device.mac, device.generation)
+}
+
+pub(super) fn unbind(db: &Connection, device: &DeviceRecord, line: LineNumber) -> Result<()> {
+    save_device(db, device)?;
+    run(db, "end a binding", "DELETE FROM bindings WHERE mac = ?1 AND line = ?2", params![device.mac.to_string(), line])?;
+    lift_generation(db, device.mac, device.generation)
+}
+
+/// All lines of a device are of its one generation: one file carries them all.
+fn lift_generation(db: &Connection, mac: MacAddr, generation: Generation) -> Result<()> {
+    run(db, "count the generation", "UPDATE bindings SET generation = ?2 WHERE mac = ?1", params![mac.to_string(), generation]).map(drop)
+}
+
+fn free_slot(db: &Connection, extension: &Extension, devices_per_extension: u8) -> Result<u8> {
+    let taken: Vec<(u8, String)> =
+        all(db, "SELECT slot, mac FROM bindings WHERE extension = ?1", &[&extension.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .map_err(refused("look for a free place"))?;
+    (1..=devices_per_extension.max(1)).find(|slot| taken.iter().all(|(used, _)| used != slot)).ok_or_else(|| Error::ExtensionTaken {
+        extension: extension.clone(),
+        owner: taken.into_iter().map(|(_, mac)| mac).collect::<Vec<_>>().join(", "),
+    })
+}
+
+// --- extensions
+
+pub(super) fn claim_extension(
+    db: &Connection,
+    user_id: &str,
+    wanted: Option<&Extension>,
+    (first, last): (&Extension, &Extension),
+) -> Result<Extension> {
+    if let Some(wanted) = wanted {
+        own_extension(db, user_id, wanted)?;
+        return Ok(wanted.clone());
+    }
+    if let Some(given) = given_before(db, user_id)? {
+        return Ok(given);
+    }
+    let free = lowest_free(db, first, last)?.ok_or_else(|| Error::NoExtensionFree { first: first.clone(), last: last.clone() })?;
+    own_extension(db, user_id, &free)?;
+    Ok(free)
+}
+
+/// Makes the extension this user's. The directory's word counts: from somebody without a device it is taken away.
+fn own_extension(db: &Connection, user_id: &str, extension: &Extension) -> Result<()> {
+    let what = "claim an extension";
+    let owner: Option<String> = db
+        .prepare_cached("SELECT user_id FROM extensions WHERE extension = ?1")
+        .and_then(|mut statement| statement.query_row([extension.as_str()], |row| row.get(0)).optional())
+        .map_err(refused(what))?;
+    if let Some(owner) = owner.filter(|owner| owner != user_id) {
+        let in_use: bool = db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM bindings WHERE extension = ?1)")
+            .and_then(|mut statement| statement.query_row([extension.as_str()], |row| row.get(0)))
+            .map_err(refused(what))?;
+        if in_use {
+            return Err(Error::ExtensionTaken { extension: extension.clone(), owner });
+        }
+    }
+    run(
+        db,
+        what,
+        "INSERT INTO extensions (extension, user_id, given) VALUES (?1, ?2, (SELECT coalesce(max(given), 0) + 1 FROM extensions))
+         ON CONFLICT (extension) DO UPDATE SET user_id = excluded.user_id, given = excluded.given
+         WHERE extensions.user_id <> excluded.user_id
+            OR extensions.given < (SELECT max(given) FROM extensions WHERE user_id = excluded.user_id)",
+        params![extension.as_str(), user_id],
+    )
+    .map(drop)
+}
+
+fn given_before(db: &Connection, user_id: &str) -> Result<Option<Extension>> {
+    db.prepare_cached("SELECT extension FROM extensions WHERE user_id = ?1 ORDER BY given DESC LIMIT 1")
+        .and_then(|mut statement| statement.query_row([user_id], |row| text(row, 0)).optional())
+        .map_err(refused("look for the user's extension"))
+}
+
+/// The lowest number of the range that is nobody's, written as wide as the range's first: 0200 is not 200.
+fn lowest_free(db: &Connection, first: &Extension, last: &Extension) -> Result<Option<Extension>> {
+    let taken: HashSet<String> =
+        all(db, "SELECT extension FROM extensions", &[], |row| row.get(0)).map_err(refused("list extensions"))?.into_iter().collect();
+    let width = first.as_str().len();
+    let (Ok(from), Ok(to)) = (first.as_str().parse::<u64>(), last.as_str().parse::<u64>()) else { return Ok(None) };
+    // Ends after at most as many steps as there are extensions taken.
+    let free = (from..=to).map(|number| format!("{number:0width$}")).find(|number| !taken.contains(number));
+    Ok(free.and_then(|number| number.parse().ok()))
+}
+
+// --- events
+
+pub(super) fn append_events(db: &Connection, events: &[Recorded]) -> Result<()> {
+    let what = "append events";
+    let mut insert = db
+        .prepare_cached("INSERT INTO events (seq, at_ms, type, mac, call, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
+        .map_err(refused(what))?;
+    for recorded in events {
+        let value = serde_json::to_value(&recorded.event).map_err(|e| Error::Refused { what, reason: e.to_string() })?;
+        let kind = value.get("type").and_then(|kind| kind.as_str()).unwrap_or_default();
+        let mac = recorded.event.mac().map(|mac| mac.to_string());
+        let call = recorded.event.call().map(|call| call.to_string());
+        insert.execute(params![recorded.seq as i64, recorded.at.0, kind, mac, call, value.to_string()]).map_err(refused(what))?;
+    }
+    let Some(last) = events.iter().map(|recorded| recorded.seq).max() else { return Ok(()) };
+    run(
+        db,
+        what,
+        "INSERT INTO counters (name, value) VALUES ('last_seq', ?1)
+         ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+        params![last as i64],
+    )
+    .map(drop)
+}
+
+pub(super) fn events_after(db: &Connection, seq: u64, limit: usize) -> rusqlite::Result<Vec<Recorded>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+    all(db, "SELECT seq, at_ms, body FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2", &[&seq, &limit], event_row).map(known)
+}
+
+pub(super) fn timeline(db: &Connection, mac: MacAddr, limit: usize) -> rusqlite::Result<Vec<Recorded>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let sql = "SELECT seq, at_ms, body FROM events WHERE mac = ?1 ORDER BY seq DESC LIMIT ?2";
+    let mut events = known(all(db, sql, &[&mac.to_string(), &limit], event_row)?);
+    events.reverse();
+    Ok(events)
+}
+
+/// `None` for an event that a later version wrote, or an earlier one whose event is gone: it is passed over.
+fn event_row(row: &Row<'_>) -> rusqlite::Result<Option<Recorded>> {
+    let event: Option<Event> = serde_json::from_str(&row.get::<_, String>(2)?).ok();
+    let seq = row.get::<_, i64>(0)? as u64;
+    let at = Timestamp(row.get(1)?);
+    Ok(event.map(|event| Recorded { seq, at, event }))
+}
+
+fn known(rows: Vec<Option<Recorded>>) -> Vec<Recorded> {
+    rows.into_iter().flatten().collect()
+}
+
+pub(super) fn last_seq(db: &Connection) -> rusqlite::Result<u64> {
+    let last: Option<i64> = db.query_row("SELECT value FROM counters WHERE name = 'last_seq'", [], |row| row.get(0)).optional()?;
+    Ok(last.unwrap_or(0) as u64)
+}
+
+pub(super) fn prune_events(db: &Connection, before: Timestamp) -> Result<usize> {
+    run(db, "forget old events", "DELETE FROM events WHERE at_ms < ?1", params![before.0])
+}
+
+// --- contacts
+
+pub(super) fn contacts(db: &Connection) -> rusqlite::Result<Vec<ContactRecord>> {
+    all(db, "SELECT user, mac, line, uri, flow, call_id, cseq, user_agent, expires_ms FROM contacts", &[], |row| {
+        Ok(ContactRecord {
+            user: row.get(0)?,
+            mac: text(row, 1)?,
+            line: row.get(2)?,
+            uri: row.get(3)?,
+            flow: row.get(4)?,
+            call_id: row.get(5)?,
+            cseq: row.get(6)?,
+            user_agent: row.get(7)?,
+            expires: Timestamp(row.get(8)?),
+        })
+    })
+}
+
+pub(super) fn save_contact(db: &Connection, contact: &ContactRecord) -> Result<()> {
+    run(
+        db,
+        "save a contact",
+        "INSERT OR REPLACE INTO contacts (user, uri, mac, line, flow, call_id, cseq, user_agent, expires_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            contact.user,
+            contact.uri,
+            contact.mac.to_string(),
+            contact.line,
+            contact.flow,
+            contact.call_id,
+            contact.cseq,
+            contact.user_agent,
+            contact.expires.0,
+        ],
+    )
+    .map(drop)
+}
+
+pub(super) fn remove_contact(db: &Connection, user: &str, uri: &str) -> Result<()> {
+    run(db, "remove a contact", "DELETE FROM contacts WHERE user = ?1 AND uri = ?2", params![user, uri]).map(drop)
+}
+
+// --- API
+
+pub(super) fn tokens(db: &Connection) -> rusqlite::Result<Vec<TokenRecord>> {
+    all(db, "SELECT name, hash, created_ms, expires_ms FROM tokens ORDER BY name", &[], |row| {
+        Ok(TokenRecord {
+            name: row.get(0)?,
+            hash: row.get(1)?,
+            created: Timestamp(row.get(2)?),
+            expires: row.get::<_, Option<i64>>(3)?.map(Timestamp),
+        })
+    })
+}
+
+pub(super) fn save_token(db: &Connection, token: &TokenRecord) -> Result<()> {
+    run(
+        db,
+        "save a token",
+        "INSERT OR REPLACE INTO tokens (name, hash, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)",
+        params![token.name, token.hash, token.created.0, token.expires.map(|at| at.0)],
+    )
+    .map(drop)
+}
+
+pub(super) fn remove_token(db: &Connection, name: &str) -> Result<bool> {
+    run(db, "remove a token", "DELETE FROM tokens WHERE name = ?1", params![name]).map(|removed| removed > 0)
+}
+
+pub(super) fn claim_action(db: &Connection, key: &str, request_hash: [u8; 32], now: Timestamp) -> Result<Claim> {
+    let what = "claim an idempotency key";
+    run(db, what, "DELETE FROM actions WHERE at_ms < ?1", params![now.0.saturating_sub(ACTION_KEPT_MS)])?;
+    let known: Option<([u8; 32], Option<String>)> = db
+        .prepare_cached("SELECT request_hash, answer FROM actions WHERE key = ?1")
+        .and_then(|mut statement| statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional())
+        .map_err(refused(what))?;
+    match known {
+        Some((hash, answer)) if hash == request_hash => Ok(Claim::Repeated { answer }),
+        Some(_) => Ok(Claim::Conflict),
+        None => {
+            let insert = "INSERT INTO actions (key, request_hash, at_ms) VALUES (?1, ?2, ?3)";
+            run(db, what, insert, params![key, request_hash, now.0]).map(|_| Claim::New)
+        }
+    }
+}
+
+pub(super) fn finish_action(db: &Connection, key: &str, answer: &str) -> Result<()> {
+    run(db, "keep an answer", "UPDATE actions SET answer = ?2 WHERE key = ?1", params![key, answer]).map(drop)
+}
+
+// --- uploads and attempts
+
+pub(super) fn save_upload(db: &Connection, mac: MacAddr, name: &str, body: &[u8], at: Timestamp) -> Result<()> {
+    run(
+        db,
+        "keep an upload",
+        "INSERT OR REPLACE INTO uploads (mac, name, body, at_ms) VALUES (?1, ?2, ?3, ?4)",
+        params![mac.to_string(), name, body, at.0],
+    )
+    .map(drop)
+}
+
+pub(super) fn upload(db: &Connection, mac: MacAddr, name: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+    db.query_row("SELECT body FROM uploads WHERE mac = ?1 AND name = ?2", params![mac.to_string(), name], |row| row.get(0)).optional()
+}
+
+pub(super) fn remove_uploads(db: &Connection, mac: MacAddr) -> Result<usize> {
+    run(db, "remove uploads", "DELETE FROM uploads WHERE mac = ?1", params![mac.to_string()])
+}
+
+pub(super) fn attempts(db: &Connection) -> rusqlite::Result<Option<String>> {
+    db.query_row("SELECT state FROM attempts WHERE id = 1", [], |row| row.get(0)).optional()
+}
+
+pub(super) fn save_attempts(db: &Connection, state: &str) -> Result<()> {
+    run(db, "keep the counts of log-ins", "INSERT OR REPLACE INTO attempts (id, state) VALUES (1, ?1)", params![state]).map(drop)
+}
+
+// --- helpers
+
+fn run(db: &Connection, what: &'static str, sql: &str, values: impl rusqlite::Params) -> Result<usize> {
+    db.prepare_cached(sql).and_then(|mut statement| statement.execute(values)).map_err(refused(what))
+}
+
+fn all<T>(
+    db: &Connection,
+    sql: &str,
+    values: &[&dyn ToSql],
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    db.prepare_cached(sql)?.query_map(values, read)?.collect()
+}
+
+/// A column of text that one of our types parses.
+fn text<T: FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    row.get::<_, String>(column)?.parse().map_err(|_| strange(column))
+}
+
+fn text_or_null<T: FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+    row.get::<_, Option<String>>(column)?.map(|value| value.parse().map_err(|_| strange(column))).transpose()
+}
+
+/// Somebody edited the table by hand and wrote what no type of ours reads.
+fn strange(column: usize) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(FromSqlError::InvalidType))
+}
+
+fn device_state_name(state: DeviceState) -> &'static str {
+    match state {
+        DeviceState::Unknown => "unknown",
+        DeviceState::Provisional => "provisional",
+        DeviceState::Authenticating => "authenticating",
+        DeviceState::Bound => "bound",
+        DeviceState::Reloading => "reloading",
+        DeviceState::InService => "in_service",
+    }
+}
+
+fn device_state(name: &str) -> Option<DeviceState> {
+    Some(match name {
+        "unknown" => DeviceState::Unknown,
+        "provisional" => DeviceState::Provisional,
+        "authenticating" => DeviceState::Authenticating,
+        "bound" => DeviceState::Bound,
+        "reloading" => DeviceState::Reloading,
+        "in_service" => DeviceState::InService,
+        _ => return None,
+    })
+}

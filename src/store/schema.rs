@@ -1,0 +1,138 @@
+//! The tables of the SQLite store as an append-only list of migrations, documented where `sqlite3 … .schema` shows it.
+//!
+//! Migration n brings a database from schema n to n+1; SQLite's `user_version` holds the number of those applied.
+//! Never edit one that was released: append another. Not here: running them (`sqlite.rs`).
+
+/// Text in tables: MAC as `00:15:65:aa:bb:cc`, addresses as `10.0.0.5`, times `…_ms` in milliseconds since 1970 UTC.
+pub const MIGRATIONS: &[&str] = &[r#"
+-- Numbers that the server itself counts. 'last_seq': the last event's number, which outlives the event.
+CREATE TABLE counters (
+  name        TEXT PRIMARY KEY,
+  value       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Addresses that DHCP has given. One row per address, so two leases can never share one.
+CREATE TABLE leases (
+  address     TEXT PRIMARY KEY,
+  mac         TEXT NOT NULL,
+  client_id   BLOB NOT NULL,          -- option 61 as sent; empty: known by its MAC
+  state       TEXT NOT NULL CHECK (state IN ('active', 'released', 'declined')),
+  starts_ms   INTEGER NOT NULL,
+  expires_ms  INTEGER NOT NULL,
+  hostname    TEXT,                   -- as the client named itself (option 12)
+  family      TEXT,                   -- of phones, where recognised
+  relay       TEXT,                   -- giaddr, when it came through a relay agent
+  relay_info  BLOB                    -- option 82 as sent
+) STRICT, WITHOUT ROWID;
+CREATE INDEX leases_by_mac ON leases (mac);
+
+-- Every device ever seen.
+CREATE TABLE devices (
+  mac           TEXT PRIMARY KEY,
+  family        TEXT,
+  model         TEXT,
+  firmware      TEXT,
+  state         TEXT NOT NULL CHECK (state IN ('unknown', 'provisional', 'authenticating', 'bound', 'reloading', 'in_service')),
+  generation    INTEGER NOT NULL,     -- counts binds and unbinds; the SIP secrets derive from it
+  first_seen_ms INTEGER NOT NULL,
+  last_seen_ms  INTEGER NOT NULL,
+  address       TEXT,
+  location      TEXT                  -- switch port from option 82, or what an admin wrote
+) STRICT, WITHOUT ROWID;
+
+-- Whose number an extension is. It stays theirs when they have no device.
+CREATE TABLE extensions (
+  extension   TEXT PRIMARY KEY,
+  user_id     TEXT NOT NULL,
+  given       INTEGER NOT NULL,       -- order of giving: a user's latest is the one in use
+  UNIQUE (extension, user_id)
+) STRICT;
+CREATE INDEX extensions_by_user ON extensions (user_id, given);
+
+-- Whose line it is now.
+CREATE TABLE bindings (
+  mac         TEXT NOT NULL REFERENCES devices (mac),
+  line        INTEGER NOT NULL CHECK (line BETWEEN 1 AND 255),
+  user_id     TEXT NOT NULL,
+  display_name TEXT NOT NULL,
+  extension   TEXT NOT NULL,
+  slot        INTEGER NOT NULL CHECK (slot BETWEEN 1 AND 255), -- which of the devices that the extension may have
+  generation  INTEGER NOT NULL,
+  since_ms    INTEGER NOT NULL,
+  PRIMARY KEY (mac, line),
+  UNIQUE (extension, slot),
+  FOREIGN KEY (extension, user_id) REFERENCES extensions (extension, user_id)
+) STRICT, WITHOUT ROWID;
+
+-- What happened, in order. `body` is the event as the API gives it.
+CREATE TABLE events (
+  seq         INTEGER PRIMARY KEY,
+  at_ms       INTEGER NOT NULL,
+  type        TEXT NOT NULL,
+  mac         TEXT,
+  call        TEXT,
+  body        TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_by_mac ON events (mac, seq) WHERE mac IS NOT NULL;
+CREATE INDEX events_by_time ON events (at_ms);
+
+-- Registered SIP contacts, written behind: after a restart calls work before the phones come back by themselves.
+CREATE TABLE contacts (
+  user        TEXT NOT NULL,
+  uri         TEXT NOT NULL,
+  mac         TEXT NOT NULL,
+  line        INTEGER NOT NULL,
+  flow        TEXT NOT NULL,
+  call_id     TEXT NOT NULL,
+  cseq        INTEGER NOT NULL,
+  user_agent  TEXT,
+  expires_ms  INTEGER NOT NULL,
+  PRIMARY KEY (user, uri)
+) STRICT, WITHOUT ROWID;
+
+-- API tokens, by their SHA-256 only.
+CREATE TABLE tokens (
+  name        TEXT PRIMARY KEY,
+  hash        BLOB NOT NULL UNIQUE CHECK (length(hash) = 32),
+  created_ms  INTEGER NOT NULL,
+  expires_ms  INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- Requests that carried an Idempotency-Key, for a day.
+CREATE TABLE actions (
+  key          TEXT PRIMARY KEY,
+  request_hash BLOB NOT NULL CHECK (length(request_hash) = 32),
+  answer       TEXT,
+  at_ms        INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX actions_by_time ON actions (at_ms);
+
+-- What phones uploaded: logs, contacts, overrides. The newest of each name.
+CREATE TABLE uploads (
+  mac         TEXT NOT NULL,
+  name        TEXT NOT NULL,
+  body        BLOB NOT NULL,
+  at_ms       INTEGER NOT NULL,
+  PRIMARY KEY (mac, name)
+) STRICT;
+
+-- Counts and lock-outs of failed log-ins, one JSON document.
+CREATE TABLE attempts (
+  id          INTEGER PRIMARY KEY CHECK (id = 1),
+  state       TEXT NOT NULL
+) STRICT;
+
+-- For people: times in words.
+CREATE VIEW leases_readable AS
+  SELECT address, mac, state, datetime(starts_ms / 1000, 'unixepoch') AS starts_utc,
+         datetime(expires_ms / 1000, 'unixepoch') AS expires_utc, hostname, family FROM leases;
+CREATE VIEW timeline AS
+  SELECT seq, datetime(at_ms / 1000, 'unixepoch') AS at_utc, mac, call, type, body FROM events;
+CREATE VIEW phones AS
+  SELECT d.mac, d.family, d.model, d.state, d.address, b.line, b.extension, b.display_name,
+         datetime(d.last_seen_ms / 1000, 'unixepoch') AS last_seen_utc
+    FROM devices d LEFT JOIN bindings b ON b.mac = d.mac;
+"#];
+
+/// The newest schema that this program knows.
+pub const KNOWN: u32 = MIGRATIONS.len() as u32;

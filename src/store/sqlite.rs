@@ -1,0 +1,404 @@
+//! The store on SQLite: one writer thread that commits for many at once, a few readers beside it (WAL).
+//!
+//! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction, commits with an
+//! fsync (`synchronous=FULL`) and only then answers them: a hundred leases cost one fsync, and one refused request
+//! undoes nothing of its neighbours'. While the disk works, the next batch gathers by itself; nothing waits on a timer.
+//! Not here: tables (`schema.rs`), statements (`rows.rs`), policy.
+
+use std::{
+    fs::{OpenOptions, Permissions},
+    net::Ipv4Addr,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::{Claim, ContactRecord, Error, Result, Store, TokenRecord, rows, schema};
+use crate::model::{BindingRecord, DeviceRecord, Extension, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
+
+/// Requests that may wait for the writer; more make their callers wait, not the memory grow.
+const QUEUE: usize = 4096;
+/// Requests in one transaction at most, so that the first of them does not wait for ever.
+const BATCH: usize = 1024;
+/// Connections that read at the same time.
+const READERS: usize = 4;
+
+/// An open database. Dropping it lets the writer finish what was queued; [`Sqlite::close`] also waits for that.
+pub struct Sqlite {
+    path: PathBuf,
+    queue: mpsc::Sender<Message>,
+    readers: Arc<Readers>,
+    writer: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+enum Message {
+    Write(Box<dyn Write>),
+    Close,
+}
+
+impl Sqlite {
+    /// Opens the file or makes it (mode 0600), brings its tables up to date, starts the writer.
+    ///
+    /// # Errors
+    /// [`Error::Open`] when the file cannot be used, [`Error::TooNew`] when a later version has written it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>> {
+        let path = path.as_ref().to_owned();
+        let fault = |reason: String| Error::Open { path: path.display().to_string(), reason };
+        own_file(&path).map_err(|e| fault(e.to_string()))?;
+        let mut db = connect(&path).map_err(|e| fault(e.to_string()))?;
+        migrate(&mut db, &path)?;
+        let readers = (0..READERS).map(|_| connect(&path)).collect::<rusqlite::Result<Vec<_>>>().map_err(|e| fault(e.to_string()))?;
+        for reader in &readers {
+            reader.pragma_update(None, "query_only", true).map_err(|e| fault(e.to_string()))?;
+        }
+        let (queue, inbox) = mpsc::channel(QUEUE);
+        let writer = thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || write_until_closed(db, inbox))
+            .map_err(|e| fault(e.to_string()))?;
+        let readers = Arc::new(Readers { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::new(readers) });
+        Ok(Arc::new(Self { path, queue, readers, writer: Mutex::new(Some(writer)) }))
+    }
+
+    /// Where the database lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes what is queued, folds the log into the database file and stops. Later requests get [`Error::Stopped`].
+    pub async fn close(&self) {
+        // Full queue: wait for a place like everybody. Already closed: nothing to say.
+        let _ = self.queue.send(Message::Close).await;
+        self.readers.permits.close();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+        self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Runs `work` in the writer's next transaction and answers when that is on disk.
+    async fn write<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T> + Send + 'static) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let request = Box::new(Request { work: Some(work), result: None, reply });
+        self.queue.send(Message::Write(request)).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Runs `work` on a reader, which sees everything that was acknowledged before.
+    async fn read<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let permit = self.readers.permits.clone().acquire_owned().await.map_err(|_| Error::Stopped)?;
+        let lent = Lent::take(self.readers.clone(), permit).ok_or(Error::Stopped)?;
+        tokio::task::spawn_blocking(move || lent.with(work)).await.map_err(|_| Error::Stopped)?.map_err(rows::refused(what))
+    }
+}
+
+/// Reader connections that nobody uses now.
+struct Readers {
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// A reader on loan; goes back when dropped, even by a panic or a cancelled caller.
+struct Lent {
+    connection: Option<Connection>,
+    home: Arc<Readers>,
+    /// Given back after the connection.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Lent {
+    fn take(home: Arc<Readers>, permit: OwnedSemaphorePermit) -> Option<Self> {
+        let connection = home.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        connection.map(|connection| Self { connection: Some(connection), home, _permit: permit })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        match &self.connection {
+            Some(connection) => work(connection),
+            None => Err(rusqlite::Error::InvalidQuery),
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let (Some(connection), false) = (self.connection.take(), self.home.permits.is_closed()) {
+            self.home.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        }
+    }
+}
+
+/// A queued request with its answer's address, its type hidden from the queue.
+trait Write: Send {
+    /// Runs inside a savepoint; `false`: undo it.
+    fn run(&mut self, db: &Connection) -> bool;
+    /// The transaction is on disk, or failed as a whole.
+    fn answer(self: Box<Self>, committed: &Result<()>);
+}
+
+struct Request<T, F> {
+    work: Option<F>,
+    result: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Write for Request<T, F> {
+    fn run(&mut self, db: &Connection) -> bool {
+        let result = match self.work.take() {
+            Some(work) => work(db),
+            None => Err(Error::Stopped),
+        };
+        self.result.insert(result).is_ok()
+    }
+
+    fn answer(self: Box<Self>, committed: &Result<()>) {
+        let result = match (self.result, committed) {
+            // A refusal stands, whatever became of the neighbours.
+            (Some(Err(error)), _) => Err(error),
+            (_, Err(error)) => Err(error.clone()),
+            (Some(Ok(value)), Ok(())) => Ok(value),
+            (None, Ok(())) => Err(Error::Stopped),
+        };
+        // The caller may have gone; its write stands all the same.
+        let _ = self.reply.send(result);
+    }
+}
+
+fn write_until_closed(mut db: Connection, mut inbox: mpsc::Receiver<Message>) {
+    let mut batch: Vec<Box<dyn Write>> = Vec::new();
+    let mut closing = false;
+    while !closing {
+        match inbox.blocking_recv() {
+            Some(Message::Write(request)) => batch.push(request),
+            Some(Message::Close) | None => closing = true,
+        }
+        if closing {
+            // What was queued before the last handle went, or beside the word to close, is still written.
+            inbox.close();
+        }
+        while batch.len() < BATCH || closing {
+            match inbox.try_recv() {
+                Ok(Message::Write(request)) => batch.push(request),
+                Ok(Message::Close) => {
+                    inbox.close();
+                    closing = true;
+                }
+                Err(_) => break,
+            }
+        }
+        if !batch.is_empty() {
+            metrics::histogram!("plugtone_store_batch_requests").record(batch.len() as f64);
+            let committed = commit(&mut db, &mut batch);
+            if let Err(error) = &committed {
+                metrics::counter!("plugtone_store_failed_commits_total").increment(1);
+                tracing::error!(%error, requests = batch.len(), "nothing of this batch was stored");
+            }
+            batch.drain(..).for_each(|request| request.answer(&committed));
+        }
+    }
+    if let Err(error) = db.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);") {
+        tracing::warn!(%error, "the database's log stays beside it; it is read at the next start");
+    }
+}
+
+/// One transaction with all requests, each in its savepoint.
+fn commit(db: &mut Connection, batch: &mut [Box<dyn Write>]) -> Result<()> {
+    let fault = rows::refused("commit");
+    let work = |db: &Connection, batch: &mut [Box<dyn Write>]| -> rusqlite::Result<()> {
+        db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        for request in batch {
+            db.prepare_cached("SAVEPOINT request")?.execute([])?;
+            if !request.run(db) {
+                // On a full disk or an I/O error SQLite has ended the whole transaction by itself; then this fails too.
+                db.prepare_cached("ROLLBACK TO request")?.execute([])?;
+            }
+            db.prepare_cached("RELEASE request")?.execute([])?;
+        }
+        db.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    };
+    let result = work(db, batch).map_err(fault);
+    if result.is_err() && !db.is_autocommit() {
+        let _ = db.execute_batch("ROLLBACK");
+    }
+    result
+}
+
+/// Makes the file ours alone before SQLite opens it; its `-wal` and `-shm` take over the mode.
+fn own_file(path: &Path) -> std::io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    db.set_prepared_statement_cache_capacity(64);
+    // An admin's `sqlite3` may hold the file for a moment.
+    db.busy_timeout(Duration::from_secs(5))?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "foreign_keys", true)?;
+    Ok(db)
+}
+
+fn migrate(db: &mut Connection, path: &Path) -> Result<()> {
+    let fault = |e: rusqlite::Error| Error::Open { path: path.display().to_string(), reason: e.to_string() };
+    let found: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fault)?;
+    if found > schema::KNOWN {
+        return Err(Error::TooNew { found, known: schema::KNOWN });
+    }
+    for (number, sql) in schema::MIGRATIONS.iter().enumerate().skip(found as usize) {
+        let step = db.transaction().map_err(fault)?;
+        step.execute_batch(sql).map_err(fault)?;
+        step.pragma_update(None, "user_version", number as u32 + 1).map_err(fault)?;
+        step.commit().map_err(fault)?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn leases(&self) -> Result<Vec<LeaseRecord>> {
+        self.read("list leases", rows::leases).await
+    }
+
+    async fn save_lease(&self, lease: LeaseRecord) -> Result<()> {
+        self.write(move |db| rows::save_lease(db, &lease)).await
+    }
+
+    async fn remove_lease(&self, address: Ipv4Addr) -> Result<()> {
+        self.write(move |db| rows::remove_lease(db, address)).await
+    }
+
+    async fn devices(&self) -> Result<Vec<DeviceRecord>> {
+        self.read("list devices", rows::devices).await
+    }
+
+    async fn device(&self, mac: MacAddr) -> Result<Option<DeviceRecord>> {
+        self.read("find a device", move |db| rows::device(db, mac)).await
+    }
+
+    async fn save_device(&self, device: DeviceRecord) -> Result<()> {
+        self.write(move |db| rows::save_device(db, &device)).await
+    }
+
+    async fn save_devices(&self, devices: Vec<DeviceRecord>) -> Result<()> {
+        self.write(move |db| devices.iter().try_for_each(|device| rows::save_device(db, device))).await
+    }
+
+    async fn bindings(&self) -> Result<Vec<BindingRecord>> {
+        self.read("list bindings", rows::bindings).await
+    }
+
+    async fn bind(
+        &self,
+        device: DeviceRecord,
+        binding: BindingRecord,
+        instead: Vec<(DeviceRecord, LineNumber)>,
+        devices_per_extension: u8,
+    ) -> Result<()> {
+        self.write(move |db| rows::bind(db, &device, &binding, &instead, devices_per_extension)).await
+    }
+
+    async fn unbind(&self, device: DeviceRecord, line: LineNumber) -> Result<()> {
+        self.write(move |db| rows::unbind(db, &device, line)).await
+    }
+
+    async fn claim_extension(&self, user_id: &str, wanted: Option<Extension>, range: (Extension, Extension)) -> Result<Extension> {
+        let user_id = user_id.to_owned();
+        self.write(move |db| rows::claim_extension(db, &user_id, wanted.as_ref(), (&range.0, &range.1))).await
+    }
+
+    async fn append_events(&self, events: Vec<Recorded>) -> Result<()> {
+        self.write(move |db| rows::append_events(db, &events)).await
+    }
+
+    async fn events_after(&self, seq: u64, limit: usize) -> Result<Vec<Recorded>> {
+        self.read("read events", move |db| rows::events_after(db, seq, limit)).await
+    }
+
+    async fn timeline(&self, mac: MacAddr, limit: usize) -> Result<Vec<Recorded>> {
+        self.read("read a timeline", move |db| rows::timeline(db, mac, limit)).await
+    }
+
+    async fn last_seq(&self) -> Result<u64> {
+        self.read("read the last event's number", rows::last_seq).await
+    }
+
+    async fn prune_events(&self, before: Timestamp) -> Result<usize> {
+        self.write(move |db| rows::prune_events(db, before)).await
+    }
+
+    async fn contacts(&self) -> Result<Vec<ContactRecord>> {
+        self.read("list contacts", rows::contacts).await
+    }
+
+    async fn save_contact(&self, contact: ContactRecord) -> Result<()> {
+        self.write(move |db| rows::save_contact(db, &contact)).await
+    }
+
+    async fn remove_contact(&self, user: &str, uri: &str) -> Result<()> {
+        let (user, uri) = (user.to_owned(), uri.to_owned());
+        self.write(move |db| rows::remove_contact(db, &user, &uri)).await
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenRecord>> {
+        self.read("list tokens", rows::tokens).await
+    }
+
+    async fn save_token(&self, token: TokenRecord) -> Result<()> {
+        self.write(move |db| rows::save_token(db, &token)).await
+    }
+
+    async fn remove_token(&self, name: &str) -> Result<bool> {
+        let name = name.to_owned();
+        self.write(move |db| rows::remove_token(db, &name)).await
+    }
+
+    async fn claim_action(&self, key: &str, request_hash: [u8; 32], now: Timestamp) -> Result<Claim> {
+        let key = key.to_owned();
+        self.write(move |db| rows::claim_action(db, &key, request_hash, now)).await
+    }
+
+    async fn finish_action(&self, key: &str, answer: &str) -> Result<()> {
+        let (key, answer) = (key.to_owned(), answer.to_owned());
+        self.write(move |db| rows::finish_action(db, &key, &answer)).await
+    }
+
+    async fn save_upload(&self, mac: MacAddr, name: &str, body: Vec<u8>, at: Timestamp) -> Result<()> {
+        let name = name.to_owned();
+        self.write(move |db| rows::save_upload(db, mac, &name, &body, at)).await
+    }
+
+    async fn upload(&self, mac: MacAddr, name: &str) -> Result<Option<Vec<u8>>> {
+        let name = name.to_owned();
+        self.read("read an upload", move |db| rows::upload(db, mac, &name)).await
+    }
+
+    async fn remove_uploads(&self, mac: MacAddr) -> Result<usize> {
+        self.write(move |db| rows::remove_uploads(db, mac)).await
+    }
+
+    async fn attempts(&self) -> Result<Option<String>> {
+        self.read("read the counts of log-ins", rows::attempts).await
+    }
+
+    async fn save_attempts(&self, state: &str) -> Result<()> {
+        let state = state.to_owned();
+        self.write(move |db| rows::save_attempts(db, &state)).await
+    }
+}
