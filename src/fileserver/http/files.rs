@@ -1,0 +1,216 @@
+//! GET, HEAD and PUT of the pipeline's files; everything that is not there is a quick 404.
+//!
+//! Conditional GET by ETag (RFC 9110 §13), one range (§14). Not here: multipart uploads, listings, `Last-Modified`
+//! (files are rendered: their time means nothing, their hash does).
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, HttpBody},
+    extract::{Extension, Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+
+use super::{
+    Peer,
+    range::{Wanted, wanted},
+};
+use crate::{
+    fileserver::{ask, climbs},
+    model::event::Door,
+    provisioning::{FileAnswer, FileRequest, FileService, ServedFile},
+};
+
+const ALLOW: &str = "GET, HEAD, PUT";
+
+#[derive(Clone)]
+struct Files {
+    service: Arc<dyn FileService>,
+    stall: Duration,
+}
+
+/// Every path that no other route of the merged router takes. Needs [`Peer`] in the request, which `serve` puts there.
+/// An upload that brings nothing for `stall` is cut off.
+pub fn router(service: Arc<dyn FileService>, stall: Duration) -> Router {
+    Router::new().fallback(answer).with_state(Files { service, stall })
+}
+
+async fn answer(State(files): State<Files>, Extension(peer): Extension<Peer>, request: Request) -> Response {
+    let Some(path) = percent_decode(request.uri().path()) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let asked = FileRequest {
+        door: Door::Http,
+        path,
+        source: peer.remote.ip().to_canonical(),
+        local: Some(peer.local),
+        user_agent: request.headers().get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
+    };
+    let response = match *request.method() {
+        Method::GET | Method::HEAD => download(&files.service, &asked, request.headers()).await,
+        Method::PUT => upload(&files, asked, request).await,
+        _ => (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, ALLOW)]).into_response(),
+    };
+    metrics::counter!("plugtone_http_responses_total", "status" => response.status().as_u16().to_string()).increment(1);
+    response
+}
+
+/// Decodes `%41` once: what is still encoded then is part of the name. `None` for a cut `%`.
+/// Phones put raw bytes where others put UTF-8: those become U+FFFD, and no file is called so.
+fn percent_decode(path: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => hex(bytes.next()?)? << 4 | hex(bytes.next()?)?,
+            other => other,
+        });
+    }
+    Some(String::from_utf8(decoded).unwrap_or_else(|fault| String::from_utf8_lossy(fault.as_bytes()).into_owned()))
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+async fn download(service: &Arc<dyn FileService>, asked: &FileRequest, headers: &HeaderMap) -> Response {
+    let FileAnswer::Found(file) = ask(service, asked).await else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let etag = format!("\"{}\"", file.hash);
+    if held_already(headers, &etag) {
+        service.unchanged(asked, &file);
+        return with_validators(Response::new(Body::empty()), StatusCode::NOT_MODIFIED, &etag);
+    }
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    // `If-Range` with anything but this ETag: the client's first part is of another file (RFC 9110 §13.1.5).
+    let range = text(header::RANGE).filter(|_| headers.get(header::IF_RANGE).is_none_or(|value| value.as_bytes() == etag.as_bytes()));
+    let len = file.bytes.len();
+    match wanted(range, len) {
+        Wanted::Whole => with_body(StatusCode::OK, file.bytes.clone(), &file, &etag, None),
+        Wanted::Part(part) => {
+            let place = format!("bytes {}-{}/{len}", part.start, part.end - 1);
+            with_body(StatusCode::PARTIAL_CONTENT, file.bytes.slice(part), &file, &etag, Some(place))
+        }
+        Wanted::Unsatisfiable => {
+            let place = [(header::CONTENT_RANGE, format!("bytes */{len}"))];
+            (StatusCode::RANGE_NOT_SATISFIABLE, place).into_response()
+        }
+    }
+}
+
+/// RFC 9110 §13.1.2: weak comparison, a list, or `*`.
+fn held_already(headers: &HeaderMap, etag: &str) -> bool {
+    headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|list| list.split(',').map(str::trim).any(|held| held == "*" || held.strip_prefix("W/").unwrap_or(held) == etag))
+}
+
+fn with_body(status: StatusCode, bytes: Bytes, file: &ServedFile, etag: &str, place: Option<String>) -> Response {
+    // The length is set here so that HEAD has it too, whose body is taken away on the way out.
+    let len = bytes.len();
+    let mut response = with_validators(Response::new(Body::from(bytes)), status, etag);
+    let headers = response.headers_mut();
+    let content_type = HeaderValue::from_str(&file.content_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_TYPE, content_type);
+    headers.insert(header::CONTENT_LENGTH, len.into());
+    if let Some(place) = place.and_then(|place| HeaderValue::from_str(&place).ok()) {
+        headers.insert(header::CONTENT_RANGE, place);
+    }
+    response
+}
+
+fn with_validators(mut response: Response, status: StatusCode, etag: &str) -> Response {
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    // A phone's file holds its secret: no proxy keeps it, and the phone asks whether it still holds.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    response
+}
+
+async fn upload(files: &Files, asked: FileRequest, request: Request) -> Response {
+    let Some(limit) = files.service.upload_limit(&asked).await.filter(|_| !climbs(&asked.path)) else {
+        // As a missing name: what may be uploaded is nobody's business.
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    // A part of a file is nothing that we could keep (RFC 9110 §14.5).
+    if request.headers().contains_key(header::CONTENT_RANGE) {
+        return StatusCode::BAD_REQUEST.into_response();
+    }
+    let body = match collect(request.into_body(), limit, files.stall).await {
+        Ok(body) => body,
+        Err(status) => {
+            if status != StatusCode::PAYLOAD_TOO_LARGE {
+                let reason = "the upload stopped before its end".to_owned();
+                files.service.ended(&asked, None, crate::provisioning::Transfer::Failed { reason });
+            }
+            // The rest of the body is on its way: this connection is of no further use.
+            return (status, [(header::CONNECTION, "close")]).into_response();
+        }
+    };
+    match files.service.store(asked, body).await {
+        true => StatusCode::CREATED.into_response(),
+        false => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+async fn collect(mut body: Body, limit: usize, stall: Duration) -> Result<Bytes, StatusCode> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    let mut collected = BytesMut::new();
+    loop {
+        let frame = tokio::time::timeout(stall, body.frame()).await.map_err(|_| StatusCode::REQUEST_TIMEOUT)?;
+        let Some(frame) = frame else { return Ok(collected.freeze()) };
+        let frame = frame.map_err(|_| StatusCode::BAD_REQUEST)?;
+        let Ok(data) = frame.into_data() else { continue };
+        if collected.len() + data.len() > limit {
+            return Err(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        collected.extend_from_slice(&data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_decoded_once() {
+        for (raw, decoded) in [
+            ("/plain.cfg", Some("/plain.cfg")),
+            ("/a%20b", Some("/a b")),
+            ("/%2e%2E/x", Some("/../x")),
+            ("/%252e%252e/x", Some("/%2e%2e/x")),
+            ("/a%5cb", Some("/a\\b")),
+            ("/%00", Some("/\0")),
+            ("/%e4", Some("/\u{fffd}")),
+            ("/%", None),
+            ("/%2", None),
+            ("/%zz", None),
+        ] {
+            assert_eq!(percent_decode(raw).as_deref(), decoded, "{raw}");
+        }
+    }
+
+    #[test]
+    fn etags_compare_weakly_and_in_lists() {
+        let headers = |value: &'static str| HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(value))]);
+        for (value, held) in
+            [("\"abc\"", true), ("W/\"abc\"", true), ("\"x\", \"abc\"", true), ("*", true), ("\"abd\"", false), ("abc", false)]
+        {
+            assert_eq!(held_already(&headers(value), "\"abc\""), held, "{value}");
+        }
+        assert!(!held_already(&HeaderMap::new(), "\"abc\""));
+    }
+}

@@ -1,0 +1,523 @@
+//! The sockets: one per listening address for requests, one of its own for each transfer (RFC 1350 §4).
+//!
+//! Each transfer is a task: a slow answer of the pipeline holds up nobody else. Its socket is bound to the address that
+//! the request came to (IP_PKTINFO), so that a host with several addresses answers from the right one, and connected,
+//! so that other ports of the network are not heard and a closed port is (ICMP). Decisions are in `sender.rs` and `receiver.rs`.
+
+use std::{
+    collections::HashMap,
+    io::{self, IoSliceMut},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6},
+    os::fd::AsRawFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{io::Interest, net::UdpSocket, time::sleep_until};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Settings, netascii,
+    options::{Caps, negotiate},
+    packet::{self, Direction, ErrorCode, MAX_REQUEST, Malformed, Mode, Request},
+    receiver::Receiver,
+    sender::{Fault, Outcome, Sender},
+};
+use crate::{
+    fileserver::{
+        Error, Running, ask,
+        limits::{Full, LogBudget, Slots},
+    },
+    model::event::Door,
+    provisioning::{FileAnswer, FileRequest, FileService, Transfer},
+};
+
+/// A client that is this long without progress and asks again begins anew; before, it is a repeated request.
+const STALE: Duration = Duration::from_secs(3);
+/// A burst of requests (power is back) waits here rather than in the phones' time-outs.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+static LOG: LogBudget = LogBudget::new();
+
+/// Opens the door. Call within a tokio runtime; stops when `shutdown` is cancelled.
+pub fn start(settings: &Settings, service: Arc<dyn FileService>, shutdown: CancellationToken) -> Result<Running, Error> {
+    settings.check()?;
+    let tasks = TaskTracker::new();
+    let mut addrs = Vec::new();
+    if settings.enabled {
+        let slots = Slots::new(settings.max_transfers, settings.max_transfers_per_client);
+        let mut sockets = Vec::new();
+        for at in &settings.listen {
+            let bind = |source| Error::bind("TFTP", "tftp", *at, source);
+            let socket = listening_socket(*at).map_err(bind)?;
+            addrs.push(socket.local_addr().map_err(bind)?);
+            sockets.push(socket);
+        }
+        for socket in sockets {
+            let listener = Listener {
+                socket: Arc::new(socket),
+                service: service.clone(),
+                settings: settings.clone(),
+                slots: slots.clone(),
+                running: Arc::default(),
+                tasks: tasks.clone(),
+                shutdown: shutdown.clone(),
+            };
+            tasks.spawn(listener.run());
+        }
+        for at in &addrs {
+            tracing::info!(%at, "tftp: listening");
+        }
+    }
+    Ok(Running::new(addrs, tasks))
+}
+
+fn listening_socket(at: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
+    match at {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+    }
+    // As large as the system lets us; the default still works.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    socket.set_nonblocking(true)?;
+    socket.bind(&at.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+struct Listener {
+    socket: Arc<UdpSocket>,
+    service: Arc<dyn FileService>,
+    settings: Settings,
+    slots: Slots,
+    running: Arc<Mutex<HashMap<SocketAddr, Ongoing>>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// What the listener knows of a transfer, to tell a repeated request from a new one.
+struct Ongoing {
+    request: Request,
+    progress: Arc<Mutex<Instant>>,
+    stop: CancellationToken,
+}
+
+/// A datagram, who sent it and to which of our addresses.
+struct Arrived {
+    len: usize,
+    peer: SocketAddr,
+    local: SocketAddr,
+    /// Sent to everybody: such a request is not answered (RFC 1123 §4.2.3.4).
+    broadcast: bool,
+}
+
+impl Listener {
+    async fn run(self) {
+        let mut buffer = vec![0; MAX_REQUEST + 1];
+        loop {
+            let arrived = tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                arrived = receive(&self.socket, &mut buffer) => arrived,
+            };
+            match arrived {
+                Ok(arrived) => self.handle(&arrived, buffer.get(..arrived.len).unwrap_or_default()),
+                // An ICMP error of some earlier answer shows up here: not ours to end for.
+                Err(error) => {
+                    if LOG.allows(Instant::now()) {
+                        tracing::warn!(%error, "tftp: receiving failed");
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+    }
+
+    fn handle(&self, arrived: &Arrived, datagram: &[u8]) {
+        if arrived.broadcast {
+            return count("broadcast");
+        }
+        let request = match Request::parse(datagram) {
+            Ok(request) => request,
+            Err(fault) => return self.refuse_malformed(arrived.peer, fault),
+        };
+        metrics::counter!("plugtone_tftp_requests_total").increment(1);
+        if self.is_repeated(arrived.peer, &request) {
+            return count("repeated_request");
+        }
+        let slot = match self.slots.take(arrived.peer.ip()) {
+            Ok(slot) => slot,
+            Err(full) => return self.refuse_full(arrived.peer, full),
+        };
+        let progress = Arc::new(Mutex::new(Instant::now()));
+        let stop = self.shutdown.child_token();
+        let ongoing = Ongoing { request: request.clone(), progress: progress.clone(), stop: stop.clone() };
+        lock(&self.running).insert(arrived.peer, ongoing);
+        let transfer = TransferTask {
+            asked: FileRequest {
+                door: Door::Tftp,
+                path: request.name.clone(),
+                source: arrived.peer.ip().to_canonical(),
+                local: Some(arrived.local),
+                user_agent: request.agent.clone(),
+            },
+            request,
+            peer: arrived.peer,
+            local: arrived.local,
+            service: self.service.clone(),
+            settings: self.settings.clone(),
+            progress,
+            stop: stop.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        let running = self.running.clone();
+        self.tasks.spawn(async move {
+            let _slot = slot;
+            let peer = transfer.peer;
+            transfer.run().await;
+            let mut running = lock(&running);
+            // A newer transfer of the same port has cancelled this one and taken its place.
+            if !stop.is_cancelled() {
+                running.remove(&peer);
+            }
+        });
+    }
+
+    /// A request that is still being served is a repetition (its answer was lost; the transfer repeats that itself).
+    /// Another name from the same port, or the same after a silence, means that the phone began anew.
+    fn is_repeated(&self, peer: SocketAddr, request: &Request) -> bool {
+        let mut running = lock(&self.running);
+        let Some(ongoing) = running.get(&peer) else { return false };
+        if ongoing.request == *request && lock(&ongoing.progress).elapsed() < STALE {
+            return true;
+        }
+        if let Some(old) = running.remove(&peer) {
+            old.stop.cancel();
+        }
+        false
+    }
+
+    fn refuse_malformed(&self, peer: SocketAddr, fault: Malformed) {
+        count("malformed");
+        if LOG.allows(Instant::now()) {
+            tracing::debug!(%peer, ?fault, "tftp: not a request");
+        }
+        let text = match fault {
+            Malformed::NotARequest => return,
+            Malformed::Broken => "malformed request",
+            Malformed::Mode => "mode is neither octet nor netascii",
+        };
+        let _ = self.socket.try_send_to(&packet::error(ErrorCode::Illegal, text), peer);
+    }
+
+    fn refuse_full(&self, peer: SocketAddr, full: Full) {
+        if LOG.allows(Instant::now()) {
+            let hint = match full {
+                Full::InAll => "tftp.max_transfers is reached: the phone will ask again",
+                Full::Source => "tftp.max_transfers_per_client is reached",
+            };
+            tracing::warn!(%peer, "tftp: {hint}");
+        }
+        match full {
+            // Silence makes the phone repeat its request a moment later; an error would make it go without the file.
+            Full::InAll => count("full"),
+            Full::Source => {
+                count("full_for_client");
+                let _ = self.socket.try_send_to(&packet::error(ErrorCode::Undefined, "too many transfers at once"), peer);
+            }
+        }
+    }
+}
+
+fn count(what: &'static str) {
+    metrics::counter!("plugtone_tftp_refused_total", "why" => what).increment(1);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arrived> {
+    let port = socket.local_addr()?;
+    socket.async_io(Interest::READABLE, || receive_now(socket, port, buffer)).await
+}
+
+fn receive_now(socket: &UdpSocket, bound: SocketAddr, buffer: &mut [u8]) -> io::Result<Arrived> {
+    let mut control = nix::cmsg_space!(nix::libc::in6_pktinfo, nix::libc::in_pktinfo);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::empty())?;
+    let peer = message.address.as_ref().and_then(socket_addr).ok_or(io::ErrorKind::InvalidData)?;
+    let (mut local, mut broadcast) = (bound, false);
+    for control in message.cmsgs()? {
+        match control {
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                let to = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
+                let ours = Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr));
+                broadcast = to.is_broadcast() || to.is_multicast() || to != ours;
+                local = SocketAddr::new(IpAddr::V4(ours), bound.port());
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                let to = std::net::Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                broadcast = to.is_multicast();
+                let scope = if to.is_unicast_link_local() { info.ipi6_ifindex } else { 0 };
+                local = SocketAddr::V6(SocketAddrV6::new(to, bound.port(), 0, scope));
+            }
+            _ => {}
+        }
+    }
+    Ok(Arrived { len: message.bytes, peer, local, broadcast })
+}
+
+fn socket_addr(storage: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = storage.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
+    v4.or_else(|| storage.as_sockaddr_in6().map(|v6| SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()).into()))
+}
+
+struct TransferTask {
+    request: Request,
+    asked: FileRequest,
+    peer: SocketAddr,
+    local: SocketAddr,
+    service: Arc<dyn FileService>,
+    settings: Settings,
+    progress: Arc<Mutex<Instant>>,
+    /// Cancelled when the door closes, or when the same port asks for something new.
+    stop: CancellationToken,
+    shutdown: CancellationToken,
+}
+
+impl TransferTask {
+    async fn run(self) {
+        let socket = match self.transfer_socket().await {
+            Ok(socket) => socket,
+            Err(error) => {
+                if LOG.allows(Instant::now()) {
+                    tracing::warn!(peer = %self.peer, local = %self.local.ip(), %error, "tftp: no socket for the transfer");
+                }
+                return;
+            }
+        };
+        match self.request.direction {
+            Direction::Read => self.read(&socket).await,
+            Direction::Write => self.write(&socket).await,
+        }
+    }
+
+    async fn transfer_socket(&self) -> io::Result<UdpSocket> {
+        let mut local = self.local;
+        local.set_port(0);
+        let socket = UdpSocket::bind(local).await?;
+        socket.connect(self.peer).await?;
+        Ok(socket)
+    }
+
+    fn caps(&self) -> Caps {
+        Caps { block_bytes: self.settings.max_block_bytes, window_blocks: self.settings.max_window_blocks }
+    }
+
+    async fn read(&self, socket: &UdpSocket) {
+        let answer = tokio::select! {
+            answer = ask(&self.service, &self.asked) => answer,
+            () = self.stop.cancelled() => return,
+        };
+        let FileAnswer::Found(file) = answer else {
+            return self.refuse(socket, ErrorCode::NotFound, "file not found").await;
+        };
+        let bytes = match self.request.mode {
+            Mode::Octet => file.bytes,
+            Mode::Netascii => netascii::encode(&file.bytes),
+        };
+        let len = bytes.len();
+        let terms = negotiate(&self.request.asked, self.caps(), len as u64);
+        let mut sender = Sender::new(bytes, terms, self.settings.retries);
+        let started = Instant::now();
+        let outcome = self.drive(socket, &mut sender).await;
+        let transfer = match outcome {
+            Outcome::Delivered => {
+                metrics::counter!("plugtone_tftp_delivered_total").increment(1);
+                metrics::counter!("plugtone_tftp_delivered_bytes_total").increment(len as u64);
+                tracing::debug!(peer = %self.peer, path = %self.request.name, bytes = len, ms = started.elapsed().as_millis(), "tftp: delivered");
+                Transfer::Delivered
+            }
+            Outcome::Failed(fault) => {
+                metrics::counter!("plugtone_tftp_failed_total").increment(1);
+                if LOG.allows(Instant::now()) {
+                    tracing::info!(peer = %self.peer, path = %self.request.name, %fault, "tftp: not delivered");
+                }
+                Transfer::Failed { reason: fault.to_string() }
+            }
+        };
+        self.service.ended(&self.asked, file.mac, transfer);
+    }
+
+    async fn write(&self, socket: &UdpSocket) {
+        let limit = tokio::select! {
+            limit = self.service.upload_limit(&self.asked) => limit,
+            () = self.stop.cancelled() => return,
+        };
+        let limit = match limit {
+            Some(limit) if !super::super::climbs(&self.asked.path) => limit,
+            _ => {
+                count("upload");
+                return self.refuse(socket, ErrorCode::AccessViolation, "uploads of this name are not allowed").await;
+            }
+        };
+        let size = self.request.asked.tsize.unwrap_or(0);
+        if size > limit as u64 {
+            return self.refuse(socket, ErrorCode::DiskFull, "larger than allowed").await;
+        }
+        let terms = negotiate(&self.request.asked, self.caps(), size);
+        let mut receiver = Receiver::new(limit, terms, self.settings.retries);
+        if let Outcome::Failed(fault) = self.drive(socket, &mut receiver).await {
+            metrics::counter!("plugtone_tftp_failed_total").increment(1);
+            if LOG.allows(Instant::now()) {
+                tracing::info!(peer = %self.peer, path = %self.request.name, %fault, "tftp: upload failed");
+            }
+            self.service.ended(&self.asked, None, Transfer::Failed { reason: fault.to_string() });
+        }
+    }
+
+    async fn refuse(&self, socket: &UdpSocket, code: ErrorCode, text: &str) {
+        // An error is never acknowledged nor repeated (RFC 1350 §7): the client asks again if it is lost.
+        let _ = socket.send(&packet::error(code, text)).await;
+    }
+
+    async fn drive(&self, socket: &UdpSocket, core: &mut impl Core) -> Outcome {
+        let mut packet = Vec::with_capacity(1500);
+        let mut buffer = vec![0; core.largest_datagram()];
+        loop {
+            while core.poll_transmit(Instant::now(), &mut packet) {
+                match socket.send(&packet).await {
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => core.handle_closed(),
+                    // The datagram is too long for this path, or the address is gone: nothing will get better.
+                    Err(error)
+                        if matches!(error.raw_os_error(), Some(nix::libc::EMSGSIZE | nix::libc::EINVAL | nix::libc::EADDRNOTAVAIL)) =>
+                    {
+                        core.handle_broken(error.to_string());
+                    }
+                    // Buffers full, no route for a moment: as good as lost on the way, and repeated.
+                    _ => {}
+                }
+            }
+            if let Some(body) = core.poll_received() {
+                let body = if self.request.mode == Mode::Netascii { netascii::decode(body) } else { body };
+                let kept = self.service.store(self.asked.clone(), body.into()).await;
+                core.handle_stored(Instant::now(), kept);
+                continue;
+            }
+            if let Some(outcome) = core.outcome() {
+                return outcome.clone();
+            }
+            let wake = core.poll_timeout().unwrap_or_else(|| Instant::now() + STALE);
+            tokio::select! {
+                biased;
+                received = socket.recv(&mut buffer) => match received {
+                    Ok(len) => {
+                        let now = Instant::now();
+                        *lock(&self.progress) = now;
+                        core.handle_packet(now, buffer.get(..len).unwrap_or_default());
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => core.handle_closed(),
+                    Err(error) => core.handle_broken(error.to_string()),
+                },
+                () = sleep_until(wake.into()) => core.handle_timeout(Instant::now()),
+                () = self.stop.cancelled() => {
+                    if !self.shutdown.is_cancelled() {
+                        // Not a word: the client would take it for the answer to its new request.
+                        return Outcome::Failed(Fault::Replaced);
+                    }
+                    core.handle_stop();
+                }
+            }
+        }
+    }
+}
+
+/// What both directions have in common for the loop above.
+trait Core {
+    fn handle_packet(&mut self, now: Instant, datagram: &[u8]);
+    fn handle_timeout(&mut self, now: Instant);
+    fn handle_closed(&mut self);
+    fn handle_broken(&mut self, error: String);
+    fn handle_stop(&mut self);
+    fn poll_transmit(&mut self, now: Instant, packet: &mut Vec<u8>) -> bool;
+    fn poll_timeout(&self) -> Option<Instant>;
+    fn outcome(&self) -> Option<&Outcome>;
+    fn largest_datagram(&self) -> usize;
+    fn poll_received(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+    fn handle_stored(&mut self, _now: Instant, _kept: bool) {}
+}
+
+impl Core for Sender {
+    fn handle_packet(&mut self, now: Instant, datagram: &[u8]) {
+        Sender::handle_packet(self, now, datagram);
+    }
+    fn handle_timeout(&mut self, now: Instant) {
+        Sender::handle_timeout(self, now);
+    }
+    fn handle_closed(&mut self) {
+        Sender::handle_closed(self);
+    }
+    fn handle_broken(&mut self, error: String) {
+        self.abort(Fault::Socket(error));
+    }
+    fn handle_stop(&mut self) {
+        self.abort(Fault::Stopping);
+    }
+    fn poll_transmit(&mut self, now: Instant, packet: &mut Vec<u8>) -> bool {
+        Sender::poll_transmit(self, now, packet)
+    }
+    fn poll_timeout(&self) -> Option<Instant> {
+        Sender::poll_timeout(self)
+    }
+    fn outcome(&self) -> Option<&Outcome> {
+        Sender::outcome(self)
+    }
+    /// ACK and ERROR are small; the rest of a longer datagram is of no interest.
+    fn largest_datagram(&self) -> usize {
+        516
+    }
+}
+
+impl Core for Receiver {
+    fn handle_packet(&mut self, now: Instant, datagram: &[u8]) {
+        Receiver::handle_packet(self, now, datagram);
+    }
+    fn handle_timeout(&mut self, now: Instant) {
+        Receiver::handle_timeout(self, now);
+    }
+    fn handle_closed(&mut self) {
+        Receiver::handle_closed(self);
+    }
+    fn handle_broken(&mut self, error: String) {
+        self.abort(ErrorCode::Undefined, Fault::Socket(error));
+    }
+    fn handle_stop(&mut self) {
+        self.abort(ErrorCode::Undefined, Fault::Stopping);
+    }
+    fn poll_transmit(&mut self, now: Instant, packet: &mut Vec<u8>) -> bool {
+        Receiver::poll_transmit(self, now, packet)
+    }
+    fn poll_timeout(&self) -> Option<Instant> {
+        Receiver::poll_timeout(self)
+    }
+    fn outcome(&self) -> Option<&Outcome> {
+        Receiver::outcome(self)
+    }
+    /// One byte more than agreed, to notice a block that is too large.
+    fn largest_datagram(&self) -> usize {
+        self.block_bytes() + packet::DATA_HEADER + 1
+    }
+    fn poll_received(&mut self) -> Option<Vec<u8>> {
+        Receiver::poll_received(self)
+    }
+    fn handle_stored(&mut self, now: Instant, kept: bool) {
+        Receiver::handle_stored(self, now, kept);
+    }
+}
