@@ -126,7 +126,7 @@ fn words(event: &Event) -> String {
         CallEnded { cause, status, talk_ms, .. } => {
             format!("the call ends: {cause}{}, {:.1} s of talk", maybe(", status ", status), *talk_ms as f64 / 1000.0)
         }
-        CallRefused { from, to, reason } => format!("{from} cannot call {to}: {reason}"),
+        CallRefused { from, to, reason, .. } => format!("{from} cannot call {to}: {reason}"),
         DirectoryUnavailable { server, error } => format!("the directory {server} does not answer: {error}"),
         DirectoryAvailable { server } => format!("the directory {server} answers again"),
         ConfigReloaded { what } => format!("{what} is reloaded"),

@@ -247,20 +247,26 @@ pub enum Event {
     CallRinging {
         call: CallId,
         to: String,
+        /// The caller's device, here and below, so that a call is whole in its timeline.
+        mac: Option<MacAddr>,
     },
     CallAnswered {
         call: CallId,
         to: String,
+        mac: Option<MacAddr>,
     },
     CallEnded {
         call: CallId,
+        mac: Option<MacAddr>,
         cause: String,
         status: Option<u16>,
         talk_ms: u64,
     },
+    /// No call came of it: not allowed, no such number, nobody there, or too much to do.
     CallRefused {
         from: String,
         to: String,
+        mac: Option<MacAddr>,
         reason: String,
     },
 
@@ -345,7 +351,11 @@ impl Event {
             | DirectoryChecked { mac, .. }
             | LockedOut { mac, .. }
             | IvrEnded { mac, .. }
-            | CallStarted { mac, .. } => *mac,
+            | CallStarted { mac, .. }
+            | CallRinging { mac, .. }
+            | CallAnswered { mac, .. }
+            | CallEnded { mac, .. }
+            | CallRefused { mac, .. } => *mac,
             _ => None,
         }
     }
