@@ -5,6 +5,7 @@
 //! [`registrar`] and [`notify`] are cores beside it. Bodies are bytes here; what a call means is told in `call`.
 
 pub mod build;
+pub mod dialog;
 pub mod header;
 pub mod message;
 pub mod name;
