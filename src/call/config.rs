@@ -1,0 +1,163 @@
+//! What an admin may set about calls, and what it means.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{model::Extension, sdp::Codec};
+
+/// The `calls` section of the configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// What anybody dials to reach the voice menu. A phone without an owner reaches it by dialling anything.
+    pub ivr_number: String,
+    /// Emergency numbers and the extensions that ring for each, all at once. They work from every phone,
+    /// also from one that nobody owns yet, and are never limited.
+    pub emergency: BTreeMap<String, Vec<Extension>>,
+    /// Seconds that a called extension rings before the caller is told that nobody answers; 5 to 600.
+    pub ring_timeout_secs: u64,
+    /// Sound formats that may be used, best first: `pcma`, `pcmu`, `g722`.
+    pub codecs: Vec<String>,
+    /// Calls at once. Beyond it new ones are refused with 503 and told to try later; those that are up are not harmed.
+    pub max_calls: usize,
+    /// Calls at once of one phone that has no owner.
+    pub max_calls_unbound: usize,
+    /// Calls at once of one extension.
+    pub max_calls_extension: usize,
+    /// Phones of one extension that ring at once.
+    pub max_contacts: usize,
+    /// Seconds told in `Retry-After` when there is too much to do.
+    pub retry_after_secs: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ivr_number: "0".to_owned(),
+            emergency: BTreeMap::new(),
+            ring_timeout_secs: 45,
+            codecs: vec!["pcma".to_owned(), "pcmu".to_owned()],
+            max_calls: 2000,
+            max_calls_unbound: 2,
+            max_calls_extension: 8,
+            max_contacts: 8,
+            retry_after_secs: 10,
+        }
+    }
+}
+
+/// What is wrong with the section: the key, and what to write.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("`calls.ivr_number` is '{0}': write 1 to 15 digits, `*` or `#`, as 0 or *99")]
+    IvrNumber(String),
+    #[error("`calls.emergency` has the number '{0}': write 2 to 15 digits, as 112")]
+    EmergencyNumber(String),
+    #[error("`calls.emergency` names nobody for {0}: list at least one extension")]
+    EmergencyTarget(String),
+    #[error("`calls.emergency` has {0}, which is `calls.ivr_number`: choose another number for the voice menu")]
+    EmergencyIsIvr(String),
+    #[error("`calls.ring_timeout_secs` is {0}: write 5 to 600")]
+    RingTimeout(u64),
+    #[error("`calls.codecs` has '{0}': known are pcma, pcmu and g722")]
+    Codec(String),
+    #[error("`calls.codecs` is empty: list at least pcma or pcmu")]
+    NoCodec,
+    #[error("`calls.{0}` is 0: write at least 1")]
+    Zero(&'static str),
+}
+
+/// The section after [`Settings::check`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub ivr_number: String,
+    pub emergency: BTreeMap<String, Vec<Extension>>,
+    pub ring_timeout: Duration,
+    pub codecs: Vec<Codec>,
+    pub max_calls: usize,
+    pub max_calls_unbound: usize,
+    pub max_calls_extension: usize,
+    pub max_contacts: usize,
+    pub retry_after_secs: u32,
+}
+
+impl Settings {
+    pub fn check(&self) -> Result<Config, Error> {
+        if !is_dialable(&self.ivr_number, 1) {
+            return Err(Error::IvrNumber(self.ivr_number.clone()));
+        }
+        for (number, targets) in &self.emergency {
+            if !is_dialable(number, 2) || !number.bytes().all(|b| b.is_ascii_digit()) {
+                return Err(Error::EmergencyNumber(number.clone()));
+            }
+            if targets.is_empty() {
+                return Err(Error::EmergencyTarget(number.clone()));
+            }
+            if *number == self.ivr_number {
+                return Err(Error::EmergencyIsIvr(number.clone()));
+            }
+        }
+        if !(5..=600).contains(&self.ring_timeout_secs) {
+            return Err(Error::RingTimeout(self.ring_timeout_secs));
+        }
+        let mut codecs = Vec::new();
+        for word in &self.codecs {
+            let codec = Codec::ALL.into_iter().find(|codec| codec.name().eq_ignore_ascii_case(word));
+            let codec = codec.ok_or_else(|| Error::Codec(word.clone()))?;
+            if !codecs.contains(&codec) {
+                codecs.push(codec);
+            }
+        }
+        if codecs.is_empty() {
+            return Err(Error::NoCodec);
+        }
+        for (key, value) in [
+            ("max_calls", self.max_calls),
+            ("max_calls_unbound", self.max_calls_unbound),
+            ("max_calls_extension", self.max_calls_extension),
+            ("max_contacts", self.max_contacts),
+        ] {
+            if value == 0 {
+                return Err(Error::Zero(key));
+            }
+        }
+        Ok(Config {
+            ivr_number: self.ivr_number.clone(),
+            emergency: self.emergency.clone(),
+            ring_timeout: Duration::from_secs(self.ring_timeout_secs),
+            codecs,
+            max_calls: self.max_calls,
+            max_calls_unbound: self.max_calls_unbound,
+            max_calls_extension: self.max_calls_extension,
+            max_contacts: self.max_contacts,
+            retry_after_secs: self.retry_after_secs,
+        })
+    }
+}
+
+fn is_dialable(number: &str, least: usize) -> bool {
+    (least..=15).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'*' | b'#'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_hold_and_slips_are_named() {
+        assert!(Settings::default().check().is_ok());
+        let with = |change: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            settings.check().map(|_| ()).unwrap_err()
+        };
+        assert_eq!(with(|s| s.ivr_number = "ivr".into()), Error::IvrNumber("ivr".into()));
+        assert_eq!(with(|s| s.codecs = vec!["opus".into()]), Error::Codec("opus".into()));
+        assert_eq!(with(|s| s.codecs.clear()), Error::NoCodec);
+        assert_eq!(with(|s| s.ring_timeout_secs = 1), Error::RingTimeout(1));
+        assert_eq!(with(|s| s.max_calls = 0), Error::Zero("max_calls"));
+        assert_eq!(with(|s| drop(s.emergency.insert("112".into(), vec![]))), Error::EmergencyTarget("112".into()));
+        assert_eq!(with(|s| drop(s.emergency.insert("11x".into(), vec!["1".parse().unwrap()]))), Error::EmergencyNumber("11x".into()));
+    }
+}
