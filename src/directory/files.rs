@@ -16,7 +16,10 @@ use super::{
     plausible_login,
     settings::FileSettings,
 };
-use crate::model::{Extension, Keys, User};
+use crate::{
+    model::{Extension, Keys, User},
+    yaml::{self, Fault},
+};
 
 /// Hashes computed at once: each takes 19 MiB and a core.
 const PARALLEL: usize = 2;
@@ -68,11 +71,10 @@ impl Files {
 
     /// Reads the users from YAML; `path` is named in errors.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        let fault = |line, column, reason| Error::Users { path: path.to_owned(), line, column, reason };
-        let file: UsersFile = serde_yaml::from_str(text).map_err(|error| {
-            let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
-            fault(line, column, error.without_snippet().to_string())
-        })?;
+        let name = path.display().to_string();
+        // Without the line itself: it may hold a hash, and the hash of a short PIN is soon guessed.
+        let fault = |line, column, message: String| Error::Users(Fault { line, column, ..Fault::in_file(&name, message) });
+        let file: UsersFile = yaml::read(&name, text).map_err(|fault| Error::Users(Fault { source: None, ..fault }))?;
         let mut users = Vec::with_capacity(file.users.len());
         let mut by_number = HashMap::new();
         for row in file.users {

@@ -50,8 +50,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    #[error("{path}:{line}:{column}: {reason}")]
-    Users { path: PathBuf, line: u64, column: u64, reason: String },
+    /// Something in the users' file.
+    #[error(transparent)]
+    Users(crate::yaml::Fault),
 }
 
 #[async_trait]
