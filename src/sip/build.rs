@@ -21,18 +21,27 @@ pub struct Request {
     pub uri: String,
     headers: BytesMut,
     has_max_forwards: bool,
+    has_user_agent: bool,
     body: Bytes,
 }
 
 impl Request {
     pub fn new(method: Method, uri: impl Into<String>) -> Self {
-        Self { method, uri: uri.into(), headers: BytesMut::with_capacity(512), has_max_forwards: false, body: Bytes::new() }
+        Self {
+            method,
+            uri: uri.into(),
+            headers: BytesMut::with_capacity(512),
+            has_max_forwards: false,
+            has_user_agent: false,
+            body: Bytes::new(),
+        }
     }
 
     /// Adds a header below those there are. Not for Via and Content-Length, which are added when it is sent.
     #[must_use]
     pub fn header(mut self, name: Name, value: impl fmt::Display) -> Self {
         self.has_max_forwards |= name == Name::MaxForwards;
+        self.has_user_agent |= name == Name::UserAgent;
         put_header(&mut self.headers, name.as_str(), value);
         self
     }
@@ -56,6 +65,10 @@ impl Request {
         put_header(&mut self.headers, Name::ContentType.as_str(), content_type);
         self.body = body.into();
         self
+    }
+
+    pub(super) fn has_user_agent(&self) -> bool {
+        self.has_user_agent
     }
 
     /// The bytes for the wire, with `via` (the value, without the name) on top.

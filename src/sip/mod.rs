@@ -6,13 +6,22 @@
 
 pub mod build;
 pub mod dialog;
+pub mod endpoint;
 pub mod header;
+pub mod ids;
 pub mod message;
 pub mod name;
+pub mod screen;
+pub mod transaction;
+pub mod transport;
 pub mod uri;
 
 pub use build::{Request, Response};
+pub use endpoint::{ClientTx, Endpoint, Event, ServerTx};
 pub use header::{CSeq, NameAddr, Params, Via};
+pub use ids::Ids;
 pub use message::{Fault, Message, Method, ParseError};
 pub use name::Name;
+pub use screen::Abilities;
+pub use transport::{Flow, FlowId, Transmit, Transport};
 pub use uri::Uri;
