@@ -1,1 +1,45 @@
 //! Layered YAML and minijinja: (family, variables) → bytes.
+//!
+//! `loader.rs` reads the shipped files and those that IT put over them; [`TemplateSet::load`] checks and compiles them, and
+//! renders sample phones of every family, so that a bad set never goes live; [`TemplateSet::render`] is pure and byte-stable:
+//! no clock, no randomness, the same [`Subject`] gives the same bytes (phones compare them to decide whether to restart).
+//! [`TemplateSet::recognise_dhcp`] and [`TemplateSet::recognise_user_agent`] tell makes apart by the same files.
+//!
+//! Not here: who may read a file (`provisioning/access.rs`), which phone asks (`provisioning/identify.rs`), DHCP's wire.
+
+mod fault;
+mod layers;
+mod loader;
+mod options;
+mod pattern;
+mod recognise;
+mod render;
+mod sample;
+mod schema;
+mod set;
+mod subject;
+mod timezone;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use fault::{Fault, Faults};
+pub use layers::{Layer, Layered, Origin};
+pub use loader::{Templates, read, shipped};
+pub use options::{DhcpOption, DhcpValue, SendWhen};
+pub use recognise::{DhcpFacts, Recognised};
+pub use render::Grammar;
+pub use schema::{Capabilities, Readers, Reload};
+pub use set::{Family, FileRef, Rendered, Source, TemplateSet, UploadRule};
+pub use subject::{Line, Server, Subject};
+
+/// `templates:` in the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// A folder with your own files, as `/etc/plugtone/templates`. A file there replaces the shipped one of the same name
+    /// (`yealink.yaml`, `poly/user.xml.j2`), a new name adds a family; what is not there stays as shipped. Without it only
+    /// the shipped files are used. Your sites, groups and single devices go into `overrides.yaml` there.
+    pub path: Option<PathBuf>,
+}

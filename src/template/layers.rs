@@ -1,0 +1,180 @@
+//! Variables in layers, later wins: defaults → family → model → site → group → user → device. Every value knows its origin.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+
+use minijinja::Value;
+
+use super::fault::{Fault, nearest};
+use super::schema::{DeviceEntry, OverridesFile, Variables};
+use crate::model::MacAddr;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layer {
+    Defaults,
+    Family,
+    Model,
+    Site,
+    Group,
+    User,
+    Device,
+}
+
+/// Where a value was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub layer: Layer,
+    pub file: Arc<str>,
+    pub line: u32,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layer = format!("{:?}", self.layer).to_lowercase();
+        write!(f, "{layer}, {}:{}", self.file, self.line)
+    }
+}
+
+/// A value with its origin.
+#[derive(Clone, Debug)]
+pub struct Layered {
+    pub value: Value,
+    pub origin: Arc<Origin>,
+}
+
+/// One layer's variables.
+pub(super) type LayerMap = BTreeMap<Arc<str>, Layered>;
+
+pub(super) fn layer(layer: Layer, file: &Arc<str>, variables: Variables) -> LayerMap {
+    variables
+        .into_iter()
+        .map(|(name, written)| {
+            let origin = Arc::new(Origin { layer, file: file.clone(), line: written.referenced.line() as u32 });
+            (Arc::from(name), Layered { value: written.value.0, origin })
+        })
+        .collect()
+}
+
+/// `overrides.yaml`, ready for look-up.
+#[derive(Debug, Default)]
+pub(super) struct Overrides {
+    sites: Vec<Site>,
+    groups: Vec<Group>,
+    users: BTreeMap<String, LayerMap>,
+    devices: BTreeMap<MacAddr, Device>,
+}
+
+#[derive(Debug)]
+struct Site {
+    name: Arc<str>,
+    subnets: Vec<ipnet::IpNet>,
+    variables: LayerMap,
+}
+
+#[derive(Debug)]
+struct Group {
+    members: Vec<String>,
+    variables: LayerMap,
+}
+
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) family: Option<String>,
+    pub(super) model: Option<String>,
+    variables: LayerMap,
+}
+
+/// Whose overrides are wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Whose<'a> {
+    pub(super) mac: Option<MacAddr>,
+    pub(super) address: Option<IpAddr>,
+    pub(super) user_id: Option<&'a str>,
+    pub(super) extension: Option<&'a str>,
+}
+
+impl Overrides {
+    pub(super) fn new(file: &Arc<str>, written: OverridesFile, faults: &mut Vec<Fault>) -> Self {
+        let sites = written.sites.into_iter().map(|(name, site)| Site {
+            name: Arc::from(name),
+            subnets: site.subnets,
+            variables: layer(Layer::Site, file, site.variables),
+        });
+        let groups = written
+            .groups
+            .into_values()
+            .map(|group| Group { members: group.members, variables: layer(Layer::Group, file, group.variables) });
+        let mut overrides = Self {
+            sites: sites.collect(),
+            groups: groups.collect(),
+            users: written.users.into_iter().map(|(id, variables)| (id, layer(Layer::User, file, variables))).collect(),
+            devices: BTreeMap::new(),
+        };
+        for (mac, device) in written.devices {
+            let line = device.referenced.line() as u32;
+            let DeviceEntry { family, model, variables } = device.value;
+            match mac.parse() {
+                Ok(mac) => {
+                    let variables = layer(Layer::Device, file, variables);
+                    overrides.devices.insert(mac, Device { family, model, variables });
+                }
+                Err(fault) => faults.push(Fault::new(&**file, line, 0, format!("devices: {fault}"))),
+            }
+        }
+        overrides
+    }
+
+    pub(super) fn device(&self, mac: MacAddr) -> Option<&Device> {
+        self.devices.get(&mac)
+    }
+
+    /// The site whose smallest subnet holds the address.
+    fn site_at(&self, address: Option<IpAddr>) -> Option<&Site> {
+        let address = address?;
+        let holding = self.sites.iter().flat_map(|site| site.subnets.iter().map(move |subnet| (subnet, site)));
+        holding.filter(|(subnet, _)| subnet.contains(&address)).max_by_key(|(subnet, _)| subnet.prefix_len()).map(|(_, site)| site)
+    }
+
+    pub(super) fn site_name(&self, address: Option<IpAddr>) -> Option<&str> {
+        self.site_at(address).map(|site| &*site.name)
+    }
+
+    /// The layers that apply, lowest first.
+    pub(super) fn layers<'a>(&'a self, whose: Whose<'a>) -> impl Iterator<Item = &'a LayerMap> {
+        let is = move |id: &str| whose.user_id == Some(id) || whose.extension == Some(id);
+        let site = self.site_at(whose.address).map(|site| &site.variables);
+        let groups = self.groups.iter().filter(move |group| group.members.iter().any(|id| is(id))).map(|group| &group.variables);
+        let users = [whose.user_id, whose.extension].into_iter().flatten().filter_map(|id| self.users.get(id));
+        let device = whose.mac.and_then(|mac| self.devices.get(&mac)).map(|device| &device.variables);
+        site.into_iter().chain(groups).chain(users).chain(device)
+    }
+
+    /// Families and variables that are named but do not exist.
+    pub(super) fn check(&self, file: &str, variables: &[&str], families: &[&str], faults: &mut Vec<Fault>) {
+        let all = self.sites.iter().map(|s| &s.variables).chain(self.groups.iter().map(|g| &g.variables));
+        let all = all.chain(self.users.values()).chain(self.devices.values().map(|d| &d.variables));
+        for map in all {
+            check_names(map, variables, faults);
+        }
+        for (mac, device) in &self.devices {
+            if let Some(family) = device.family.as_deref().filter(|family| !families.contains(family)) {
+                let fault = Fault::new(file, 0, 0, format!("device {mac}: there is no family '{family}'"));
+                faults.push(fault.suggest(family, families.iter().copied()));
+            }
+        }
+    }
+}
+
+/// A variable that no lower layer knows is a typing error: nothing would read it.
+pub(super) fn check_names(map: &LayerMap, known: &[&str], faults: &mut Vec<Fault>) {
+    for (name, layered) in map {
+        if !known.contains(&&**name) {
+            let origin = &layered.origin;
+            let message = format!("no template reads a variable '{name}'");
+            let fault = Fault::new(&*origin.file, origin.line, 0, message);
+            faults.push(match nearest(name, known.iter().copied()) {
+                Some(near) => fault.hint(format!("did you mean '{near}'?")),
+                None => fault.hint("give it a first value in defaults.yaml or in the family's `variables`"),
+            });
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! File names with places to fill: `{mac}.cfg`, `y{model_code}.cfg`. Matching ignores case and finds the MAC in the name.
+//!
+//! A wrong case is a real fault report: snom asks in upper case (fusionpbx/fusionpbx#1335), Cisco 78xx in lower where the code
+//! assumed upper (provisioner/Provisioner#248). So a pattern's case decides only what we write, never what we accept.
+
+use regex::Regex;
+
+use crate::model::MacAddr;
+
+/// What stands for a place in a name: (place, what it matches).
+const PLACES: &[(&str, &str)] = &[
+    ("{mac}", "(?P<mac>[0-9a-f]{12})"),
+    ("{MAC}", "(?P<mac>[0-9a-f]{12})"),
+    ("{model}", "(?P<model>[a-z0-9][a-z0-9_.+-]{0,39})"),
+    // Yealink: twelve digits, of which the last ones are the model's code.
+    ("{model_code}", "(?P<code>[0-9]{12})"),
+];
+
+#[derive(Clone, Debug)]
+pub(super) struct FilePattern {
+    pub(super) text: String,
+    regex: Regex,
+    /// Slashes in the pattern: as many folders of the request take part.
+    depth: usize,
+    pub(super) names_mac: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Captured {
+    pub(super) mac: Option<MacAddr>,
+    pub(super) model: Option<String>,
+    pub(super) model_code: Option<u32>,
+}
+
+impl FilePattern {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.starts_with('/') || text.contains("..") || text.contains('\\') {
+            return Err(format!("'{text}' is not a file name below the root: write it as {{mac}}.cfg or folder/name.xml"));
+        }
+        let mut pattern = String::from("(?i)^");
+        let mut rest = text;
+        while let Some(at) = rest.find('{') {
+            pattern += &regex::escape(&rest[..at]);
+            rest = &rest[at..];
+            let Some((place, matches)) = PLACES.iter().find(|(place, _)| rest.starts_with(place)) else {
+                let known: Vec<_> = PLACES.iter().map(|(place, _)| *place).collect();
+                return Err(format!("'{text}' has a place that is not known; known are {}", known.join(", ")));
+            };
+            pattern += matches;
+            rest = &rest[place.len()..];
+        }
+        pattern += &regex::escape(rest);
+        pattern.push('$');
+        Ok(Self {
+            text: text.to_owned(),
+            regex: Regex::new(&pattern).map_err(|_| format!("'{text}' names a place twice"))?,
+            depth: text.matches('/').count(),
+            names_mac: text.contains("{mac}") || text.contains("{MAC}"),
+        })
+    }
+
+    /// `path` is normalised: no slash in front, no `..`. Folders in front of the pattern's own are ignored, because what an
+    /// office's own DHCP server writes into option 66 may carry one (`http://10.0.0.2/Polycom`).
+    pub(super) fn captures(&self, path: &str) -> Option<Captured> {
+        let start = path.rmatch_indices('/').nth(self.depth).map_or(0, |(at, _)| at + 1);
+        let found = self.regex.captures(path.get(start..)?)?;
+        let mac = match found.name("mac") {
+            Some(digits) => Some(digits.as_str().parse().ok().filter(|mac: &MacAddr| mac.0 != [0; 6])?),
+            None => None,
+        };
+        Some(Captured {
+            mac,
+            model: found.name("model").map(|m| m.as_str().to_owned()),
+            model_code: found.name("code").and_then(|c| c.as_str().parse().ok()),
+        })
+    }
+
+    /// The name as we write it for one phone. `None` when the name has a place that is not known for it.
+    pub(super) fn expand(&self, mac: Option<MacAddr>, model: Option<&str>, model_code: Option<u32>) -> Option<String> {
+        let mut name = self.text.clone();
+        for (place, value) in [
+            ("{mac}", mac.map(|m| m.bare())),
+            ("{MAC}", mac.map(|m| m.bare_upper())),
+            ("{model}", model.map(str::to_lowercase)),
+            ("{model_code}", model_code.map(|code| format!("{code:012}"))),
+        ] {
+            if name.contains(place) {
+                name = name.replace(place, &value?);
+            }
+        }
+        Some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: MacAddr = MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcc]);
+
+    #[test]
+    fn names_match_without_case_and_below_any_folder() {
+        for (pattern, path, mac) in [
+            ("{mac}.cfg", "001565aabbcc.cfg", Some(MAC)),
+            ("{mac}.cfg", "001565AABBCC.CFG", Some(MAC)),
+            ("{mac}.cfg", "Polycom/001565aabbcc.cfg", Some(MAC)),
+            ("cfg{mac}.xml", "cfg001565aabbcc.xml", Some(MAC)),
+            ("a/{mac}.bin", "x/a/001565aabbcc.bin", Some(MAC)),
+        ] {
+            assert_eq!(FilePattern::parse(pattern).unwrap().captures(path).unwrap().mac, mac, "{pattern} {path}");
+        }
+        for (pattern, path) in [
+            ("{mac}.cfg", "000000000000.cfg"),
+            ("{mac}.cfg", "y001565aabbcc.cfg"),
+            ("{mac}.cfg", "001565aabbcc.cfg.bak"),
+            ("{mac}.cfg", "001565aabbcc.cfg/"),
+            ("a/{mac}.bin", "001565aabbcc.bin"),
+            ("a.cfg", "axcfg"),
+        ] {
+            assert_eq!(FilePattern::parse(pattern).unwrap().captures(path), None, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn places_are_filled() {
+        let name = |pattern: &str| FilePattern::parse(pattern).unwrap().expand(Some(MAC), Some("T46S"), Some(66));
+        assert_eq!(name("cfg{mac}.xml").as_deref(), Some("cfg001565aabbcc.xml"));
+        assert_eq!(name("{MAC}.cfg").as_deref(), Some("001565AABBCC.cfg"));
+        assert_eq!(name("y{model_code}.cfg").as_deref(), Some("y000000000066.cfg"));
+        assert_eq!(FilePattern::parse("{mac}.cfg").unwrap().expand(None, None, None), None);
+        assert!(FilePattern::parse("{nonsense}.cfg").unwrap_err().contains("{model_code}"));
+        assert!(FilePattern::parse("../{mac}.cfg").is_err());
+    }
+}

@@ -1,0 +1,40 @@
+//! Sample phones: every family is rendered for them before a set goes live, and benches render nothing else.
+
+use super::set::Family;
+use super::subject::{Line, Server, Subject};
+use crate::model::{MacAddr, Secret};
+
+pub(super) const MAC: MacAddr = MacAddr([0x02, 0x50, 0x4c, 0x55, 0x47, 0x01]);
+
+/// A name with everything that a grammar may stumble over, and an attempt to write a line of its own.
+pub(super) const NAME: &str = "O'Neil & <Söhne> \"x\" 100% \r\naccount.1.password = 1";
+
+/// Unbound and bound, of no known model and of a model of each pattern.
+pub(super) fn subjects(family: &Family) -> Vec<Subject> {
+    let mut models = vec![None];
+    models.extend(family.sample_models().into_iter().map(Some));
+    let pairs = models.into_iter().flat_map(|model| [false, true].map(|bound| (model.clone(), bound)));
+    pairs.map(|(model, bound)| subject(family.sample_mac(), model, bound)).collect()
+}
+
+fn subject(mac: MacAddr, model: Option<String>, bound: bool) -> Subject {
+    let line = Line {
+        number: 1,
+        user: if bound { "2041".into() } else { format!("new{}", mac.bare()) },
+        auth_user: format!("{}-1", mac.bare()),
+        secret: Secret::new("sample-SECRET_of_24-letter"),
+        display_name: if bound { NAME.into() } else { "Not signed in".into() },
+        label: None,
+        extension: bound.then(|| "2041".parse().ok()).flatten(),
+    };
+    Subject {
+        mac: Some(mac),
+        model,
+        bound,
+        lines: vec![line],
+        server: Server { host: "192.0.2.1".into(), sip_port: 5060, url: "http://192.0.2.1:8080".into(), realm: "plugtone".into() },
+        address: None,
+        user_id: bound.then(|| "uid=sample".into()),
+        admin_password: Some(Secret::new("sample-ADMIN")),
+    }
+}

@@ -1,0 +1,311 @@
+//! The YAML files as written: shapes only. Unknown keys are errors with a suggestion; every setting keeps its line.
+
+use std::collections::BTreeMap;
+
+use minijinja::Value;
+use serde::{Deserialize, Deserializer, de};
+use serde_yaml::Spanned;
+
+use super::fault::Fault;
+use super::render::Grammar;
+
+/// `templates/<family>.yaml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FamilyFile {
+    /// For people: `Yealink T2 to T8, CP, W`.
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) recognise: Recognise,
+    /// Numbers that a make writes into file names instead of its models' names.
+    #[serde(default)]
+    pub(super) model_codes: BTreeMap<u32, Vec<String>>,
+    #[serde(default)]
+    pub(super) dhcp: Vec<Spanned<DhcpEntry>>,
+    pub(super) files: Vec<Spanned<FileEntry>>,
+    #[serde(default)]
+    pub(super) uploads: Vec<Spanned<UploadEntry>>,
+    pub(super) reload: Reload,
+    #[serde(default)]
+    pub(super) capabilities: Capabilities,
+    #[serde(default)]
+    pub(super) variables: Variables,
+    #[serde(default)]
+    pub(super) models: Vec<ModelEntry>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Recognise {
+    /// First three bytes of the MAC (or more, for a part of a range): `001565`.
+    pub(super) ouis: Vec<Spanned<String>>,
+    pub(super) vendor_classes: Vec<Spanned<VendorClass>>,
+    pub(super) host_names: Vec<Spanned<String>>,
+    /// Regular expressions over the User-Agent; the groups `model`, `fw` and `mac` are taken from it.
+    pub(super) user_agents: Vec<Spanned<String>>,
+}
+
+/// One way to know a make by DHCP option 60. Compared as bytes, trailing NULs ignored.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VendorClass {
+    pub(super) exact: Option<String>,
+    pub(super) prefix: Option<String>,
+    pub(super) contains: Option<String>,
+    /// First bytes in hex, for makes that send binary.
+    pub(super) hex_prefix: Option<String>,
+    /// Finds the model in it: a regular expression over bytes with a group `model`.
+    pub(super) model: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DhcpEntry {
+    pub(super) code: u8,
+    pub(super) kind: OptionKind,
+    /// minijinja; an empty result leaves the option out.
+    #[serde(default)]
+    pub(super) value: String,
+    /// For kind `nested`: code → text.
+    #[serde(default)]
+    pub(super) nested: BTreeMap<u8, String>,
+    #[serde(default)]
+    pub(super) send: Send,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OptionKind {
+    Text,
+    /// IPv4 addresses with blanks or commas between them.
+    Addresses,
+    U8,
+    U16,
+    U32,
+    I32,
+    Hex,
+    /// Option 120 (RFC 3361): addresses, or domain names.
+    SipServers,
+    /// Options in an option, as snom reads 43: the texts of `nested`.
+    Nested,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Send {
+    /// Even when the phone did not list it in option 55.
+    #[default]
+    Always,
+    Asked,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileEntry {
+    pub(super) name: String,
+    #[serde(default = "plain")]
+    pub(super) content_type: String,
+    pub(super) grammar: Grammar,
+    #[serde(default)]
+    pub(super) readers: Readers,
+    /// Carries the account: fetching it is what a reload after binding waits for.
+    #[serde(default)]
+    pub(super) account: bool,
+    /// minijinja, here …
+    pub(super) body: Option<Spanned<String>>,
+    /// … or in a file beside, as `yealink/account.cfg.j2`.
+    pub(super) template: Option<Spanned<String>>,
+    /// What stands for "nothing" after `key =`, as Yealink's `%NULL%`.
+    pub(super) empty: Option<String>,
+}
+
+fn plain() -> String {
+    "text/plain".to_owned()
+}
+
+/// Who may read a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readers {
+    /// The phone that it is about, and only after it proved itself.
+    #[default]
+    Own,
+    /// Everybody: such a file is rendered without MAC, lines and passwords, so that it cannot leak what it does not have.
+    Anyone,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UploadEntry {
+    pub(super) name: String,
+    pub(super) max_bytes: usize,
+    /// The phone reads back what it wrote (Poly's overrides and directory).
+    #[serde(default)]
+    pub(super) serve_back: bool,
+}
+
+/// How a running phone is made to fetch its files again: values of the NOTIFY's Event header (RFC 6665 §8.2.1).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reload {
+    /// Without restart, where the make can.
+    pub soft: String,
+    /// With restart.
+    pub hard: String,
+    /// The phone answers 401 and wants the line's own digest credentials.
+    #[serde(default)]
+    pub challenge: bool,
+}
+
+/// What the make's template can set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Capabilities {
+    /// Lifting the receiver calls the IVR while nobody owns the phone.
+    pub hotline: bool,
+    /// Keys are sent as RFC 4733 events.
+    pub rfc4733: bool,
+    /// The shortest time between two fetches that the phone can be told, minutes; 0: it does not poll.
+    pub poll_minutes_min: u32,
+    pub lines_max: u8,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModelEntry {
+    /// A name with `*` for any letters: `T4?S` is written `T4*S`.
+    pub(super) model: String,
+    #[serde(default)]
+    pub(super) variables: Variables,
+}
+
+/// `templates/defaults.yaml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct DefaultsFile {
+    pub(super) variables: Variables,
+}
+
+/// `templates/overrides.yaml`: what an office sets for its sites, groups, people and single devices.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct OverridesFile {
+    pub(super) sites: BTreeMap<String, SiteEntry>,
+    pub(super) groups: BTreeMap<String, GroupEntry>,
+    /// By extension or by the directory's id.
+    pub(super) users: BTreeMap<String, Variables>,
+    /// By MAC address.
+    pub(super) devices: BTreeMap<String, Spanned<DeviceEntry>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SiteEntry {
+    pub(super) subnets: Vec<ipnet::IpNet>,
+    pub(super) variables: Variables,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct GroupEntry {
+    /// Extensions or the directory's ids.
+    pub(super) members: Vec<String>,
+    pub(super) variables: Variables,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct DeviceEntry {
+    /// For a rebadged phone that is taken for another make.
+    pub(super) family: Option<String>,
+    pub(super) model: Option<String>,
+    pub(super) variables: Variables,
+}
+
+/// `templates/timezones.yaml`: name → POSIX `TZ` string.
+pub(super) type ZonesFile = BTreeMap<String, String>;
+
+pub(super) type Variables = BTreeMap<String, Spanned<Setting>>;
+
+/// A value as YAML has it: text, number, yes or no, list or map.
+#[derive(Clone, Debug)]
+pub(super) struct Setting(pub(super) Value);
+
+impl<'de> Deserialize<'de> for Setting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Setting;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("text, a number, true or false, a list or a map (for nothing write \"\")")
+            }
+
+            fn visit_bool<E>(self, v: bool) -> Result<Setting, E> {
+                Ok(Setting(v.into()))
+            }
+
+            fn visit_i64<E>(self, v: i64) -> Result<Setting, E> {
+                Ok(Setting(v.into()))
+            }
+
+            fn visit_u64<E>(self, v: u64) -> Result<Setting, E> {
+                Ok(Setting(v.into()))
+            }
+
+            fn visit_f64<E>(self, v: f64) -> Result<Setting, E> {
+                Ok(Setting(v.into()))
+            }
+
+            fn visit_str<E>(self, v: &str) -> Result<Setting, E> {
+                Ok(Setting(v.into()))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Setting, A::Error> {
+                let mut list = Vec::new();
+                while let Some(Setting(value)) = seq.next_element()? {
+                    list.push(value);
+                }
+                Ok(Setting(list.into()))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Setting, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some((key, Setting(value))) = map.next_entry::<String, Setting>()? {
+                    entries.insert(key, value);
+                }
+                Ok(Setting(Value::from(entries)))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Reads one file into its shape.
+pub(super) fn parse<T: de::DeserializeOwned>(file: &str, text: &str) -> Result<T, Fault> {
+    let mut options = serde_yaml::Options::default();
+    // `no` is Norwegian before it is false.
+    options.strict_booleans = true;
+    options.with_snippet = false;
+    serde_yaml::from_str_with_options(text, options).map_err(|error| explain(file, &error))
+}
+
+fn explain(file: &str, error: &serde_yaml::Error) -> Fault {
+    use serde_yaml::Error;
+    let (line, column) = error.location().map_or((0, 0), |at| (at.line() as u32, at.column() as u32));
+    match error {
+        Error::SerdeUnknownField { field, expected, .. } => {
+            let fault = Fault::new(file, line, column, format!("'{field}' is not known here; known are {}", expected.join(", ")));
+            fault.suggest(field, expected.iter().copied())
+        }
+        Error::SerdeUnknownVariant { variant, expected, .. } => {
+            let fault = Fault::new(file, line, column, format!("'{variant}' is not one of {}", expected.join(", ")));
+            fault.suggest(variant, expected.iter().copied())
+        }
+        Error::SerdeMissingField { field, .. } => Fault::new(file, line, column, format!("'{field}' is missing")),
+        other => {
+            let text = other.to_string();
+            Fault::new(file, line, column, text.lines().next().unwrap_or_default().to_owned())
+        }
+    }
+}

@@ -1,0 +1,743 @@
+//! All families' templates, checked and compiled: one value that is live as a whole or not at all.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use minijinja::{Environment, Error, ErrorKind, Value};
+use regex::Regex;
+
+use super::fault::{Fault, nearest};
+use super::layers::{Layer, LayerMap, Layered, Overrides, Whose, check_names, layer};
+use super::options::{self, DhcpOption};
+use super::pattern::{Captured, FilePattern};
+use super::recognise::{DhcpFacts, Marks, Recognised};
+use super::render::{Grammar, environment, fill_empty, render};
+use super::sample;
+use super::schema::{
+    Capabilities, DefaultsFile, DhcpEntry, FamilyFile, FileEntry, OptionKind, OverridesFile, Readers, Reload, Send, UploadEntry, ZonesFile,
+    parse,
+};
+use super::subject::{Line, Subject};
+use super::timezone::{Rule, Zone};
+use crate::model::{FamilyName, MacAddr};
+
+const DEFAULTS: &str = "defaults.yaml";
+const OVERRIDES: &str = "overrides.yaml";
+const ZONES: &str = "timezones.yaml";
+
+/// One template file as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Below the templates' folder: `yealink.yaml`, `poly/user.xml.j2`.
+    pub name: String,
+    /// As the person who edits it knows it.
+    pub origin: String,
+    pub text: String,
+}
+
+/// Everything that is needed to render; see the module's documentation.
+pub struct TemplateSet {
+    families: BTreeMap<FamilyName, Family>,
+    overrides: Overrides,
+    zones: BTreeMap<String, (String, Value)>,
+}
+
+/// One make's templates.
+pub struct Family {
+    pub id: FamilyName,
+    /// For people.
+    pub title: String,
+    pub reload: Reload,
+    pub capabilities: Capabilities,
+    marks: Marks,
+    model_codes: BTreeMap<u32, Vec<String>>,
+    files: Vec<File>,
+    uploads: Vec<Upload>,
+    dhcp: Vec<OptionTemplate>,
+    /// Defaults and the family's own.
+    base: LayerMap,
+    models: Vec<(Regex, LayerMap)>,
+    model_names: Vec<String>,
+    environments: BTreeMap<Grammar, Environment<'static>>,
+    /// Template name → where its text stands.
+    places: BTreeMap<String, Place>,
+}
+
+struct File {
+    pattern: FilePattern,
+    content_type: String,
+    grammar: Grammar,
+    readers: Readers,
+    account: bool,
+    empty: Option<String>,
+    template: String,
+}
+
+struct Upload {
+    pattern: FilePattern,
+    max_bytes: usize,
+    serve_back: bool,
+}
+
+struct OptionTemplate {
+    code: u8,
+    kind: OptionKind,
+    send: Send,
+    /// (nested code, template's name); one with code 0 for plain kinds.
+    templates: Vec<(u8, String)>,
+}
+
+/// Where a template's first line stands, to name the right line in a fault.
+#[derive(Clone, Debug)]
+struct Place {
+    origin: Arc<str>,
+    first_line: u32,
+}
+
+/// A file of a family that a name led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRef {
+    pub family: FamilyName,
+    pub readers: Readers,
+    /// Carries the account.
+    pub account: bool,
+    /// From the name.
+    pub mac: Option<MacAddr>,
+    /// From the name, or from the model's code in it.
+    pub model: Option<String>,
+    index: usize,
+}
+
+/// A rendered file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    pub name: String,
+    pub bytes: Vec<u8>,
+    pub content_type: String,
+    pub readers: Readers,
+}
+
+/// A name that a phone may upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadRule {
+    /// Whose, by the name.
+    pub mac: MacAddr,
+    pub max_bytes: usize,
+    /// The phone may read it back.
+    pub serve_back: bool,
+}
+
+impl TemplateSet {
+    /// Parses, compiles, and renders sample phones. All faults at once.
+    pub fn load(sources: &[Source]) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let find = |name: &str| sources.iter().find(|source| source.name == name);
+
+        let zones = load_zones(find(ZONES), &mut faults);
+        let overrides = find(OVERRIDES).and_then(|source| {
+            let written: OverridesFile = keep(parse(&source.origin, &source.text), &mut faults)?;
+            Some(Overrides::new(&Arc::from(&*source.origin), written, &mut faults))
+        });
+        let defaults = find(DEFAULTS).and_then(|source| {
+            let written: DefaultsFile = keep(parse(&source.origin, &source.text), &mut faults)?;
+            Some(layer(Layer::Defaults, &Arc::from(&*source.origin), written.variables))
+        });
+        let mut set = Self { families: BTreeMap::new(), overrides: overrides.unwrap_or_default(), zones };
+        let defaults = defaults.unwrap_or_default();
+
+        for source in sources {
+            let Some(id) = source.name.strip_suffix(".yaml").filter(|id| !id.contains('/')) else { continue };
+            if [DEFAULTS, OVERRIDES, ZONES].contains(&&*source.name) {
+                continue;
+            }
+            let Some(written) = keep(parse::<FamilyFile>(&source.origin, &source.text), &mut faults) else { continue };
+            let family = Family::new(id, source, written, &defaults, sources, &mut faults);
+            set.families.insert(id.to_owned(), family);
+        }
+        for source in sources.iter().filter(|source| source.name.ends_with(".j2")) {
+            let folder = source.name.split_once('/').map(|(folder, _)| folder);
+            if let Some(folder) = folder.filter(|folder| !set.families.contains_key(*folder)) {
+                faults.push(Fault::new(&*source.origin, 0, 0, format!("there is no family '{folder}' that could use it")));
+            }
+        }
+        set.check(find(OVERRIDES).map_or(OVERRIDES, |source| &source.origin), &mut faults);
+        if faults.is_empty() { Ok(set) } else { Err(faults) }
+    }
+
+    pub fn families(&self) -> impl Iterator<Item = &Family> {
+        self.families.values()
+    }
+
+    pub fn family(&self, id: &str) -> Option<&Family> {
+        self.families.get(id)
+    }
+
+    // --- which make is it
+
+    /// By what a DHCP client says. `None`: not a phone that we know.
+    pub fn recognise_dhcp(&self, facts: DhcpFacts<'_>) -> Option<Recognised> {
+        let made = |family: &Family, model| Recognised { family: family.id.clone(), model, ..Default::default() };
+        let forced = facts.mac.and_then(|mac| self.forced(mac));
+        let by_class = || {
+            let sent = facts.vendor_class?;
+            self.families.values().find_map(|family| Some(made(family, family.marks.vendor_class(sent)?)))
+        };
+        let by_name = || {
+            let sent = facts.host_name?;
+            Some(made(self.families.values().find(|family| family.marks.host_name(sent))?, None))
+        };
+        let by_prefix = || Some(Recognised { family: self.recognise_mac(facts.mac?)?.to_owned(), ..Default::default() });
+        forced.or_else(by_class).or_else(by_name).or_else(by_prefix)
+    }
+
+    /// By the prefix of the MAC alone, a hint. The longest prefix wins.
+    pub fn recognise_mac(&self, mac: MacAddr) -> Option<&str> {
+        let fitting = self.families.values().filter_map(|family| Some((family.marks.mac(mac)?, family)));
+        fitting.max_by_key(|(length, _)| *length).map(|(_, family)| &*family.id)
+    }
+
+    /// By the User-Agent header of HTTP or SIP, as bytes.
+    pub fn recognise_user_agent(&self, sent: &[u8]) -> Option<Recognised> {
+        let sent = &sent[..sent.len().min(512)];
+        self.families.values().find_map(|family| Some(Recognised { family: family.id.clone(), ..family.marks.user_agent(sent)? }))
+    }
+
+    /// What `overrides.yaml` says of this device: its family and model, where an admin knows better.
+    pub fn forced(&self, mac: MacAddr) -> Option<Recognised> {
+        let device = self.overrides.device(mac)?;
+        Some(Recognised { family: device.family.clone()?, model: device.model.clone(), ..Default::default() })
+    }
+
+    // --- which file is it
+
+    /// The family's file of that name. `path` is normalised: no slash in front, no `..`.
+    pub fn locate(&self, family: &str, path: &str) -> Option<FileRef> {
+        let family = self.families.get(family)?;
+        let found = family.files.iter().enumerate().find_map(|(i, file)| Some((i, file, file.pattern.captures(path)?)));
+        let (index, file, captured) = found?;
+        Some(family.refer(index, file, captured))
+    }
+
+    /// The file of that name in whichever family has one that everybody may read.
+    pub fn locate_common(&self, path: &str) -> Option<FileRef> {
+        self.families.keys().filter_map(|id| self.locate(id, path)).find(|file| file.readers == Readers::Anyone)
+    }
+
+    /// Whether any family has a file of that name.
+    pub fn knows(&self, path: &str) -> bool {
+        self.families.keys().any(|id| self.locate(id, path).is_some() || self.upload_rule(id, path).is_some())
+    }
+
+    /// May a phone of this family upload that name?
+    pub fn upload_rule(&self, family: &str, path: &str) -> Option<UploadRule> {
+        let family = self.families.get(family)?;
+        family.uploads.iter().find_map(|upload| {
+            let mac = upload.pattern.captures(path)?.mac?;
+            Some(UploadRule { mac, max_bytes: upload.max_bytes, serve_back: upload.serve_back })
+        })
+    }
+
+    /// Every file that this family would give to this phone.
+    pub fn files(&self, family: &str, subject: &Subject) -> Vec<FileRef> {
+        let Some(family) = self.families.get(family) else { return Vec::new() };
+        let named = family.files.iter().enumerate().filter_map(|(index, file)| {
+            let captured = Captured { mac: file.pattern.names_mac.then_some(subject.mac?), model: subject.model.clone(), model_code: None };
+            family.name_of(file, subject).map(|_| family.refer(index, file, captured))
+        });
+        named.collect()
+    }
+
+    // --- what is in it
+
+    /// The file's bytes for this phone. Pure: the same subject, the same bytes.
+    pub fn render(&self, file: &FileRef, subject: &Subject) -> Result<Rendered, Fault> {
+        let gone = || Fault::new(&*file.family, 0, 0, "the file is not in the set that is live");
+        let family = self.families.get(&file.family).ok_or_else(gone)?;
+        let entry = family.files.get(file.index).ok_or_else(gone)?;
+        let context = self.context(family, subject, entry.readers)?;
+        let bytes = family.run(entry.grammar, &entry.template, &context)?;
+        let bytes = match &entry.empty {
+            Some(empty) => fill_empty(bytes, empty),
+            None => bytes,
+        };
+        Ok(Rendered {
+            name: family.name_of(entry, subject).unwrap_or_else(|| entry.pattern.text.clone()),
+            bytes,
+            content_type: entry.content_type.clone(),
+            readers: entry.readers,
+        })
+    }
+
+    /// The DHCP options that this phone wants.
+    pub fn dhcp_options(&self, family: &str, subject: &Subject) -> Result<Vec<DhcpOption>, Fault> {
+        let Some(family) = self.families.get(family) else { return Ok(Vec::new()) };
+        let context = self.context(family, subject, Readers::Anyone)?;
+        let mut options = Vec::new();
+        for option in &family.dhcp {
+            let mut parts = Vec::new();
+            for (code, template) in &option.templates {
+                let text = String::from_utf8(family.run(Grammar::KeyValue, template, &context)?).unwrap_or_default();
+                parts.push((*code, text));
+            }
+            let value = match (option.kind, parts.first()) {
+                (OptionKind::Nested, _) => options::nested(&parts),
+                (kind, Some((_, text))) => options::value(kind, text),
+                (_, None) => Ok(None),
+            };
+            let value = value.map_err(|message| {
+                let place = option.templates.first().and_then(|(_, name)| family.places.get(name));
+                let (origin, line) = place.map_or((&*family.id, 0), |place| (&*place.origin, place.first_line));
+                Fault::new(origin, line, 0, format!("option {}: {message}", option.code))
+            })?;
+            options.extend(value.map(|value| DhcpOption { code: option.code, value, when: option.send.into() }));
+        }
+        Ok(options)
+    }
+
+    /// The layered variables as this phone gets them, each with its origin.
+    pub fn variables(&self, family: &str, subject: &Subject) -> BTreeMap<Arc<str>, Layered> {
+        self.families.get(family).map(|family| self.layered(family, subject)).unwrap_or_default()
+    }
+
+    /// The site that holds this address.
+    pub fn site(&self, address: Option<IpAddr>) -> Option<&str> {
+        self.overrides.site_name(address)
+    }
+
+    fn layered(&self, family: &Family, subject: &Subject) -> LayerMap {
+        let mut variables = family.base.clone();
+        let mut put = |layer: &LayerMap| variables.extend(layer.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let model = subject.model.as_deref().unwrap_or_default();
+        family.models.iter().filter(|(pattern, _)| pattern.is_match(model)).for_each(|(_, layer)| put(layer));
+        let extension = subject.lines.first().and_then(|line| line.extension.as_ref());
+        let whose = Whose {
+            mac: subject.mac,
+            address: subject.address,
+            user_id: subject.user_id.as_deref(),
+            extension: extension.map(|extension| extension.as_str()),
+        };
+        self.overrides.layers(whose).for_each(put);
+        variables
+    }
+
+    /// What a template sees. A file for anyone is rendered without everything that is somebody's.
+    fn context(&self, family: &Family, subject: &Subject, readers: Readers) -> Result<Value, Fault> {
+        let layered = self.layered(family, subject);
+        let zone = self.zone(&layered)?;
+        let own = readers == Readers::Own;
+        let secret = |name: &str| name.contains("password") || name.contains("secret");
+        let mut context: BTreeMap<Arc<str>, Value> =
+            layered.into_iter().filter(|(name, _)| own || !secret(name)).map(|(name, layered)| (name, layered.value)).collect();
+        let mut put = |name: &str, value: Value| context.insert(Arc::from(name), value);
+        put("family", Value::from(&*family.id));
+        put("model", Value::from(subject.model.as_deref().unwrap_or_default()));
+        put("server", server(subject));
+        put("tz", zone);
+        if own {
+            put("bound", Value::from(subject.bound));
+            put("lines", subject.lines.iter().map(line).collect::<Vec<_>>().into());
+            if let Some(mac) = subject.mac {
+                put("mac", Value::from(mac.bare()));
+                put("MAC", Value::from(mac.bare_upper()));
+            }
+            // A layer that sets it wins over the site's derived one.
+            let unset = context.get("admin_password").is_none_or(|password| password.as_str() == Some(""));
+            if let Some(password) = subject.admin_password.as_ref().filter(|_| unset) {
+                context.insert(Arc::from("admin_password"), Value::from(password.expose()));
+            }
+            let code = subject.model.as_deref().and_then(|model| family.code_of(model));
+            context.insert(Arc::from("model_code"), code.map_or_else(|| Value::from(""), |code| Value::from(format!("{code:012}"))));
+        }
+        Ok(Value::from_pairs(context.into_iter().map(|(name, value)| (Value::from(name), value))))
+    }
+
+    fn zone(&self, layered: &LayerMap) -> Result<Value, Fault> {
+        let Some(set) = layered.get("timezone") else { return Ok(Value::from(())) };
+        let name = set.value.as_str().unwrap_or_default();
+        match self.zones.get(name) {
+            Some((_, zone)) => Ok(zone.clone()),
+            None => {
+                let fault = Fault::new(&*set.origin.file, set.origin.line, 0, format!("there is no time zone '{name}'"));
+                Err(match nearest(name, self.zones.keys().map(String::as_str)) {
+                    Some(near) => fault.hint(format!("did you mean '{near}'?")),
+                    None => fault.hint("write it as in timezones.yaml: Europe/Berlin"),
+                })
+            }
+        }
+    }
+
+    /// What can only be seen with all families at hand, and by rendering.
+    fn check(&self, overrides_file: &str, faults: &mut Vec<Fault>) {
+        let names: BTreeSet<&str> = self.families.values().flat_map(|family| family.base.keys().map(|name| &**name)).collect();
+        let names: Vec<_> = names.into_iter().collect();
+        let families: Vec<_> = self.families.keys().map(String::as_str).collect();
+        self.overrides.check(overrides_file, &names, &families, faults);
+        self.check_patterns(faults);
+        if !faults.is_empty() {
+            return; // A sample would only say the same again.
+        }
+        let mut seen = BTreeSet::new();
+        for family in self.families.values() {
+            for subject in sample::subjects(family) {
+                if let Err(fault) = self.dhcp_options(&family.id, &subject) {
+                    if seen.insert(fault.to_string()) {
+                        faults.push(fault);
+                    }
+                }
+                for file in self.files(&family.id, &subject) {
+                    if let Err(fault) = self.render(&file, &subject).and_then(|rendered| family.check_sample(&file, &rendered, &subject)) {
+                        if seen.insert(fault.to_string()) {
+                            faults.push(fault);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A common file's name must not cover names that are some phone's own.
+    fn check_patterns(&self, faults: &mut Vec<Fault>) {
+        for family in self.families.values() {
+            for common in family.files.iter().filter(|file| file.readers == Readers::Anyone) {
+                let own = self.families.values().flat_map(|family| family.files.iter()).filter(|file| file.readers == Readers::Own);
+                for own in own.filter(|own| own.pattern.names_mac) {
+                    let name = own.pattern.expand(Some(sample::MAC), Some("x"), Some(1)).unwrap_or_default();
+                    if common.pattern.captures(&name).is_some() && !family.files.iter().any(|f| std::ptr::eq(f, own)) {
+                        let place = family.places.get(&common.template);
+                        let (origin, line) = place.map_or((&*family.id, 0), |place| (&*place.origin, place.first_line));
+                        let message =
+                            format!("'{}' is for anyone and also covers '{}' of another phone", common.pattern.text, own.pattern.text);
+                        faults.push(Fault::new(origin, line, 0, message).hint("choose a name that cannot hold a MAC address"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Family {
+    fn new(id: &str, source: &Source, written: FamilyFile, defaults: &LayerMap, sources: &[Source], faults: &mut Vec<Fault>) -> Self {
+        let origin: Arc<str> = Arc::from(&*source.origin);
+        let own = layer(Layer::Family, &origin, written.variables);
+        let mut base = defaults.clone();
+        base.extend(own);
+        let known: Vec<&str> = base.keys().map(|name| &**name).collect();
+        let model_names = written.models.iter().map(|entry| entry.model.clone()).collect();
+        let models = written.models.into_iter().filter_map(|entry| {
+            let variables = layer(Layer::Model, &origin, entry.variables);
+            check_names(&variables, &known, faults);
+            Some((glob(&entry.model)?, variables))
+        });
+        let models = models.collect();
+        let mut family = Self {
+            id: id.to_owned(),
+            title: written.name,
+            reload: written.reload,
+            capabilities: written.capabilities,
+            marks: Marks::new(&source.origin, &written.recognise, faults),
+            model_codes: written.model_codes,
+            files: Vec::new(),
+            uploads: Vec::new(),
+            dhcp: Vec::new(),
+            base,
+            models,
+            model_names,
+            environments: [Grammar::KeyValue, Grammar::Xml, Grammar::Text].map(|grammar| (grammar, environment(grammar))).into(),
+            places: BTreeMap::new(),
+        };
+        family.add_siblings(sources, faults);
+        for entry in written.files {
+            family.add_file(source, entry.value, entry.referenced.line() as u32, faults);
+        }
+        for entry in written.uploads {
+            family.add_upload(source, entry.value, entry.referenced.line() as u32, faults);
+        }
+        for entry in written.dhcp {
+            family.add_option(source, entry.value, entry.referenced.line() as u32, faults);
+        }
+        family
+    }
+
+    /// `<family>/*.j2` and those at the root, for `template:` and `{% include %}`.
+    fn add_siblings(&mut self, sources: &[Source], faults: &mut Vec<Fault>) {
+        for source in sources.iter().filter(|source| source.name.ends_with(".j2")) {
+            if source.name.split_once('/').is_none_or(|(folder, _)| folder == self.id) {
+                let place = Place { origin: Arc::from(&*source.origin), first_line: 1 };
+                self.add_template(&source.name, &source.text, place, faults);
+            }
+        }
+    }
+
+    fn add_template(&mut self, name: &str, text: &str, place: Place, faults: &mut Vec<Fault>) {
+        self.places.insert(name.to_owned(), place);
+        let mut failed = None;
+        for env in self.environments.values_mut() {
+            failed = env.add_template_owned(name.to_owned(), text.to_owned()).err().or(failed);
+        }
+        if let Some(error) = failed {
+            faults.push(self.explain(&error, name, text, &[]));
+        }
+    }
+
+    fn add_file(&mut self, source: &Source, entry: FileEntry, line: u32, faults: &mut Vec<Fault>) {
+        let mut fault = |message: String| faults.push(Fault::new(&*source.origin, line, 0, message));
+        let pattern = match FilePattern::parse(&entry.name) {
+            Ok(pattern) => pattern,
+            Err(message) => return fault(message),
+        };
+        if self.files.iter().any(|file| file.pattern.text.eq_ignore_ascii_case(&pattern.text)) {
+            return fault(format!("'{}' is there twice", pattern.text));
+        }
+        if entry.readers == Readers::Anyone && (pattern.names_mac || entry.account) {
+            return fault(format!("'{}' is one phone's file: it cannot be read by anyone", pattern.text));
+        }
+        let template = match (entry.body, entry.template) {
+            (Some(body), None) => {
+                let name = format!("{}#{}", source.name, entry.name);
+                let place =
+                    Place { origin: Arc::from(&*source.origin), first_line: first_line(&source.text, body.referenced.line() as u32) };
+                self.add_template(&name, &body.value, place, faults);
+                name
+            }
+            (None, Some(name)) if self.places.contains_key(&name.value) => name.value,
+            (None, Some(name)) => {
+                let siblings = self.places.keys().map(String::as_str).filter(|name| name.ends_with(".j2"));
+                let (line, column) = (name.referenced.line() as u32, name.referenced.column() as u32);
+                let fault = Fault::new(&*source.origin, line, column, format!("there is no template file '{}'", name.value));
+                faults.push(fault.suggest(&name.value, siblings));
+                return;
+            }
+            _ => return fault(format!("'{}' needs either a body or a template", pattern.text)),
+        };
+        let FileEntry { content_type, grammar, readers, account, empty, .. } = entry;
+        self.files.push(File { pattern, content_type, grammar, readers, account, empty, template });
+    }
+
+    fn add_upload(&mut self, source: &Source, entry: UploadEntry, line: u32, faults: &mut Vec<Fault>) {
+        match FilePattern::parse(&entry.name) {
+            Ok(pattern) if pattern.names_mac => {
+                self.uploads.push(Upload { pattern, max_bytes: entry.max_bytes, serve_back: entry.serve_back });
+            }
+            Ok(_) => {
+                let message = format!("'{}' does not name the phone: an upload's name has {{mac}} in it", entry.name);
+                faults.push(Fault::new(&*source.origin, line, 0, message));
+            }
+            Err(message) => faults.push(Fault::new(&*source.origin, line, 0, message)),
+        }
+    }
+
+    fn add_option(&mut self, source: &Source, entry: DhcpEntry, line: u32, faults: &mut Vec<Fault>) {
+        let parts = match entry.kind {
+            OptionKind::Nested => entry.nested.into_iter().collect(),
+            _ => vec![(0, entry.value)],
+        };
+        let mut templates = Vec::new();
+        for (code, text) in parts {
+            let name = format!("{}#option {}.{code}", source.name, entry.code);
+            self.add_template(&name, &text, Place { origin: Arc::from(&*source.origin), first_line: line }, faults);
+            templates.push((code, name));
+        }
+        self.dhcp.push(OptionTemplate { code: entry.code, kind: entry.kind, send: entry.send, templates });
+    }
+
+    /// The number that stands for this model in file names.
+    pub fn code_of(&self, model: &str) -> Option<u32> {
+        // The User-Agent says `T46S` or `SIP-T46S`.
+        let is = |name: &String| name.eq_ignore_ascii_case(model) || model.to_ascii_uppercase().ends_with(&format!("-{name}"));
+        self.model_codes.iter().find(|(_, names)| names.iter().any(is)).map(|(code, _)| *code)
+    }
+
+    fn refer(&self, index: usize, file: &File, captured: Captured) -> FileRef {
+        let by_code = || self.model_codes.get(&captured.model_code?)?.first().cloned();
+        FileRef {
+            family: self.id.clone(),
+            readers: file.readers,
+            account: file.account,
+            mac: captured.mac,
+            model: captured.model.clone().or_else(by_code),
+            index,
+        }
+    }
+
+    fn name_of(&self, file: &File, subject: &Subject) -> Option<String> {
+        let code = subject.model.as_deref().and_then(|model| self.code_of(model));
+        file.pattern.expand(subject.mac, subject.model.as_deref(), code)
+    }
+
+    /// An address of this family, for samples.
+    pub(super) fn sample_mac(&self) -> MacAddr {
+        self.marks.sample_mac().unwrap_or(sample::MAC)
+    }
+
+    /// A model for each of the family's patterns, and one with a code.
+    pub(super) fn sample_models(&self) -> Vec<String> {
+        let coded = self.model_codes.values().flatten().next().cloned();
+        coded.into_iter().chain(self.model_names.iter().map(|pattern| pattern.replace('*', "1"))).collect()
+    }
+
+    fn run(&self, grammar: Grammar, template: &str, context: &Value) -> Result<Vec<u8>, Fault> {
+        let Some(env) = self.environments.get(&grammar) else { return Ok(Vec::new()) };
+        render(env, template, context).map_err(|error| {
+            let name = error.name().unwrap_or(template).to_owned();
+            let text = env.get_template(&name).map(|found| found.source().to_owned()).unwrap_or_default();
+            let known: Vec<String> = context.try_iter().map(|keys| keys.map(|key| key.to_string()).collect()).unwrap_or_default();
+            self.explain(&error, &name, &text, &known)
+        })
+    }
+
+    /// The file, the line in it, and the words that were wrong.
+    fn explain(&self, error: &Error, name: &str, text: &str, known: &[String]) -> Fault {
+        let place = self.places.get(name).cloned().unwrap_or(Place { origin: Arc::from(name), first_line: 0 });
+        let line = place.first_line + error.line().unwrap_or(1).saturating_sub(1) as u32;
+        let cut = error.range().and_then(|range| text.get(range)).unwrap_or_default().trim();
+        let deepest = std::iter::successors(std::error::Error::source(error), |e| e.source()).last().map(ToString::to_string);
+        let message = match error.kind() {
+            ErrorKind::UndefinedError if !cut.is_empty() => format!("'{cut}' has no value"),
+            ErrorKind::OutOfFuel => "takes too long: it loops without end or nearly so".to_owned(),
+            kind => {
+                let detail = error.detail().map(str::to_owned).or(deepest);
+                format!("{kind}{}", detail.map(|detail| format!(": {detail}")).unwrap_or_default())
+            }
+        };
+        let fault = Fault::new(&*place.origin, line, 0, message);
+        if error.kind() != ErrorKind::UndefinedError {
+            return fault;
+        }
+        // `lines[0].nmae`: the part that is not known is somewhere in it.
+        let word = cut.split(|c: char| !c.is_alphanumeric() && c != '_').find(|word| !word.is_empty()).unwrap_or_default();
+        let own = ["mac", "MAC", "lines", "bound", "admin_password", "model_code"];
+        if own.contains(&word) && !known.iter().any(|name| name == word) {
+            return fault.hint(format!("only files with `readers: own` have '{word}'"));
+        }
+        if known.iter().any(|name| name == word) {
+            return fault.hint(format!("'{word}' is there, but not that part of it"));
+        }
+        fault.suggest(word, known.iter().map(String::as_str))
+    }
+
+    /// What a phone would not be able to read.
+    fn check_sample(&self, file: &FileRef, rendered: &Rendered, subject: &Subject) -> Result<(), Fault> {
+        let Some(entry) = self.files.get(file.index) else { return Ok(()) };
+        let place = self.places.get(&entry.template);
+        let (origin, line) = place.map_or((&*self.id, 0), |place| (&*place.origin, place.first_line));
+        let state = if subject.bound { "bound" } else { "unbound" };
+        let fault = |message: String| Fault::new(origin, line, 0, format!("{} of a sample phone ({state}): {message}", rendered.name));
+        let text = str::from_utf8(&rendered.bytes).map_err(|_| fault("not UTF-8".into()))?;
+        match entry.grammar {
+            Grammar::Xml => {
+                let wrong = roxmltree::Document::parse(text).err();
+                if let Some(error) = wrong {
+                    let at = text.lines().nth((error.pos().row as usize).saturating_sub(1)).unwrap_or_default().trim();
+                    let at: String = at.chars().take(80).collect();
+                    return Err(fault(format!("is not well-formed XML: {error}: {at}")));
+                }
+            }
+            Grammar::KeyValue => {
+                let stray = |line: &&str| !line.trim().is_empty() && !line.starts_with(['#', '[']) && !line.contains(['=', ':']);
+                if let Some(line) = text.lines().find(stray) {
+                    return Err(fault(format!("this line has no `key = value`: {line}")));
+                }
+            }
+            Grammar::Text => {}
+        }
+        let missing = |line: &&Line| entry.account && !text.contains(line.secret.expose());
+        if subject.lines.iter().find(missing).is_some() {
+            return Err(fault("is said to carry the account, but the line's secret is not in it".into()));
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for TemplateSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.families.keys()).finish()
+    }
+}
+
+fn keep<T>(result: Result<T, Fault>, faults: &mut Vec<Fault>) -> Option<T> {
+    result.map_err(|fault| faults.push(fault)).ok()
+}
+
+fn load_zones(source: Option<&Source>, faults: &mut Vec<Fault>) -> BTreeMap<String, (String, Value)> {
+    let Some(source) = source else { return BTreeMap::new() };
+    let Some(written) = keep(parse::<ZonesFile>(&source.origin, &source.text), faults) else { return BTreeMap::new() };
+    let mut zones = BTreeMap::new();
+    for (name, posix) in written {
+        match Zone::parse(&posix) {
+            Some(zone) => {
+                let value = zone_value(&name, &posix, &zone);
+                zones.insert(name, (posix, value));
+            }
+            None => faults.push(Fault::new(
+                &*source.origin,
+                0,
+                0,
+                format!("{name}: '{posix}' is not a POSIX time zone as CET-1CEST,M3.5.0,M10.5.0/3"),
+            )),
+        }
+    }
+    zones
+}
+
+fn zone_value(name: &str, posix: &str, zone: &Zone) -> Value {
+    let rule = |rule: &Rule| {
+        Value::from_pairs([
+            ("month", rule.month as i64),
+            ("week", rule.week as i64),
+            ("weekday", rule.weekday as i64),
+            ("hour", rule.secs as i64 / 3600),
+        ])
+    };
+    let mut value = BTreeMap::from([
+        ("name", Value::from(name)),
+        ("posix", Value::from(posix)),
+        ("offset_secs", Value::from(zone.offset_secs)),
+        ("has_dst", Value::from(zone.daylight.is_some())),
+    ]);
+    if let Some(daylight) = &zone.daylight {
+        value.insert("dst_start", rule(&daylight.start));
+        value.insert("dst_stop", rule(&daylight.stop));
+        value.insert("dst_offset_secs", Value::from(daylight.offset_secs));
+    }
+    Value::from_pairs(value)
+}
+
+fn server(subject: &Subject) -> Value {
+    let server = &subject.server;
+    Value::from_pairs([
+        ("host", Value::from(&server.host)),
+        ("sip_port", Value::from(server.sip_port)),
+        ("url", Value::from(&server.url)),
+        ("address", Value::from(server.address())),
+        ("scheme", Value::from(server.scheme())),
+        ("realm", Value::from(&server.realm)),
+    ])
+}
+
+fn line(line: &Line) -> Value {
+    let extension = line.extension.as_ref().map(|extension| extension.as_str()).unwrap_or_default();
+    Value::from_pairs([
+        ("number", Value::from(line.number)),
+        ("user", Value::from(&line.user)),
+        ("auth_user", Value::from(&line.auth_user)),
+        ("secret", Value::from(line.secret.expose())),
+        ("display_name", Value::from(&line.display_name)),
+        ("label", Value::from(line.label.as_deref().unwrap_or(if extension.is_empty() { &line.user } else { extension }))),
+        ("extension", Value::from(extension)),
+    ])
+}
+
+/// `T4*S` as an expression, without case.
+fn glob(pattern: &str) -> Option<Regex> {
+    Regex::new(&format!("(?i)^(?:SIP-)?{}$", regex::escape(pattern).replace(r"\*", ".*"))).ok()
+}
+
+/// The line on which a body's text begins: below its `|`, or beside its key.
+fn first_line(yaml: &str, at: u32) -> u32 {
+    let head = yaml.lines().nth(at.saturating_sub(1) as usize).unwrap_or_default();
+    let head = head.split(" #").next().unwrap_or_default().trim_end();
+    if head.ends_with(['|', '>']) || ["|-", "|+", ">-", ">+"].iter().any(|mark| head.ends_with(mark)) { at + 1 } else { at }
+}

@@ -1,0 +1,63 @@
+//! For whom a file is rendered: a phone, its lines and the server as that phone reaches it.
+
+use std::net::IpAddr;
+
+use crate::model::{Extension, LineNumber, MacAddr, Secret};
+
+/// Everything a template may see beside its layered variables.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// `None` only where a common file is rendered for somebody unknown.
+    pub mac: Option<MacAddr>,
+    pub model: Option<String>,
+    /// Whether its first line has an owner.
+    pub bound: bool,
+    /// In the order of their numbers; empty for common files and DHCP options.
+    pub lines: Vec<Line>,
+    pub server: Server,
+    /// Where the phone is, to choose its site.
+    pub address: Option<IpAddr>,
+    /// Of the owner, to choose their groups.
+    pub user_id: Option<String>,
+    /// For the phone's own web page and menus, when no layer sets `admin_password`.
+    pub admin_password: Option<Secret>,
+}
+
+/// One line as the phone is to register it.
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub number: LineNumber,
+    /// User part of the address of record: `new001565aabbcc`, or the extension.
+    pub user: String,
+    /// Digest user name: `001565aabbcc-1`.
+    pub auth_user: String,
+    pub secret: Secret,
+    pub display_name: String,
+    /// What the phone shows beside the key: the extension, or a word on what to do.
+    pub label: Option<String>,
+    pub extension: Option<Extension>,
+}
+
+/// The server in the words that this phone can use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Address or name for SIP and files.
+    pub host: String,
+    pub sip_port: u16,
+    /// Where the phone fetches files, with scheme and without slash at the end: `http://10.0.0.2:8080`, perhaps with `/t/<token>`.
+    pub url: String,
+    /// Name of the realm, for phones that must know it.
+    pub realm: String,
+}
+
+impl Server {
+    /// The URL without its scheme, as Grandstream writes it: `10.0.0.2:8080/t/…`.
+    pub(super) fn address(&self) -> &str {
+        self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest)
+    }
+
+    /// `http`, `https`, `tftp` or `ftp`.
+    pub(super) fn scheme(&self) -> &str {
+        self.url.split_once("://").map_or("http", |(scheme, _)| scheme)
+    }
+}
