@@ -2,6 +2,13 @@
 //!
 //! Three doors (`fileserver`) ask one [`FileService`]. Not here: TFTP blocks, HTTP headers, minijinja, SIP.
 
+pub mod identities;
+pub mod onboarding;
+pub mod worker;
+
+pub use identities::{Identities, Identity};
+pub use worker::Onboarding;
+
 use std::net::{IpAddr, SocketAddr};
 
 use async_trait::async_trait;

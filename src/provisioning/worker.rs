@@ -1,0 +1,399 @@
+//! Onboarding at work: one task owns [`Core`], asks the store, swaps identities, hands orders to the SIP engine.
+//!
+//! [`Onboarding`] is its handle, cheap to clone. Facts are told without waiting; when the queue is nearly full, sightings
+//! are dropped and counted, as phones show themselves again. `bind` and `unbind` return when the change is on disk *and*
+//! every new identity is in force: the old secret is dead then. A caller that gives up waiting changes nothing about it.
+//! Device records of mere sightings are written behind, many in a commit. Not here: rules (`onboarding.rs`,
+//! `binding/state.rs`).
+
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    identities::{Identities, auth_user},
+    onboarding::{Action, CallKind, Config, Core, Credentials, Error, Now, Order, Output, Registration, Reload, ReloadMethods, Sighting},
+};
+use crate::{
+    binding::{Attempts, Outcome, Verdict, Who},
+    model::{BindingRecord, CallId, DeviceRecord, Events, Generation, LineNumber, MacAddr, Timestamp, User},
+    store::{self, Store},
+};
+
+/// Facts and requests that wait.
+const QUEUE: usize = 16 * 1024;
+/// Orders that wait for the SIP engine.
+const OUTPUTS: usize = 1024;
+/// Orders that wait for a place among those.
+const MOST_WAITING: usize = 16 * 1024;
+/// Facts taken at once.
+const BATCH: usize = 512;
+/// Device records in one commit.
+const RECORDS: usize = 1024;
+/// How long a sighting may be in memory only.
+const WRITE_BEHIND: Duration = Duration::from_millis(200);
+
+/// Handle of the running service.
+#[derive(Clone)]
+pub struct Onboarding {
+    queue: mpsc::Sender<Message>,
+    identities: Identities,
+    task: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+enum Message {
+    Seen(Sighting),
+    CallBegan(MacAddr, CallId, CallKind),
+    CallEnded(MacAddr, CallId),
+    FileFetched(MacAddr, Generation),
+    Registered(Registration),
+    Unregistered(MacAddr, LineNumber, Generation),
+    ReloadAnswered(MacAddr, Generation, u16),
+    ReloadAsked(MacAddr, Reply<()>),
+    Bind { mac: MacAddr, line: LineNumber, user: User, by: String, reply: Reply<BindingRecord> },
+    Unbind { mac: MacAddr, line: LineNumber, reason: String, reply: Reply<BindingRecord> },
+    Admit(Who, oneshot::Sender<Verdict>),
+    Settle(Who, Outcome),
+    Pardon(Who),
+    Devices(oneshot::Sender<Vec<DeviceRecord>>),
+    Device(MacAddr, oneshot::Sender<Option<DeviceRecord>>),
+    Stop(oneshot::Sender<()>),
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+impl Onboarding {
+    /// Reads the store, puts everybody's identity in force, begins again what a stop cut short. The SIP engine takes
+    /// its orders from the receiver.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        identities: Identities,
+        events: Events,
+        config: Config,
+        methods: ReloadMethods,
+    ) -> store::Result<(Self, mpsc::Receiver<Output>)> {
+        let (devices, bindings, contacts) = (store.devices().await?, store.bindings().await?, store.contacts().await?);
+        let attempts = store.attempts().await?.map(|text| Attempts::from_json(&text)).unwrap_or_default();
+        let mut core = Core::new(config, methods);
+        core.restore(now(), devices, bindings, contacts);
+        identities.load(core.devices());
+        let (queue, inbox) = mpsc::channel(QUEUE);
+        let (outputs, engine) = mpsc::channel(OUTPUTS);
+        let service = Service {
+            store,
+            identities: identities.clone(),
+            events,
+            core,
+            attempts,
+            attempts_changed: false,
+            outputs,
+            waiting: VecDeque::new(),
+        };
+        let task = tokio::spawn(service.run(inbox));
+        Ok((Self { queue, identities, task: Arc::new(Mutex::new(Some(task))) }, engine))
+    }
+
+    /// Who every phone is in SIP.
+    pub fn identities(&self) -> &Identities {
+        &self.identities
+    }
+
+    /// A device showed itself, by DHCP, a file or SIP.
+    pub fn seen(&self, sighting: Sighting) {
+        // Phones show themselves again: in a crowd the other facts go first.
+        if self.queue.capacity() > self.queue.max_capacity() / 4 {
+            self.tell(Message::Seen(sighting));
+        } else {
+            metrics::counter!("plugtone_onboarding_dropped_total", "what" => "sighting").increment(1);
+        }
+    }
+
+    /// A call of the device began. Until [`Self::call_ended`] it is not told to reload.
+    pub fn call_began(&self, mac: MacAddr, call: CallId, kind: CallKind) {
+        self.tell(Message::CallBegan(mac, call, kind));
+    }
+
+    /// The call is over, however it ended. A reload that waited for it follows.
+    pub fn call_ended(&self, mac: MacAddr, call: CallId) {
+        self.tell(Message::CallEnded(mac, call));
+    }
+
+    /// The device has every byte of its own file, rendered with [`Identities::generation`] as it was then.
+    pub fn file_fetched(&self, mac: MacAddr, generation: Generation) {
+        self.tell(Message::FileFetched(mac, generation));
+    }
+
+    /// A REGISTER was accepted, also a refreshing one.
+    pub fn registered(&self, registration: Registration) {
+        self.tell(Message::Registered(registration));
+    }
+
+    /// A registration made with `generation` ended, and the line has no other.
+    pub fn unregistered(&self, mac: MacAddr, line: LineNumber, generation: Generation) {
+        self.tell(Message::Unregistered(mac, line, generation));
+    }
+
+    /// What the phone said to [`Output::Reload`]; 408 when it said nothing.
+    pub fn reload_answered(&self, mac: MacAddr, generation: Generation, status: u16) {
+        self.tell(Message::ReloadAnswered(mac, generation, status));
+    }
+
+    /// Tells the phone to reload as soon as it is in no call.
+    pub async fn reload_when_idle(&self, mac: MacAddr) -> Result<(), Error> {
+        self.ask(|reply| Message::ReloadAsked(mac, reply)).await?
+    }
+
+    /// Gives the line to the user, with the user's extension or a free one. Durable, and in force, on return.
+    ///
+    /// # Errors
+    /// [`store::Error::ExtensionTaken`], [`store::Error::NoExtensionFree`] and what else the store says; nothing changed.
+    pub async fn bind(&self, mac: MacAddr, line: LineNumber, user: User, by: &str) -> Result<BindingRecord, Error> {
+        let by = by.to_owned();
+        self.ask(|reply| Message::Bind { mac, line, user, by, reply }).await?
+    }
+
+    /// Takes the line from its owner, durably; gives the binding that ended.
+    pub async fn unbind(&self, mac: MacAddr, line: LineNumber, reason: &str) -> Result<BindingRecord, Error> {
+        let reason = reason.to_owned();
+        self.ask(|reply| Message::Unbind { mac, line, reason, reply }).await?
+    }
+
+    /// May somebody try to log in now? After [`Verdict::Go`] ask the directory and call [`Self::settle`] with the same.
+    pub async fn admit(&self, who: &Who) -> Result<Verdict, Error> {
+        let who = who.clone();
+        self.ask(|reply| Message::Admit(who, reply)).await
+    }
+
+    /// How an admitted attempt ended.
+    pub fn settle(&self, who: &Who, outcome: Outcome) {
+        self.tell(Message::Settle(who.clone(), outcome));
+    }
+
+    /// Whom an attempt is counted for. The login is blinded here, since it may be anything that somebody keyed.
+    pub fn who(&self, device: Option<MacAddr>, login: Option<&str>, source: Option<IpAddr>) -> Who {
+        Who { device, user: login.map(|login| self.identities.key().blind(login)), source }
+    }
+
+    /// Ends the lock-outs of a phone, user or source.
+    pub fn pardon(&self, who: &Who) {
+        self.tell(Message::Pardon(who.clone()));
+    }
+
+    /// Every device as it is now; the store's copy may be a moment behind.
+    pub async fn devices(&self) -> Result<Vec<DeviceRecord>, Error> {
+        self.ask(Message::Devices).await
+    }
+
+    pub async fn device(&self, mac: MacAddr) -> Result<Option<DeviceRecord>, Error> {
+        self.ask(|reply| Message::Device(mac, reply)).await
+    }
+
+    /// Does what was asked until now, stores everything and stops.
+    pub async fn stop(&self) {
+        let _ = self.ask(Message::Stop).await;
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+    }
+
+    fn tell(&self, message: Message) {
+        if self.queue.try_send(message).is_err() {
+            // Nothing hangs on one fact: holds have an end, phones register and fetch again.
+            metrics::counter!("plugtone_onboarding_dropped_total", "what" => "fact").increment(1);
+        }
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(message(reply)).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)
+    }
+}
+
+/// Whoever asked may have gone; the deed stands.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}
+
+fn now() -> Now {
+    Now { instant: Instant::now(), wall: Timestamp::of(SystemTime::now()) }
+}
+
+struct Service {
+    store: Arc<dyn Store>,
+    identities: Identities,
+    events: Events,
+    core: Core,
+    attempts: Attempts,
+    attempts_changed: bool,
+    outputs: mpsc::Sender<Output>,
+    /// Orders that the engine has no room for yet, in their order.
+    waiting: VecDeque<Output>,
+}
+
+impl Service {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        let outputs = self.outputs.clone();
+        let mut messages = Vec::with_capacity(BATCH);
+        let mut flush = interval(WRITE_BEHIND);
+        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.drain();
+            let wake = self.core.poll_timeout().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                biased;
+                permit = outputs.reserve(), if !self.waiting.is_empty() => match (permit, self.waiting.pop_front()) {
+                    (Ok(permit), Some(output)) => permit.send(output),
+                    // The engine has gone: phones find their file by polling.
+                    _ => self.waiting.clear(),
+                },
+                _ = flush.tick() => self.flush().await,
+                () = sleep_until(wake.into()) => self.core.handle_timeout(now()),
+                got = inbox.recv_many(&mut messages, BATCH) => {
+                    let mut stop = None;
+                    for message in messages.drain(..) {
+                        stop = stop.or(self.handle(message).await);
+                    }
+                    if got == 0 || stop.is_some() {
+                        self.drain();
+                        self.flush().await;
+                        stop.into_iter().for_each(|reply| answer(reply, ()));
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives back who waits for the end, when asked to stop.
+    async fn handle(&mut self, message: Message) -> Option<oneshot::Sender<()>> {
+        let now = now();
+        match message {
+            Message::Seen(sighting) => self.core.handle_sighting(now, sighting),
+            Message::CallBegan(mac, call, kind) => self.core.handle_call_began(now, mac, call, kind),
+            Message::CallEnded(mac, call) => self.core.handle_call_ended(now, mac, call),
+            Message::FileFetched(mac, generation) => self.core.handle_file_fetched(now, mac, generation),
+            Message::Registered(registration) => self.core.handle_registered(now, registration),
+            Message::Unregistered(mac, line, generation) => self.core.handle_unregistered(now, mac, line, generation),
+            Message::ReloadAnswered(mac, generation, status) => self.core.handle_reload_answered(now, mac, generation, status),
+            Message::ReloadAsked(mac, reply) => answer(reply, self.core.handle_reload_asked(now, mac)),
+            Message::Bind { mac, line, user, by, reply } => {
+                let result = self.bind(mac, line, user, &by).await;
+                answer(reply, result);
+            }
+            Message::Unbind { mac, line, reason, reply } => {
+                let result = self.unbind(mac, line, &reason).await;
+                answer(reply, result);
+            }
+            Message::Admit(who, reply) => {
+                let verdict = self.attempts.admit(now.wall, &who, &self.core.config().limits);
+                self.attempts_changed = true;
+                answer(reply, verdict);
+            }
+            Message::Settle(who, outcome) => {
+                let lockouts = self.attempts.settle(now.wall, &who, outcome, &self.core.config().limits);
+                self.attempts_changed = true;
+                lockouts.into_iter().for_each(|event| self.events.tell(event));
+            }
+            Message::Pardon(who) => {
+                self.attempts.pardon(&who);
+                self.attempts_changed = true;
+            }
+            Message::Devices(reply) => answer(reply, self.core.devices().map(|(record, _)| record.clone()).collect()),
+            Message::Device(mac, reply) => answer(reply, self.core.device(mac).cloned()),
+            Message::Stop(reply) => return Some(reply),
+        }
+        None
+    }
+
+    async fn bind(&mut self, mac: MacAddr, line: LineNumber, user: User, by: &str) -> Result<BindingRecord, Error> {
+        let (range, most) = (self.core.config().extensions.clone(), self.core.config().devices_per_extension);
+        let extension = self.store.claim_extension(&user.id, user.extension.clone(), range).await?;
+        let plan = self.core.plan_bind(now(), mac, line, &user, extension)?;
+        let binding = plan.binding.clone();
+        let mut touched: Vec<MacAddr> = plan.instead.iter().map(|(record, _)| record.mac).collect();
+        touched.push(mac);
+        let instead = plan.instead.iter().map(|(record, old)| (record.clone(), old.line)).collect();
+        self.store.bind(plan.device.clone(), plan.binding.clone(), instead, most).await?;
+        tracing::info!(%mac, line, extension = %binding.extension, generation = binding.generation, by, "a line has a new owner");
+        self.core.handle_bound(now(), plan);
+        self.enforce(&touched);
+        Ok(binding)
+    }
+
+    async fn unbind(&mut self, mac: MacAddr, line: LineNumber, reason: &str) -> Result<BindingRecord, Error> {
+        let plan = self.core.plan_unbind(mac, line)?;
+        let binding = plan.binding.clone();
+        self.store.unbind(plan.device.clone(), line).await?;
+        self.core.handle_unbound(now(), plan, reason);
+        self.enforce(&[mac]);
+        Ok(binding)
+    }
+
+    /// Puts the identities of changed devices in force, all in one step, then says so.
+    fn enforce(&mut self, macs: &[MacAddr]) {
+        let core = &self.core;
+        self.identities.update(macs.iter().filter_map(|mac| core.standing(*mac)));
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(action) = self.core.poll_action() {
+            match action {
+                Action::Tell(event) => self.events.tell(event),
+                // An engine that stands still misses these; the reload's own timers bring them again.
+                Action::Reload(_) if self.waiting.len() > MOST_WAITING => {
+                    metrics::counter!("plugtone_onboarding_dropped_total", "what" => "reload").increment(1);
+                }
+                Action::Reload(order) => self.waiting.push_back(Output::Reload(self.with_credentials(order))),
+                Action::DropContacts { mac, keep_generation } => {
+                    self.waiting.push_back(Output::DropContacts { mac, keep_generation });
+                }
+            }
+        }
+    }
+
+    fn with_credentials(&self, order: Order) -> Reload {
+        let credentials = Credentials {
+            auth_user: auth_user(order.mac, order.line),
+            secret: self.identities.secret_of(order.mac, order.line, order.holds),
+        };
+        Reload {
+            mac: order.mac,
+            generation: order.generation,
+            attempt: order.attempt,
+            notify_event: order.notify_event,
+            contact: order.contact,
+            address: order.address,
+            credentials,
+        }
+    }
+
+    async fn flush(&mut self) {
+        while self.core.is_dirty() {
+            let records = self.core.take_dirty(RECORDS);
+            let macs: Vec<MacAddr> = records.iter().map(|record| record.mac).collect();
+            if let Err(error) = self.store.save_devices(records).await {
+                tracing::warn!(%error, devices = macs.len(), "what was seen of devices is not on disk yet; it is tried again");
+                self.core.put_back(macs.into_iter());
+                break;
+            }
+        }
+        if self.attempts_changed {
+            match self.store.save_attempts(&self.attempts.to_json()).await {
+                Ok(()) => self.attempts_changed = false,
+                Err(error) => tracing::warn!(%error, "the counts of failed log-ins are not on disk yet; they are tried again"),
+            }
+        }
+    }
+}
