@@ -1,4 +1,3 @@
 //! The integration tests: one binary, so that they link once. `scripts/test` runs them all.
 
-mod media;
 mod tree;

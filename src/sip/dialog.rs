@@ -51,6 +51,7 @@ pub struct Dialog {
     routes: Vec<String>,
     /// Request-URI for the peer: its Contact.
     remote_target: String,
+    we_called: bool,
 }
 
 /// A request of the peer that does not fit into the dialog.
@@ -81,6 +82,7 @@ impl Dialog {
             remote_cseq: Some(invite.cseq()?.number),
             routes: routes(invite).collect(),
             remote_target,
+            we_called: false,
         })
     }
 
@@ -98,7 +100,17 @@ impl Dialog {
         let mut routes: Vec<_> = routes(response).collect();
         routes.reverse();
         let contact = contact.to_owned();
-        Ok(Self { id, local: local.to_owned(), remote, contact, local_cseq: cseq, remote_cseq: None, routes, remote_target })
+        Ok(Self {
+            id,
+            local: local.to_owned(),
+            remote,
+            contact,
+            local_cseq: cseq,
+            remote_cseq: None,
+            routes,
+            remote_target,
+            we_called: true,
+        })
     }
 
     /// The next request within the dialog, with a CSeq of its own. Not for ACK.
@@ -115,6 +127,16 @@ impl Dialog {
     /// CSeq of our latest request.
     pub fn local_cseq(&self) -> u32 {
         self.local_cseq
+    }
+
+    /// The peer's Contact: the Request-URI of what we send, unless a strict router stands between.
+    pub fn target(&self) -> &str {
+        &self.remote_target
+    }
+
+    /// Whether the first INVITE was ours.
+    pub fn we_called(&self) -> bool {
+        self.we_called
     }
 
     /// Our Contact header's value.

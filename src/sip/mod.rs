@@ -5,6 +5,7 @@
 //! [`registrar`] and [`notify`] are cores beside it. Bodies are bytes here; what a call means is told in `call`.
 
 pub mod build;
+pub mod credentials;
 pub mod dialog;
 pub mod endpoint;
 pub mod header;
@@ -14,6 +15,7 @@ pub mod name;
 pub mod screen;
 pub mod transaction;
 pub mod transport;
+pub mod ua;
 pub mod uri;
 
 pub use build::{Request, Response};
