@@ -12,7 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("yaml", &[]),
     // mechanisms
     ("binding", &[]),
-    ("dhcp", &[]),
+    ("dhcp", &["store"]),
     ("directory", &[]),
     ("rtp", &[]),
     ("sdp", &[]),

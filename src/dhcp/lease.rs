@@ -5,7 +5,7 @@
 //! (`server.rs`), and when a lease counts: a lease is shown in the [`LeaseView`] once it is durable.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     hash::Hash,
     net::Ipv4Addr,
     sync::{Arc, PoisonError, RwLock},
@@ -65,6 +65,8 @@ pub struct Table {
     offered_to: HashMap<ClientKey, Vec<Ipv4Addr>>,
     /// Ends of live leases, for the event and the view.
     ends: BTreeSet<(Timestamp, Ipv4Addr)>,
+    /// Addresses of this machine: nobody else's, wherever they lie.
+    own: HashSet<Ipv4Addr>,
 }
 
 #[derive(Debug)]
@@ -92,13 +94,15 @@ impl Table {
             offers: HashMap::new(),
             offered_to: HashMap::new(),
             ends: BTreeSet::new(),
+            own: HashSet::new(),
         };
         leases.into_iter().for_each(|lease| table.put(lease, now));
         table
     }
 
-    pub fn into_leases(self) -> Vec<LeaseRecord> {
-        self.leases.into_values().collect()
+    /// The addresses of this machine.
+    pub fn set_own(&mut self, own: Vec<Ipv4Addr>) {
+        self.own = own.into_iter().collect();
     }
 
     pub fn leases(&self) -> impl Iterator<Item = &LeaseRecord> {
@@ -129,6 +133,17 @@ impl Table {
         self.by_client.entry(ClientKey::of(&lease)).or_default().push(lease.address);
         self.by_mac.entry(lease.mac).or_default().push(lease.address);
         self.leases.insert(lease.address, lease);
+    }
+
+    /// Takes an entry back to what was known before it; of an address that nobody had, to that.
+    pub fn restore(&mut self, address: Ipv4Addr, previous: Option<LeaseRecord>, now: Timestamp) {
+        match previous {
+            Some(lease) => self.put(lease, now),
+            None => {
+                self.forget(address);
+                self.withdraw(address);
+            }
+        }
     }
 
     fn forget(&mut self, address: Ipv4Addr) {
@@ -169,7 +184,7 @@ impl Table {
             // Who has a reservation gets no second address, unless somebody still sits on the reserved one.
             None => subnet.is_free_for_all(address) && subnet.reserved.get(&mac).is_none_or(|own| self.is_taken(client, *own, now)),
         };
-        allowed && !self.is_taken(client, address, now)
+        allowed && !self.own.contains(&address) && !self.is_taken(client, address, now)
     }
 
     /// Held by, offered to or kept from somebody: the client itself excepted.
@@ -200,7 +215,7 @@ impl Table {
         loop {
             let pool = self.subnets.get(subnet)?;
             let (address, last) = (pool.next?, pool.subnet.range?.last);
-            let free = pool.subnet.is_free_for_all(address) && !self.leases.contains_key(&address);
+            let free = pool.subnet.is_free_for_all(address) && !self.own.contains(&address) && !self.leases.contains_key(&address);
             if free && self.offers.get(&address).is_none_or(|offer| offer.until <= now) {
                 return Some(address);
             }
@@ -224,6 +239,13 @@ impl Table {
         self.offers.insert(address, Offer { client: client.clone(), until, xid, sent: before + 1 });
         self.offered_to.entry(client.clone()).or_default().push(address);
         before + 1
+    }
+
+    /// Keeps an address for a client that is not yet offered it.
+    pub fn reserve(&mut self, address: Ipv4Addr, client: &ClientKey, until: Timestamp) {
+        self.drop_offer(address);
+        self.offers.insert(address, Offer { client: client.clone(), until, xid: 0, sent: 0 });
+        self.offered_to.entry(client.clone()).or_default().push(address);
     }
 
     fn drop_offer(&mut self, address: Ipv4Addr) {

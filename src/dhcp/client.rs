@@ -1,0 +1,172 @@
+//! DHCP clients over UDP on loopback: one of them, or thousands for a load run (`client_core.rs` is what they speak).
+//!
+//! For servers with `dhcp.loopback`, which answer to the address and port that a question came from. Not here: clients
+//! on a network, which need an interface of their own.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use tokio::{net::UdpSocket, time::timeout_at};
+
+use super::client_core::{Client, ClientConfig, ClientEvent};
+use crate::model::MacAddr;
+
+/// A client with a socket of its own.
+pub struct LoopbackClient {
+    core: Client,
+    socket: UdpSocket,
+}
+
+impl LoopbackClient {
+    /// `from` is the address that it sends from, as 127.0.0.1: the port is any.
+    pub async fn new(server: SocketAddr, from: Ipv4Addr, config: ClientConfig, seed: u64) -> io::Result<Self> {
+        let socket = UdpSocket::bind((from, 0)).await?;
+        socket.connect(server).await?;
+        Ok(Self { core: Client::new(config, seed, Instant::now()), socket })
+    }
+
+    pub fn core(&mut self) -> &mut Client {
+        &mut self.core
+    }
+
+    /// Begins; [`LoopbackClient::event`] tells how it goes.
+    pub fn start(&mut self) {
+        self.core.start(Instant::now());
+    }
+
+    /// The next thing that happens, driving the exchange meanwhile. Waits for ever when nothing is going on.
+    pub async fn event(&mut self) -> io::Result<ClientEvent> {
+        let mut buffer = [0; 2048];
+        loop {
+            self.flush().await?;
+            if let Some(event) = self.core.poll_event() {
+                return Ok(event);
+            }
+            let wake = self.core.poll_timeout().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            match timeout_at(wake.into(), self.socket.recv(&mut buffer)).await {
+                Ok(Ok(length)) => self.core.handle_packet(Instant::now(), &buffer[..length]),
+                // Nobody listens yet: the next retransmission may find somebody.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => self.core.handle_timeout(Instant::now()),
+            }
+        }
+    }
+
+    /// Sends what is due, as after `core().release()`.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        while let Some(transmit) = self.core.poll_transmit() {
+            match self.socket.send(&transmit.bytes).await {
+                Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What came of [`load`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LoadReport {
+    pub clients: usize,
+    /// How many had no address when the time was up.
+    pub failed: usize,
+    pub elapsed: Duration,
+    /// From a client's DISCOVER to its ACK.
+    pub median: Duration,
+    pub p99: Duration,
+    /// Messages that had to be sent again.
+    pub retransmissions: usize,
+}
+
+impl LoadReport {
+    pub fn per_second(&self) -> f64 {
+        (self.clients - self.failed) as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// `clients` new clients, `in_flight` of them at a time, each from DISCOVER to ACK, over one socket.
+///
+/// Their MACs begin at `first`, so that a second run with the same is one of known clients.
+pub async fn load(server: SocketAddr, clients: usize, in_flight: usize, first: MacAddr, deadline: Duration) -> io::Result<LoadReport> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    socket.connect(server).await?;
+    let began = Instant::now();
+    let ends = began + deadline;
+    let mut active: HashMap<u32, (Client, Instant)> = HashMap::new();
+    let (mut started, mut sent) = (0, 0);
+    let mut times = Vec::with_capacity(clients);
+    let mut buffer = [0; 2048];
+    let mut next_look = began + Duration::from_millis(100);
+    while times.len() < clients && Instant::now() < ends {
+        while started < clients && active.len() < in_flight {
+            let now = Instant::now();
+            let mut config = ClientConfig::new(nth_mac(first, started));
+            config.parameter_list = vec![1, 3, 6, 15, 42, 66, 67, 43, 120];
+            config.vendor_class = Some(b"yealink".to_vec());
+            let mut client = Client::new(config, started as u64, now);
+            client.start(now);
+            sent += flush(&socket, &mut client).await?;
+            active.insert(client.xid(), (client, now));
+            started += 1;
+        }
+        if let Ok(received) = timeout_at(next_look.into(), socket.recv(&mut buffer)).await {
+            let length = received?;
+            let xid = buffer[..length].get(4..8).and_then(|part| part.try_into().ok()).map(u32::from_be_bytes).unwrap_or_default();
+            if let Some((client, began)) = active.get_mut(&xid) {
+                client.handle_packet(Instant::now(), &buffer[..length]);
+                sent += flush(&socket, client).await?;
+                if client.lease().is_some() {
+                    times.push(began.elapsed());
+                    active.remove(&xid);
+                }
+            }
+        }
+        let now = Instant::now();
+        if now >= next_look {
+            next_look = now + Duration::from_millis(100);
+            // A client that starts over has a new transaction: it is found under it from then on.
+            let due: Vec<u32> =
+                active.iter().filter(|(_, (client, _))| client.poll_timeout().is_some_and(|at| at <= now)).map(|(xid, _)| *xid).collect();
+            for xid in due {
+                if let Some((mut client, began)) = active.remove(&xid) {
+                    client.handle_timeout(now);
+                    sent += flush(&socket, &mut client).await?;
+                    active.insert(client.xid(), (client, began));
+                }
+            }
+        }
+    }
+    let elapsed = began.elapsed();
+    times.sort_unstable();
+    let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1))).copied().unwrap_or_default();
+    Ok(LoadReport {
+        clients,
+        failed: clients - times.len(),
+        elapsed,
+        median: at(50),
+        p99: at(99),
+        retransmissions: sent - (started + times.len()).min(sent),
+    })
+}
+
+async fn flush(socket: &UdpSocket, client: &mut Client) -> io::Result<usize> {
+    let mut sent = 0;
+    while let Some(transmit) = client.poll_transmit() {
+        match socket.send(&transmit.bytes).await {
+            Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => return Err(error),
+            _ => sent += 1,
+        }
+    }
+    Ok(sent)
+}
+
+fn nth_mac(first: MacAddr, n: usize) -> MacAddr {
+    let [a, b, c, d, e, f] = first.0;
+    let low = u32::from_be_bytes([0, d, e, f]).wrapping_add(n as u32).to_be_bytes();
+    MacAddr([a, b, c, low[1], low[2], low[3]])
+}
