@@ -5,3 +5,18 @@
 pub mod flow;
 
 pub use flow::{Flow, FlowId, Transmit, Transport};
+
+use std::{net::SocketAddr, time::Duration};
+
+/// What to listen on, and how much of it.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub udp: Vec<SocketAddr>,
+    pub tcp: Vec<SocketAddr>,
+    /// Streams at once, accepted and made.
+    pub max_connections: usize,
+    /// Accepted streams from one address.
+    pub max_connections_per_source: usize,
+    /// A stream without a byte for so long is closed.
+    pub idle: Duration,
+}

@@ -1,0 +1,180 @@
+//! The `sip` section of the configuration: what was written, and what it means after a check.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{digest, digest::Algorithm, endpoint, registrar, transport};
+
+/// SIP: where phones reach the server, and how they log in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Addresses for UDP. `0.0.0.0:5060` is every IPv4 address; add `[::]:5060` for IPv6. Port 0 takes any free one.
+    pub udp: Vec<SocketAddr>,
+    /// Addresses for TCP; an empty list switches it off.
+    pub tcp: Vec<SocketAddr>,
+    /// Host name or address that phones reach the server by, where it is not the address that they talk to: behind a port
+    /// forwarding, or for phones that insist on a name. Usually empty.
+    pub external: Option<String>,
+    /// Names the server in the digest challenge. All passwords change with it: phones then need their files again.
+    pub realm: String,
+    /// Digest algorithms in the order of the challenges. Old phones look at the first only, and it should be MD5 for them.
+    pub algorithms: Vec<Algorithm>,
+    /// How long a nonce may be used, in seconds.
+    pub nonce_secs: u32,
+    /// The shortest registration, in seconds; a phone that asks for less is told this number.
+    pub min_expires_secs: u32,
+    /// The longest registration, in seconds; a phone that asks for more gets this.
+    pub max_expires_secs: u32,
+    /// For phones that ask for nothing, in seconds.
+    pub default_expires_secs: u32,
+    /// Phones per extension that may be registered at once.
+    pub max_contacts_per_user: usize,
+    /// Registered phones in all.
+    pub max_contacts: usize,
+    /// Requests being worked on or remembered at once; beyond it phones are told to come back later (503).
+    pub max_transactions: usize,
+    /// TCP connections at once.
+    pub max_connections: usize,
+    /// TCP connections from one address.
+    pub max_connections_per_source: usize,
+    /// A TCP connection without a message or keep-alive for so many seconds is closed.
+    pub idle_secs: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let everywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 5060);
+        let (registrar, verifier) = (registrar::Config::default(), digest::verifier::Config::default());
+        Self {
+            udp: vec![everywhere],
+            tcp: vec![everywhere],
+            external: None,
+            realm: verifier.realm,
+            algorithms: verifier.algorithms,
+            nonce_secs: verifier.nonce_life.as_secs() as u32,
+            min_expires_secs: registrar.min_expires.as_secs() as u32,
+            max_expires_secs: registrar.max_expires.as_secs() as u32,
+            default_expires_secs: registrar.default_expires.as_secs() as u32,
+            max_contacts_per_user: registrar.max_per_user,
+            max_contacts: registrar.max_contacts,
+            max_transactions: endpoint::Config::default().max_transactions,
+            max_connections: 20_000,
+            max_connections_per_source: 100,
+            idle_secs: 3700,
+        }
+    }
+}
+
+/// What of the section cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    #[error("sip: there is no address to listen on: write one under `udp` or `tcp`, as 0.0.0.0:5060")]
+    NoListener,
+    #[error("sip.realm: '{0}' will not do: write a short name without quotes, as plugtone")]
+    Realm(String),
+    #[error("sip.algorithms: the list is empty: write [MD5, SHA-256]")]
+    NoAlgorithm,
+    #[error("sip.external: '{0}' is no host: write a name or an address without port, as pbx.example.com")]
+    External(String),
+    #[error("sip: min_expires_secs ≤ default_expires_secs ≤ max_expires_secs does not hold ({0}, {1}, {2})")]
+    Expires(u32, u32, u32),
+    #[error("sip.{0}: 0 would let nobody in: write at least 1")]
+    Zero(&'static str),
+}
+
+/// The section, checked and cut up for those who use it.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub endpoint: endpoint::Config,
+    pub verifier: digest::verifier::Config,
+    pub registrar: registrar::Config,
+    pub transports: transport::Config,
+}
+
+impl Settings {
+    pub fn check(&self) -> Result<Config, SettingsError> {
+        if self.udp.is_empty() && self.tcp.is_empty() {
+            return Err(SettingsError::NoListener);
+        }
+        if self.realm.is_empty() || self.realm.len() > 64 || self.realm.chars().any(|c| c.is_control() || matches!(c, '"' | '\\')) {
+            return Err(SettingsError::Realm(self.realm.clone()));
+        }
+        if self.algorithms.is_empty() {
+            return Err(SettingsError::NoAlgorithm);
+        }
+        if let Some(host) = &self.external
+            && !matches!(super::uri::split_host_port(host), Ok((_, None)))
+        {
+            return Err(SettingsError::External(host.clone()));
+        }
+        let (min, default, max) = (self.min_expires_secs, self.default_expires_secs, self.max_expires_secs);
+        if !(1 <= min && min <= default && default <= max) {
+            return Err(SettingsError::Expires(min, default, max));
+        }
+        for (name, value) in [
+            ("max_contacts_per_user", self.max_contacts_per_user),
+            ("max_contacts", self.max_contacts),
+            ("max_transactions", self.max_transactions),
+            ("max_connections", self.max_connections),
+            ("max_connections_per_source", self.max_connections_per_source),
+            ("nonce_secs", self.nonce_secs as usize),
+            ("idle_secs", self.idle_secs as usize),
+        ] {
+            if value == 0 {
+                return Err(SettingsError::Zero(name));
+            }
+        }
+        let secs = |secs: u32| Duration::from_secs(u64::from(secs));
+        Ok(Config {
+            endpoint: endpoint::Config {
+                external: self.external.clone(),
+                max_transactions: self.max_transactions,
+                ..endpoint::Config::default()
+            },
+            verifier: digest::verifier::Config {
+                realm: self.realm.clone(),
+                algorithms: self.algorithms.clone(),
+                nonce_life: secs(self.nonce_secs),
+                ..digest::verifier::Config::default()
+            },
+            registrar: registrar::Config {
+                min_expires: secs(min),
+                max_expires: secs(max),
+                default_expires: secs(default),
+                max_per_user: self.max_contacts_per_user,
+                max_contacts: self.max_contacts,
+            },
+            transports: transport::Config {
+                udp: self.udp.clone(),
+                tcp: self.tcp.clone(),
+                max_connections: self.max_connections,
+                max_connections_per_source: self.max_connections_per_source,
+                idle: secs(self.idle_secs),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_is_said_by_name() {
+        assert!(Settings::default().check().is_ok());
+        for (settings, error) in [
+            (Settings { udp: vec![], tcp: vec![], ..Settings::default() }, SettingsError::NoListener),
+            (Settings { realm: "a\"b".into(), ..Settings::default() }, SettingsError::Realm("a\"b".into())),
+            (Settings { external: Some("a b".into()), ..Settings::default() }, SettingsError::External("a b".into())),
+            (Settings { min_expires_secs: 700, ..Settings::default() }, SettingsError::Expires(700, 600, 3600)),
+            (Settings { idle_secs: 0, ..Settings::default() }, SettingsError::Zero("idle_secs")),
+        ] {
+            assert_eq!(settings.check().err(), Some(error));
+        }
+    }
+}
