@@ -3,5 +3,8 @@
 //! Used by `plugtone phone`, the demo, the story tests and load. It never calls inside the server.
 
 pub mod boot;
+pub mod ftp;
+pub mod http;
 pub mod make;
 pub mod settings;
+pub mod tftp;
