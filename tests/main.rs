@@ -1,3 +1,4 @@
 //! The integration tests: one binary, so that they link once. `scripts/test` runs them all.
 
+mod media;
 mod tree;

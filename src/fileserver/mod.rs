@@ -3,6 +3,7 @@
 //! Each door turns its protocol into one [`FileRequest`] and carries the bytes back; all ask one [`FileService`].
 //! Not here: what a phone is, which file it may have, what the file says (`provisioning`).
 
+pub mod ftp;
 pub mod http;
 pub mod limits;
 pub mod tftp;
@@ -14,12 +15,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::provisioning::{FileAnswer, FileRequest, FileService};
 
-/// The sections `tftp` and `http` of the configuration, as one.
+/// The sections `tftp`, `ftp` and `http` of the configuration, as one.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// The TFTP server.
     pub tftp: tftp::Settings,
+    /// The FTP server.
+    pub ftp: ftp::Settings,
     /// The HTTP server.
     pub http: http::Settings,
 }

@@ -1,0 +1,615 @@
+//! The threads that move audio: sockets, the 20 ms tick and commands in one epoll loop each.
+//!
+//! A session lives on one thread (its *lane*) for its whole life, named by its id. Frames of a bridged session go straight
+//! to the other one if both share a lane, and through a bounded channel if not. Nothing here waits for anybody: commands
+//! come by a bounded channel with an eventfd, events leave by `try_send`, and what does not fit is counted.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    os::fd::AsFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use nix::sys::{
+    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    eventfd::{EfdFlags, EventFd},
+    time::TimeSpec,
+    timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Command, Config, Error, MediaEvent, Session, SessionConfig, SessionId, Stats,
+    session::{Channel, Core, CoreConfig, Frame, FrameKind, MAX_PAYLOAD, TICK},
+};
+
+/// Commands that may wait for one lane: a second's worth for thousands of calls.
+const COMMANDS: usize = 8192;
+/// Frames that may wait on their way from another lane.
+const FRAMES: usize = 1024;
+/// Datagrams read from one socket before the others have their turn.
+const BURST: usize = 16;
+/// Sessions tick in so many groups, spread over the 20 ms, so that packets do not leave all at once.
+const PHASES: u64 = 4;
+const STEP: Duration = Duration::from_millis(TICK.as_millis() as u64 / PHASES);
+/// Counts go to the metrics after so many steps: a second.
+const REPORT: u64 = 200;
+/// A step that comes later than this is counted as late.
+const LATE: Duration = Duration::from_millis(10);
+/// Lanes a session id can name.
+const MAX_LANES: u64 = 64;
+
+/// The handle on all audio. Cheap to clone; when the last clone is dropped, the threads end.
+#[derive(Clone)]
+pub struct Media(Arc<Owner>);
+
+struct Owner {
+    config: Config,
+    lanes: Lanes,
+    /// Counts sessions; with the lane in the lowest digits it is the id.
+    sessions: AtomicU64,
+    /// Counts ports tried, so that a port that was just closed is not the next to be opened.
+    ports: AtomicU32,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+type Lanes = Arc<Vec<Lane>>;
+
+/// How to reach one thread.
+struct Lane {
+    messages: SyncSender<Message>,
+    frames: SyncSender<(SessionId, OwnedFrame)>,
+    wake: EventFd,
+}
+
+enum Message {
+    Open(Box<Opening>),
+    Command(SessionId, Command),
+    /// The other half of a bridge.
+    Join(SessionId, SessionId),
+    /// The session's partner has left it.
+    Part(SessionId, SessionId),
+    Stats(SessionId, oneshot::Sender<Stats>),
+    Stop,
+}
+
+struct Opening {
+    id: SessionId,
+    rtp: UdpSocket,
+    rtcp: Option<UdpSocket>,
+    events: mpsc::Sender<(SessionId, MediaEvent)>,
+    core: CoreConfig,
+}
+
+/// A frame on its way to another lane.
+struct OwnedFrame {
+    kind: FrameKind,
+    ssrc: u32,
+    sequence: u16,
+    timestamp: u32,
+    marker: bool,
+    length: usize,
+    payload: [u8; MAX_PAYLOAD],
+}
+
+impl Media {
+    /// Starts the threads.
+    pub fn start(config: Config) -> Result<Self, Error> {
+        let count = config.threads.clamp(1, MAX_LANES as usize);
+        let mut inboxes = Vec::new();
+        let mut lanes = Vec::new();
+        for _ in 0..count {
+            let (messages, message_inbox) = sync_channel(COMMANDS);
+            let (frames, frame_inbox) = sync_channel(FRAMES);
+            let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(os_thread)?;
+            lanes.push(Lane { messages, frames, wake });
+            inboxes.push((message_inbox, frame_inbox));
+        }
+        let owner = Owner {
+            config,
+            lanes: Arc::new(lanes),
+            sessions: AtomicU64::new(1),
+            ports: AtomicU32::new(0),
+            threads: Mutex::new(Vec::new()),
+        };
+        for (number, (messages, frames)) in inboxes.into_iter().enumerate() {
+            let worker = Worker::new(number, owner.lanes.clone(), messages, frames)?;
+            let thread = std::thread::Builder::new().name(format!("media-{number}")).spawn(move || worker.run()).map_err(Error::Thread)?;
+            owner.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(Self(Arc::new(owner)))
+    }
+
+    /// Opens a port and a session on it. Silent and deaf until [`Command::SetRemote`].
+    pub fn open(&self, config: SessionConfig) -> Result<Session, Error> {
+        let (rtp, rtcp) = self.bind(config.local_ip)?;
+        let local = rtp.local_addr().map_err(|source| Error::Socket { address: config.local_ip, source })?;
+        let number = self.0.sessions.fetch_add(1, Ordering::Relaxed);
+        let lanes = self.0.lanes.len() as u64;
+        let lane = config.near.map_or(number % lanes, |near| near.0 % MAX_LANES);
+        let id = SessionId(number * MAX_LANES + lane);
+        let mut random = [0; 10];
+        getrandom::fill(&mut random).map_err(|fault| Error::Socket { address: config.local_ip, source: io::Error::other(fault) })?;
+        let [a, b, c, d, e, f, g, h, i, j] = random;
+        let core = CoreConfig {
+            ssrc: u32::from_be_bytes([a, b, c, d]),
+            // The upper bit is left clear so that the first wrap is far (RFC 3711 §3.3.1 wants it for SRTP).
+            sequence: u16::from_be_bytes([e & 0x7f, f]),
+            timestamp: u32::from_be_bytes([g, h, i, j]),
+            silence: self.0.config.silence,
+            inband_dtmf: self.0.config.inband_dtmf,
+        };
+        let opening = Opening { id, rtp, rtcp, events: config.events, core };
+        self.lane(id)?.send(Message::Open(Box::new(opening)))?;
+        Ok(Session { id, local })
+    }
+
+    /// Tells a session what to do; returns at once. A session that is closed ignores it. If the thread is so far behind
+    /// that the command finds no room, it is lost, logged and counted.
+    pub fn command(&self, id: SessionId, command: Command) {
+        if let Err(fault) = self.lane(id).and_then(|lane| lane.send(Message::Command(id, command))) {
+            metrics::counter!("plugtone_media_commands_lost_total").increment(1);
+            tracing::warn!(session = %id, %fault, "a media command was lost");
+        }
+    }
+
+    /// Asks for the figures until now. The receiver fails if the session is closed.
+    pub fn stats(&self, id: SessionId) -> oneshot::Receiver<Stats> {
+        let (reply, answer) = oneshot::channel();
+        // If there is no room, `reply` is dropped and the asker learns it.
+        let _ = self.lane(id).and_then(|lane| lane.send(Message::Stats(id, reply)));
+        answer
+    }
+
+    /// Ends all sessions and the threads; returns when they have ended.
+    pub fn shutdown(&self) {
+        self.0.stop();
+        let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+    }
+
+    fn lane(&self, id: SessionId) -> Result<&Lane, Error> {
+        self.0.lanes.get((id.0 % MAX_LANES) as usize).ok_or(Error::Stopped)
+    }
+
+    /// An even port and the one above it.
+    fn bind(&self, address: IpAddr) -> Result<(UdpSocket, Option<UdpSocket>), Error> {
+        let Some((first, last)) = self.0.config.ports else { return self.bind_anywhere(address) };
+        let first = first.next_multiple_of(2);
+        let pairs = u32::from(last.saturating_sub(first).saturating_add(1) / 2);
+        for _ in 0..pairs {
+            let pair = self.0.ports.fetch_add(1, Ordering::Relaxed) % pairs;
+            let port = first + 2 * pair as u16;
+            if let Some(pair) = self.bind_pair(address, port)? {
+                return Ok(pair);
+            }
+        }
+        Err(Error::PortsExhausted { first, last })
+    }
+
+    fn bind_pair(&self, address: IpAddr, port: u16) -> Result<Option<(UdpSocket, Option<UdpSocket>)>, Error> {
+        let bound = self.bind_one(address, port).and_then(|rtp| Ok((rtp, Some(self.bind_one(address, port + 1)?))));
+        match bound {
+            Ok(pair) => Ok(Some(pair)),
+            Err(fault) if fault.kind() == io::ErrorKind::AddrInUse => Ok(None),
+            Err(source) => Err(Error::Socket { address, source }),
+        }
+    }
+
+    /// Whatever the system gives, even with a free port above it if a few tries find one.
+    fn bind_anywhere(&self, address: IpAddr) -> Result<(UdpSocket, Option<UdpSocket>), Error> {
+        let fault = |source| Error::Socket { address, source };
+        for _ in 0..16 {
+            let probe = self.bind_one(address, 0).map_err(fault)?;
+            let port = probe.local_addr().map_err(fault)?.port();
+            if port % 2 == 0
+                && port < u16::MAX
+                && let Ok(rtcp) = self.bind_one(address, port + 1)
+            {
+                return Ok((probe, Some(rtcp)));
+            }
+        }
+        Ok((self.bind_one(address, 0).map_err(fault)?, None))
+    }
+
+    fn bind_one(&self, address: IpAddr, port: u16) -> io::Result<UdpSocket> {
+        let socket = UdpSocket::bind(SocketAddr::new(address, port))?;
+        socket.set_nonblocking(true)?;
+        let tos = u32::from(self.0.config.dscp) << 2;
+        let options = socket2::SockRef::from(&socket);
+        // Marking is a wish: a container may not allow it, and audio works without.
+        let _ = if address.is_ipv4() { options.set_tos_v4(tos) } else { options.set_tclass_v6(tos) };
+        Ok(socket)
+    }
+}
+
+impl std::fmt::Debug for Media {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Media({} threads)", self.0.lanes.len())
+    }
+}
+
+impl Owner {
+    fn stop(&self) {
+        for lane in self.lanes.iter() {
+            // A full channel means that the thread is alive and behind: wait for room, for this is the last message.
+            let _ = lane.messages.send(Message::Stop);
+            let _ = lane.wake.write(1);
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Lane {
+    fn send(&self, message: Message) -> Result<(), Error> {
+        self.messages.try_send(message).map_err(|fault| match fault {
+            TrySendError::Full(_) => Error::Overloaded(COMMANDS),
+            TrySendError::Disconnected(_) => Error::Stopped,
+        })?;
+        let _ = self.wake.write(1);
+        Ok(())
+    }
+}
+
+fn os_thread(fault: nix::Error) -> Error {
+    Error::Thread(fault.into())
+}
+
+/// What epoll calls our own descriptors; sessions are twice their id, and one more for RTCP.
+const WAKE: u64 = 0;
+const TIMER: u64 = 1;
+
+/// One lane's thread.
+struct Worker {
+    number: usize,
+    lanes: Lanes,
+    messages: Receiver<Message>,
+    frames: Receiver<(SessionId, OwnedFrame)>,
+    epoll: Epoll,
+    timer: TimerFd,
+    /// When the timer was armed; it is not while there are no sessions.
+    armed: Option<Instant>,
+    step: u64,
+    sessions: HashMap<SessionId, Slot>,
+    phases: [Vec<SessionId>; PHASES as usize],
+    counts: Counts,
+}
+
+struct Slot {
+    core: Core,
+    rtp: UdpSocket,
+    rtcp: Option<UdpSocket>,
+    events: mpsc::Sender<(SessionId, MediaEvent)>,
+    peer: Option<SessionId>,
+}
+
+/// Added up here and given to the metrics once a second.
+#[derive(Default)]
+struct Counts {
+    received: u64,
+    sent: u64,
+    send_failed: u64,
+    late: u64,
+    frames_lost: u64,
+    events_lost: u64,
+}
+
+impl Worker {
+    fn new(number: usize, lanes: Lanes, messages: Receiver<Message>, frames: Receiver<(SessionId, OwnedFrame)>) -> Result<Self, Error> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(os_thread)?;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC).map_err(os_thread)?;
+        if let Some(lane) = lanes.get(number) {
+            epoll.add(&lane.wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE)).map_err(os_thread)?;
+        }
+        epoll.add(timer.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, TIMER)).map_err(os_thread)?;
+        Ok(Self {
+            number,
+            lanes,
+            messages,
+            frames,
+            epoll,
+            timer,
+            armed: None,
+            step: 0,
+            sessions: HashMap::new(),
+            phases: Default::default(),
+            counts: Counts::default(),
+        })
+    }
+
+    fn run(mut self) {
+        let mut ready = vec![EpollEvent::empty(); 256];
+        let mut buffer = vec![0; 2048];
+        loop {
+            let count = match self.epoll.wait(&mut ready, EpollTimeout::NONE) {
+                Ok(count) => count,
+                Err(nix::Error::EINTR) => continue,
+                Err(fault) => {
+                    tracing::error!(lane = self.number, %fault, "audio thread ends: epoll failed");
+                    return;
+                }
+            };
+            let now = Instant::now();
+            for event in ready.iter().take(count) {
+                match event.data() {
+                    WAKE => {
+                        if self.take_messages(now).is_break() {
+                            return;
+                        }
+                    }
+                    TIMER => self.tick(now),
+                    session => self.receive(now, SessionId(session / 2), session % 2 == 1, &mut buffer),
+                }
+            }
+        }
+    }
+
+    fn take_messages(&mut self, now: Instant) -> std::ops::ControlFlow<()> {
+        if let Some(lane) = self.lanes.get(self.number) {
+            let _ = lane.wake.read();
+        }
+        while let Ok(message) = self.messages.try_recv() {
+            match message {
+                Message::Open(opening) => self.open(now, *opening),
+                Message::Command(id, Command::Close) => self.close(now, id),
+                Message::Command(id, Command::Bridge(with)) => {
+                    self.join(id, with);
+                    self.tell_lane(Message::Join(with, id), with);
+                }
+                Message::Command(id, Command::Unbridge) => self.unbridge(id),
+                Message::Command(id, command) => {
+                    if let Some(slot) = self.sessions.get_mut(&id) {
+                        slot.core.handle_command(now, command);
+                        slot.flush(id, &mut self.counts);
+                    }
+                }
+                Message::Join(id, with) => self.join(id, with),
+                Message::Part(id, from) => self.part(id, from),
+                Message::Stats(id, reply) => {
+                    if let Some(slot) = self.sessions.get(&id) {
+                        let _ = reply.send(slot.core.stats());
+                    }
+                }
+                Message::Stop => return std::ops::ControlFlow::Break(()),
+            }
+        }
+        while let Ok((to, frame)) = self.frames.try_recv() {
+            self.deliver(now, to, &frame.view());
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn open(&mut self, now: Instant, opening: Opening) {
+        let Opening { id, rtp, rtcp, events, core } = opening;
+        let added = self.epoll.add(&rtp, EpollEvent::new(EpollFlags::EPOLLIN, id.0 * 2)).and_then(|()| match &rtcp {
+            Some(rtcp) => self.epoll.add(rtcp, EpollEvent::new(EpollFlags::EPOLLIN, id.0 * 2 + 1)),
+            None => Ok(()),
+        });
+        if let Err(fault) = added {
+            tracing::error!(session = %id, %fault, "no audio: the port cannot be watched; raise the limit of open files");
+            return;
+        }
+        let phase = id.0 / MAX_LANES % PHASES;
+        let start = self.start_of(now, phase);
+        self.sessions.insert(id, Slot { core: Core::new(start, core), rtp, rtcp, events, peer: None });
+        if let Some(group) = self.phases.get_mut(phase as usize) {
+            group.push(id);
+        }
+        metrics::gauge!("plugtone_media_sessions").increment(1.0);
+    }
+
+    /// A moment just before a step of this phase, so that the step finds the session's tick due however it wavers.
+    fn start_of(&mut self, now: Instant, phase: u64) -> Instant {
+        let armed = match self.armed {
+            Some(armed) => armed,
+            None => self.arm(now),
+        };
+        let reached = steps(now.saturating_duration_since(armed));
+        let ahead = (phase + PHASES - reached % PHASES) % PHASES;
+        armed + step_time(reached + ahead) - STEP / 2
+    }
+
+    fn arm(&mut self, now: Instant) -> Instant {
+        let every = Expiration::Interval(TimeSpec::from_duration(STEP));
+        if let Err(fault) = self.timer.set(every, TimerSetTimeFlags::empty()) {
+            tracing::error!(lane = self.number, %fault, "the audio clock does not start");
+        }
+        self.step = 0;
+        self.armed = Some(now);
+        now
+    }
+
+    fn close(&mut self, now: Instant, id: SessionId) {
+        self.unbridge(id);
+        let Some(mut slot) = self.sessions.remove(&id) else { return };
+        slot.core.handle_command(now, Command::StopPlay);
+        slot.flush(id, &mut self.counts);
+        slot.tell(id, MediaEvent::Stats(slot.core.stats()), &mut self.counts);
+        let _ = self.epoll.delete(&slot.rtp);
+        if let Some(rtcp) = &slot.rtcp {
+            let _ = self.epoll.delete(rtcp);
+        }
+        self.phases.iter_mut().for_each(|group| group.retain(|other| *other != id));
+        metrics::gauge!("plugtone_media_sessions").decrement(1.0);
+        if self.sessions.is_empty() {
+            // Nobody listens: no reason to wake two hundred times a second.
+            let _ = self.timer.unset();
+            self.armed = None;
+            self.counts.report();
+        }
+    }
+
+    fn join(&mut self, id: SessionId, with: SessionId) {
+        let Some(slot) = self.sessions.get_mut(&id) else { return };
+        let before = slot.peer.replace(with).filter(|before| *before != with);
+        slot.core.set_bridged(true);
+        if let Some(before) = before {
+            self.tell_lane(Message::Part(before, id), before);
+        }
+    }
+
+    fn unbridge(&mut self, id: SessionId) {
+        let Some(slot) = self.sessions.get_mut(&id) else { return };
+        slot.core.set_bridged(false);
+        if let Some(peer) = slot.peer.take() {
+            self.tell_lane(Message::Part(peer, id), peer);
+        }
+    }
+
+    fn part(&mut self, id: SessionId, from: SessionId) {
+        if let Some(slot) = self.sessions.get_mut(&id).filter(|slot| slot.peer == Some(from)) {
+            slot.peer = None;
+            slot.core.set_bridged(false);
+        }
+    }
+
+    /// Sends to the lane of `of`, be it this one.
+    fn tell_lane(&mut self, message: Message, of: SessionId) {
+        let lane = (of.0 % MAX_LANES) as usize;
+        match message {
+            Message::Join(id, with) if lane == self.number => self.join(id, with),
+            Message::Part(id, from) if lane == self.number => self.part(id, from),
+            message => {
+                if self.lanes.get(lane).is_none_or(|lane| lane.send(message).is_err()) {
+                    metrics::counter!("plugtone_media_commands_lost_total").increment(1);
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, now: Instant, id: SessionId, rtcp: bool, buffer: &mut [u8]) {
+        for _ in 0..BURST {
+            let Some(slot) = self.sessions.get_mut(&id) else { return };
+            let socket = if rtcp { slot.rtcp.as_ref() } else { Some(&slot.rtp) };
+            let Some(Ok((length, from))) = socket.map(|socket| socket.recv_from(buffer)) else { return };
+            self.counts.received += 1;
+            let Some(bytes) = buffer.get(..length).filter(|_| !rtcp) else { continue };
+            let frame = slot.core.handle_packet(now, from, bytes);
+            slot.flush(id, &mut self.counts);
+            if let (Some(frame), Some(peer)) = (frame, slot.peer) {
+                self.deliver(now, peer, &frame);
+            }
+        }
+    }
+
+    /// Gives a frame to the session `to`, here or on its lane.
+    fn deliver(&mut self, now: Instant, to: SessionId, frame: &Frame<'_>) {
+        let lane = (to.0 % MAX_LANES) as usize;
+        if lane == self.number {
+            if let Some(slot) = self.sessions.get_mut(&to) {
+                slot.core.handle_frame(now, frame);
+                slot.flush(to, &mut self.counts);
+            }
+            return;
+        }
+        let Some((lane, frame)) = self.lanes.get(lane).zip(OwnedFrame::of(frame)) else { return };
+        match lane.frames.try_send((to, frame)) {
+            Ok(()) => drop(lane.wake.write(1)),
+            Err(_) => self.counts.frames_lost += 1,
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        let _ = self.timer.wait();
+        let Some(armed) = self.armed else { return };
+        let reached = steps(now.saturating_duration_since(armed));
+        if now.saturating_duration_since(armed + step_time(self.step + 1)) > LATE {
+            self.counts.late += 1;
+        }
+        let first = self.step.max(reached.saturating_sub(PHASES)) + 1;
+        for step in first..=reached {
+            let Some(group) = self.phases.get((step % PHASES) as usize) else { return };
+            for id in group {
+                let Some(slot) = self.sessions.get_mut(id) else { continue };
+                while slot.core.poll_timeout() <= now {
+                    slot.core.handle_timeout(now);
+                    slot.flush(*id, &mut self.counts);
+                }
+            }
+        }
+        if reached / REPORT != self.step / REPORT {
+            self.counts.report();
+        }
+        self.step = self.step.max(reached);
+    }
+}
+
+/// Whole steps in a time, and back.
+fn steps(time: Duration) -> u64 {
+    (time.as_micros() / STEP.as_micros()) as u64
+}
+
+fn step_time(steps: u64) -> Duration {
+    Duration::from_micros(steps.saturating_mul(STEP.as_micros() as u64))
+}
+
+impl Slot {
+    /// Sends and tells what the core has ready.
+    fn flush(&mut self, id: SessionId, counts: &mut Counts) {
+        while let Some(transmit) = self.core.poll_transmit() {
+            let socket = match transmit.channel {
+                Channel::Rtp => Some(&self.rtp),
+                Channel::Rtcp => self.rtcp.as_ref(),
+            };
+            match socket.map(|socket| socket.send_to(transmit.bytes, transmit.to)) {
+                Some(Ok(_)) => counts.sent += 1,
+                // A full buffer or a route that is gone: audio is not sent twice.
+                Some(Err(_)) | None => counts.send_failed += 1,
+            }
+        }
+        while let Some(event) = self.core.poll_event() {
+            self.tell(id, event, counts);
+        }
+    }
+
+    fn tell(&self, id: SessionId, event: MediaEvent, counts: &mut Counts) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send((id, event)) {
+            counts.events_lost += 1;
+        }
+    }
+}
+
+impl Counts {
+    fn report(&mut self) {
+        let counts = std::mem::take(self);
+        for (name, count) in [
+            ("plugtone_media_packets_received_total", counts.received),
+            ("plugtone_media_packets_sent_total", counts.sent),
+            ("plugtone_media_send_failures_total", counts.send_failed),
+            ("plugtone_media_late_ticks_total", counts.late),
+            ("plugtone_media_frames_lost_total", counts.frames_lost),
+            ("plugtone_media_events_lost_total", counts.events_lost),
+        ] {
+            if count > 0 {
+                metrics::counter!(name).increment(count);
+            }
+        }
+    }
+}
+
+impl OwnedFrame {
+    fn of(frame: &Frame<'_>) -> Option<Self> {
+        let Frame { kind, ssrc, sequence, timestamp, marker, payload: bytes } = *frame;
+        let mut payload = [0; MAX_PAYLOAD];
+        payload.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Self { kind, ssrc, sequence, timestamp, marker, length: bytes.len(), payload })
+    }
+
+    fn view(&self) -> Frame<'_> {
+        let Self { kind, ssrc, sequence, timestamp, marker, length, ref payload } = *self;
+        Frame { kind, ssrc, sequence, timestamp, marker, payload: payload.get(..length).unwrap_or_default() }
+    }
+}
