@@ -63,6 +63,14 @@ pub fn read<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Fault> {
     serde_yaml::from_str(if blank { "{}" } else { text }).map_err(|error| explain(file, text, &error))
 }
 
+/// As [`read`], where values may be of any type: only `true` and `false` are booleans, `no` is text (and Norwegian).
+pub fn read_untyped<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Fault> {
+    let blank = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
+    let mut options = serde_yaml::Options::default();
+    options.strict_booleans = true;
+    serde_yaml::from_str_with_options(if blank { "{}" } else { text }, options).map_err(|error| explain(file, text, &error))
+}
+
 /// The name of `known` that was probably meant by `written`.
 pub fn closest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let tolerance = (written.chars().count() / 3).max(1);

@@ -2,12 +2,23 @@
 //!
 //! Three doors (`fileserver`) ask one [`FileService`]. Not here: TFTP blocks, HTTP headers, minijinja, SIP.
 
+pub mod access;
+pub mod files;
+pub mod identify;
 pub mod identities;
 pub mod onboarding;
+pub mod pipeline;
+mod settings;
+pub mod variables;
 pub mod worker;
 
+pub use files::{Devices, Files, Leases, Neighbours, Seen};
 pub use identities::{Identities, Identity};
+pub use pipeline::Holding;
+pub use settings::{OpenSettings, Settings, SettingsError};
+pub use variables::{Endpoints, Keys, Known};
 pub use worker::Onboarding;
+
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use minijinja::Value;
 
-use super::fault::{Fault, nearest};
+use super::fault::{Fault, Suggest, fault};
 use super::schema::{DeviceEntry, OverridesFile, Variables};
 use crate::model::MacAddr;
 
@@ -117,7 +117,7 @@ impl Overrides {
                     let variables = layer(Layer::Device, file, variables);
                     overrides.devices.insert(mac, Device { family, model, variables });
                 }
-                Err(fault) => faults.push(Fault::new(&**file, line, 0, format!("devices: {fault}"))),
+                Err(error) => faults.push(fault(file, line, 0, format!("devices: {error}"))),
             }
         }
         overrides
@@ -157,8 +157,8 @@ impl Overrides {
         }
         for (mac, device) in &self.devices {
             if let Some(family) = device.family.as_deref().filter(|family| !families.contains(family)) {
-                let fault = Fault::new(file, 0, 0, format!("device {mac}: there is no family '{family}'"));
-                faults.push(fault.suggest(family, families.iter().copied()));
+                let unknown = fault(file, 0, 0, format!("device {mac}: there is no family '{family}'"));
+                faults.push(unknown.suggest(family, families.iter().copied(), ""));
             }
         }
     }
@@ -170,11 +170,8 @@ pub(super) fn check_names(map: &LayerMap, known: &[&str], faults: &mut Vec<Fault
         if !known.contains(&&**name) {
             let origin = &layered.origin;
             let message = format!("no template reads a variable '{name}'");
-            let fault = Fault::new(&*origin.file, origin.line, 0, message);
-            faults.push(match nearest(name, known.iter().copied()) {
-                Some(near) => fault.hint(format!("did you mean '{near}'?")),
-                None => fault.hint("give it a first value in defaults.yaml or in the family's `variables`"),
-            });
+            let otherwise = "give it a first value in defaults.yaml or in the family's `variables`";
+            faults.push(fault(&origin.file, origin.line, 0, message).suggest(name, known.iter().copied(), otherwise));
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use rust_embed::RustEmbed;
 
-use super::fault::{Fault, Faults};
+use super::fault::{Fault, Faults, fault};
 use super::set::{Source, TemplateSet};
 
 #[derive(RustEmbed)]
@@ -76,7 +76,7 @@ pub fn read(path: Option<&Path>) -> Result<Vec<Source>, Faults> {
         match root.canonicalize() {
             Ok(root) => read_folder(&root, &root, 0, &mut own, &mut faults),
             Err(error) => faults.push(
-                Fault::new(root.display().to_string(), 0, 0, format!("cannot read the folder: {error}"))
+                fault(&root.display().to_string(), 0, 0, format!("cannot read the folder: {error}"))
                     .hint("create it, or take `templates.path` out of the configuration to use the shipped templates"),
             ),
         }
@@ -94,10 +94,9 @@ pub fn read(path: Option<&Path>) -> Result<Vec<Source>, Faults> {
 }
 
 fn read_folder(root: &Path, folder: &Path, depth: usize, found: &mut Vec<Source>, faults: &mut Vec<Fault>) {
-    let mut fault = |path: &Path, message: String| faults.push(Fault::new(path.display().to_string(), 0, 0, message));
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) => return fault(folder, format!("cannot read the folder: {error}")),
+        Err(error) => return faults.push(fault(&folder.display().to_string(), 0, 0, format!("cannot read the folder: {error}"))),
     };
     let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
@@ -107,13 +106,13 @@ fn read_folder(root: &Path, folder: &Path, depth: usize, found: &mut Vec<Source>
             Ok(real) if real.starts_with(root) => real,
             Ok(real) => {
                 faults.push(
-                    Fault::new(path.display().to_string(), 0, 0, format!("leads out of the templates' folder, to {}", real.display()))
+                    fault(&path.display().to_string(), 0, 0, format!("leads out of the templates' folder, to {}", real.display()))
                         .hint("copy the file into the folder"),
                 );
                 continue;
             }
             Err(error) => {
-                faults.push(Fault::new(path.display().to_string(), 0, 0, format!("cannot read it: {error}")));
+                faults.push(fault(&path.display().to_string(), 0, 0, format!("cannot read it: {error}")));
                 continue;
             }
         };
@@ -131,7 +130,7 @@ fn read_folder(root: &Path, folder: &Path, depth: usize, found: &mut Vec<Source>
                     let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().replace('\\', "/");
                     found.push(Source { name, origin: path.display().to_string(), text });
                 }
-                Err(message) => faults.push(Fault::new(path.display().to_string(), 0, 0, message)),
+                Err(message) => faults.push(fault(&path.display().to_string(), 0, 0, message)),
             }
         }
     }
@@ -171,7 +170,7 @@ mod tests {
 
         fs::write(&file, "sites:\n  all:\n    variables:\n      langauge: de\n").unwrap();
         let faults = templates.reload().unwrap_err().0;
-        assert_eq!((faults[0].line, &*faults[0].message), (4, "no template reads a variable 'langauge'"));
+        assert_eq!((faults[0].line, faults[0].message.as_str()), (4, "no template reads a variable 'langauge'"));
         assert_eq!(faults[0].hint.as_deref(), Some("did you mean 'language'?"));
         assert!(faults[0].file.ends_with("overrides.yaml"));
         assert!(Arc::ptr_eq(&before, &templates.current()), "the last good one stays");

@@ -6,7 +6,7 @@
 
 use regex::bytes::Regex;
 
-use super::fault::Fault;
+use super::fault::{Fault, fault};
 use super::schema::{Recognise, VendorClass};
 use crate::model::MacAddr;
 
@@ -18,6 +18,8 @@ pub struct DhcpFacts<'a> {
     pub vendor_class: Option<&'a [u8]>,
     /// Option 12 as sent.
     pub host_name: Option<&'a [u8]>,
+    /// Option 55.
+    pub parameter_list: &'a [u8],
 }
 
 /// A make, and what else was learnt with it.
@@ -37,6 +39,8 @@ pub(super) struct Marks {
     vendor_classes: Vec<ClassMark>,
     host_names: Vec<Vec<u8>>,
     user_agents: Vec<Regex>,
+    asks_for: Vec<u8>,
+    never: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -61,7 +65,7 @@ impl Marks {
                 Some(bytes) => marks.prefixes.push(bytes),
                 None => {
                     let message = format!("'{}' is not the beginning of a MAC address: write three bytes as \"001565\"", oui.value);
-                    faults.push(Fault::new(file, oui.referenced.line() as u32, oui.referenced.column() as u32, message));
+                    faults.push(fault(file, oui.referenced.line() as u32, oui.referenced.column() as u32, message));
                 }
             }
         }
@@ -69,10 +73,11 @@ impl Marks {
             match ClassMark::new(&class.value) {
                 Ok(mark) => marks.vendor_classes.push(mark),
                 Err(message) => {
-                    faults.push(Fault::new(file, class.referenced.line() as u32, class.referenced.column() as u32, message));
+                    faults.push(fault(file, class.referenced.line() as u32, class.referenced.column() as u32, message));
                 }
             }
         }
+        (marks.asks_for, marks.never) = (written.asks_for.clone(), written.never.clone());
         marks.host_names = written.host_names.iter().map(|name| name.value.to_lowercase().into_bytes()).collect();
         for agent in &written.user_agents {
             match Regex::new(&agent.value) {
@@ -81,7 +86,7 @@ impl Marks {
                     let reason = error.to_string();
                     let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
                     let (line, column) = (agent.referenced.line() as u32, agent.referenced.column() as u32);
-                    faults.push(Fault::new(file, line, column, format!("the expression for the User-Agent is wrong: {reason}")));
+                    faults.push(fault(file, line, column, format!("the expression for the User-Agent is wrong: {reason}")));
                 }
             }
         }
@@ -99,6 +104,12 @@ impl Marks {
     pub(super) fn host_name(&self, sent: &[u8]) -> bool {
         let sent = sent.to_ascii_lowercase();
         self.host_names.iter().any(|prefix| sent.starts_with(prefix))
+    }
+
+    /// Asks for what only phones want.
+    pub(super) fn asks(&self, parameter_list: &[u8], vendor_class: Option<&[u8]>) -> bool {
+        let starts = |prefix: &String| vendor_class.is_some_and(|sent| sent.starts_with(prefix.as_bytes()));
+        self.asks_for.iter().any(|code| parameter_list.contains(code)) && !self.never.iter().any(starts)
     }
 
     /// How many bytes of the MAC are this family's: the longest prefix wins between families.
@@ -175,5 +186,5 @@ fn text(found: Option<regex::bytes::Match>) -> Option<String> {
 pub(super) fn hex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> =
         text.chars().filter(|c| !matches!(c, ' ' | ':' | '-')).map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
-    (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }

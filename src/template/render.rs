@@ -66,9 +66,7 @@ pub(super) fn environment(grammar: Grammar) -> Environment<'static> {
     for filter in ["escape", "e", "urlize", "pprint"] {
         env.remove_filter(filter);
     }
-    for function in ["debug"] {
-        env.remove_global(function);
-    }
+    env.remove_global("debug");
     env.add_filter("offset_hours", timezone::hours_text);
     env.add_filter("digits", |text: String| text.chars().filter(char::is_ascii_digit).collect::<String>());
     env.add_test("ipv4", |text: String| text.parse::<std::net::Ipv4Addr>().is_ok());

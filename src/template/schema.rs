@@ -6,7 +6,6 @@ use minijinja::Value;
 use serde::{Deserialize, Deserializer, de};
 use serde_yaml::Spanned;
 
-use super::fault::Fault;
 use super::render::Grammar;
 
 /// `templates/<family>.yaml`.
@@ -41,6 +40,10 @@ pub(super) struct Recognise {
     pub(super) ouis: Vec<Spanned<String>>,
     pub(super) vendor_classes: Vec<Spanned<VendorClass>>,
     pub(super) host_names: Vec<Spanned<String>>,
+    /// Options that only phones ask for (in option 55): the last resort, for makes that nothing else tells.
+    pub(super) asks_for: Vec<u8>,
+    /// What asks for them and is no phone, by the beginning of option 60.
+    pub(super) never: Vec<String>,
     /// Regular expressions over the User-Agent; the groups `model`, `fw` and `mac` are taken from it.
     pub(super) user_agents: Vec<Spanned<String>>,
 }
@@ -278,34 +281,5 @@ impl<'de> Deserialize<'de> for Setting {
             }
         }
         deserializer.deserialize_any(Visitor)
-    }
-}
-
-/// Reads one file into its shape.
-pub(super) fn parse<T: de::DeserializeOwned>(file: &str, text: &str) -> Result<T, Fault> {
-    let mut options = serde_yaml::Options::default();
-    // `no` is Norwegian before it is false.
-    options.strict_booleans = true;
-    options.with_snippet = false;
-    serde_yaml::from_str_with_options(text, options).map_err(|error| explain(file, &error))
-}
-
-fn explain(file: &str, error: &serde_yaml::Error) -> Fault {
-    use serde_yaml::Error;
-    let (line, column) = error.location().map_or((0, 0), |at| (at.line() as u32, at.column() as u32));
-    match error {
-        Error::SerdeUnknownField { field, expected, .. } => {
-            let fault = Fault::new(file, line, column, format!("'{field}' is not known here; known are {}", expected.join(", ")));
-            fault.suggest(field, expected.iter().copied())
-        }
-        Error::SerdeUnknownVariant { variant, expected, .. } => {
-            let fault = Fault::new(file, line, column, format!("'{variant}' is not one of {}", expected.join(", ")));
-            fault.suggest(variant, expected.iter().copied())
-        }
-        Error::SerdeMissingField { field, .. } => Fault::new(file, line, column, format!("'{field}' is missing")),
-        other => {
-            let text = other.to_string();
-            Fault::new(file, line, column, text.lines().next().unwrap_or_default().to_owned())
-        }
     }
 }

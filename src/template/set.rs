@@ -9,7 +9,7 @@ use std::{
 use minijinja::{Environment, Error, ErrorKind, Value};
 use regex::Regex;
 
-use super::fault::{Fault, nearest};
+use super::fault::{Fault, Suggest, fault};
 use super::layers::{Layer, LayerMap, Layered, Overrides, Whose, check_names, layer};
 use super::options::{self, DhcpOption};
 use super::pattern::{Captured, FilePattern};
@@ -18,11 +18,13 @@ use super::render::{Grammar, environment, fill_empty, render};
 use super::sample;
 use super::schema::{
     Capabilities, DefaultsFile, DhcpEntry, FamilyFile, FileEntry, OptionKind, OverridesFile, Readers, Reload, Send, UploadEntry, ZonesFile,
-    parse,
 };
 use super::subject::{Line, Subject};
 use super::timezone::{Rule, Zone};
-use crate::model::{FamilyName, MacAddr};
+use crate::{
+    model::{FamilyName, MacAddr},
+    yaml::read_untyped,
+};
 
 const DEFAULTS: &str = "defaults.yaml";
 const OVERRIDES: &str = "overrides.yaml";
@@ -138,11 +140,11 @@ impl TemplateSet {
 
         let zones = load_zones(find(ZONES), &mut faults);
         let overrides = find(OVERRIDES).and_then(|source| {
-            let written: OverridesFile = keep(parse(&source.origin, &source.text), &mut faults)?;
+            let written: OverridesFile = keep(read_untyped(&source.origin, &source.text), &mut faults)?;
             Some(Overrides::new(&Arc::from(&*source.origin), written, &mut faults))
         });
         let defaults = find(DEFAULTS).and_then(|source| {
-            let written: DefaultsFile = keep(parse(&source.origin, &source.text), &mut faults)?;
+            let written: DefaultsFile = keep(read_untyped(&source.origin, &source.text), &mut faults)?;
             Some(layer(Layer::Defaults, &Arc::from(&*source.origin), written.variables))
         });
         let mut set = Self { families: BTreeMap::new(), overrides: overrides.unwrap_or_default(), zones };
@@ -153,14 +155,14 @@ impl TemplateSet {
             if [DEFAULTS, OVERRIDES, ZONES].contains(&&*source.name) {
                 continue;
             }
-            let Some(written) = keep(parse::<FamilyFile>(&source.origin, &source.text), &mut faults) else { continue };
+            let Some(written) = keep(read_untyped::<FamilyFile>(&source.origin, &source.text), &mut faults) else { continue };
             let family = Family::new(id, source, written, &defaults, sources, &mut faults);
             set.families.insert(id.to_owned(), family);
         }
         for source in sources.iter().filter(|source| source.name.ends_with(".j2")) {
             let folder = source.name.split_once('/').map(|(folder, _)| folder);
             if let Some(folder) = folder.filter(|folder| !set.families.contains_key(*folder)) {
-                faults.push(Fault::new(&*source.origin, 0, 0, format!("there is no family '{folder}' that could use it")));
+                faults.push(fault(&source.origin, 0, 0, format!("there is no family '{folder}' that could use it")));
             }
         }
         set.check(find(OVERRIDES).map_or(OVERRIDES, |source| &source.origin), &mut faults);
@@ -190,7 +192,11 @@ impl TemplateSet {
             Some(made(self.families.values().find(|family| family.marks.host_name(sent))?, None))
         };
         let by_prefix = || Some(Recognised { family: self.recognise_mac(facts.mac?)?.to_owned(), ..Default::default() });
-        forced.or_else(by_class).or_else(by_name).or_else(by_prefix)
+        let by_wish = || {
+            let family = self.families.values().find(|family| family.marks.asks(facts.parameter_list, facts.vendor_class))?;
+            Some(made(family, None))
+        };
+        forced.or_else(by_class).or_else(by_name).or_else(by_prefix).or_else(by_wish)
     }
 
     /// By the prefix of the MAC alone, a hint. The longest prefix wins.
@@ -254,7 +260,7 @@ impl TemplateSet {
 
     /// The file's bytes for this phone. Pure: the same subject, the same bytes.
     pub fn render(&self, file: &FileRef, subject: &Subject) -> Result<Rendered, Fault> {
-        let gone = || Fault::new(&*file.family, 0, 0, "the file is not in the set that is live");
+        let gone = || fault(&*file.family, 0, 0, "the file is not in the set that is live");
         let family = self.families.get(&file.family).ok_or_else(gone)?;
         let entry = family.files.get(file.index).ok_or_else(gone)?;
         let context = self.context(family, subject, entry.readers)?;
@@ -290,7 +296,7 @@ impl TemplateSet {
             let value = value.map_err(|message| {
                 let place = option.templates.first().and_then(|(_, name)| family.places.get(name));
                 let (origin, line) = place.map_or((&*family.id, 0), |place| (&*place.origin, place.first_line));
-                Fault::new(origin, line, 0, format!("option {}: {message}", option.code))
+                fault(origin, line, 0, format!("option {}: {message}", option.code))
             })?;
             options.extend(value.map(|value| DhcpOption { code: option.code, value, when: option.send.into() }));
         }
@@ -360,11 +366,9 @@ impl TemplateSet {
         match self.zones.get(name) {
             Some((_, zone)) => Ok(zone.clone()),
             None => {
-                let fault = Fault::new(&*set.origin.file, set.origin.line, 0, format!("there is no time zone '{name}'"));
-                Err(match nearest(name, self.zones.keys().map(String::as_str)) {
-                    Some(near) => fault.hint(format!("did you mean '{near}'?")),
-                    None => fault.hint("write it as in timezones.yaml: Europe/Berlin"),
-                })
+                let unknown = fault(&set.origin.file, set.origin.line, 0, format!("there is no time zone '{name}'"));
+                let known = self.zones.keys().map(String::as_str);
+                Err(unknown.suggest(name, known, "write it as in timezones.yaml: Europe/Berlin"))
             }
         }
     }
@@ -382,18 +386,12 @@ impl TemplateSet {
         let mut seen = BTreeSet::new();
         for family in self.families.values() {
             for subject in sample::subjects(family) {
-                if let Err(fault) = self.dhcp_options(&family.id, &subject) {
-                    if seen.insert(fault.to_string()) {
-                        faults.push(fault);
-                    }
-                }
+                let mut tried = vec![self.dhcp_options(&family.id, &subject).map(drop)];
                 for file in self.files(&family.id, &subject) {
-                    if let Err(fault) = self.render(&file, &subject).and_then(|rendered| family.check_sample(&file, &rendered, &subject)) {
-                        if seen.insert(fault.to_string()) {
-                            faults.push(fault);
-                        }
-                    }
+                    tried.push(self.render(&file, &subject).and_then(|rendered| family.check_sample(&file, &rendered, &subject)));
                 }
+                let failed = tried.into_iter().filter_map(Result::err);
+                faults.extend(failed.filter(|fault| seen.insert(fault.to_string())));
             }
         }
     }
@@ -410,7 +408,7 @@ impl TemplateSet {
                         let (origin, line) = place.map_or((&*family.id, 0), |place| (&*place.origin, place.first_line));
                         let message =
                             format!("'{}' is for anyone and also covers '{}' of another phone", common.pattern.text, own.pattern.text);
-                        faults.push(Fault::new(origin, line, 0, message).hint("choose a name that cannot hold a MAC address"));
+                        faults.push(fault(origin, line, 0, message).hint("choose a name that cannot hold a MAC address"));
                     }
                 }
             }
@@ -483,16 +481,16 @@ impl Family {
     }
 
     fn add_file(&mut self, source: &Source, entry: FileEntry, line: u32, faults: &mut Vec<Fault>) {
-        let mut fault = |message: String| faults.push(Fault::new(&*source.origin, line, 0, message));
+        let mut wrong = |message: String| faults.push(fault(&source.origin, line, 0, message));
         let pattern = match FilePattern::parse(&entry.name) {
             Ok(pattern) => pattern,
-            Err(message) => return fault(message),
+            Err(message) => return wrong(message),
         };
         if self.files.iter().any(|file| file.pattern.text.eq_ignore_ascii_case(&pattern.text)) {
-            return fault(format!("'{}' is there twice", pattern.text));
+            return wrong(format!("'{}' is there twice", pattern.text));
         }
         if entry.readers == Readers::Anyone && (pattern.names_mac || entry.account) {
-            return fault(format!("'{}' is one phone's file: it cannot be read by anyone", pattern.text));
+            return wrong(format!("'{}' is one phone's file: it cannot be read by anyone", pattern.text));
         }
         let template = match (entry.body, entry.template) {
             (Some(body), None) => {
@@ -506,11 +504,11 @@ impl Family {
             (None, Some(name)) => {
                 let siblings = self.places.keys().map(String::as_str).filter(|name| name.ends_with(".j2"));
                 let (line, column) = (name.referenced.line() as u32, name.referenced.column() as u32);
-                let fault = Fault::new(&*source.origin, line, column, format!("there is no template file '{}'", name.value));
-                faults.push(fault.suggest(&name.value, siblings));
+                let missing = fault(&source.origin, line, column, format!("there is no template file '{}'", name.value));
+                faults.push(missing.suggest(&name.value, siblings, ""));
                 return;
             }
-            _ => return fault(format!("'{}' needs either a body or a template", pattern.text)),
+            _ => return wrong(format!("'{}' needs either a body or a template", pattern.text)),
         };
         let FileEntry { content_type, grammar, readers, account, empty, .. } = entry;
         self.files.push(File { pattern, content_type, grammar, readers, account, empty, template });
@@ -523,9 +521,9 @@ impl Family {
             }
             Ok(_) => {
                 let message = format!("'{}' does not name the phone: an upload's name has {{mac}} in it", entry.name);
-                faults.push(Fault::new(&*source.origin, line, 0, message));
+                faults.push(fault(&source.origin, line, 0, message));
             }
-            Err(message) => faults.push(Fault::new(&*source.origin, line, 0, message)),
+            Err(message) => faults.push(fault(&source.origin, line, 0, message)),
         }
     }
 
@@ -602,7 +600,7 @@ impl Family {
                 format!("{kind}{}", detail.map(|detail| format!(": {detail}")).unwrap_or_default())
             }
         };
-        let fault = Fault::new(&*place.origin, line, 0, message);
+        let fault = fault(&place.origin, line, 0, message);
         if error.kind() != ErrorKind::UndefinedError {
             return fault;
         }
@@ -615,7 +613,7 @@ impl Family {
         if known.iter().any(|name| name == word) {
             return fault.hint(format!("'{word}' is there, but not that part of it"));
         }
-        fault.suggest(word, known.iter().map(String::as_str))
+        fault.suggest(word, known.iter().map(String::as_str), "")
     }
 
     /// What a phone would not be able to read.
@@ -624,28 +622,27 @@ impl Family {
         let place = self.places.get(&entry.template);
         let (origin, line) = place.map_or((&*self.id, 0), |place| (&*place.origin, place.first_line));
         let state = if subject.bound { "bound" } else { "unbound" };
-        let fault = |message: String| Fault::new(origin, line, 0, format!("{} of a sample phone ({state}): {message}", rendered.name));
-        let text = str::from_utf8(&rendered.bytes).map_err(|_| fault("not UTF-8".into()))?;
+        let wrong = |message: String| fault(origin, line, 0, format!("{} of a sample phone ({state}): {message}", rendered.name));
+        let text = str::from_utf8(&rendered.bytes).map_err(|_| wrong("not UTF-8".into()))?;
         match entry.grammar {
             Grammar::Xml => {
-                let wrong = roxmltree::Document::parse(text).err();
-                if let Some(error) = wrong {
+                if let Err(error) = roxmltree::Document::parse(text) {
                     let at = text.lines().nth((error.pos().row as usize).saturating_sub(1)).unwrap_or_default().trim();
                     let at: String = at.chars().take(80).collect();
-                    return Err(fault(format!("is not well-formed XML: {error}: {at}")));
+                    return Err(wrong(format!("is not well-formed XML: {error}: {at}")));
                 }
             }
             Grammar::KeyValue => {
                 let stray = |line: &&str| !line.trim().is_empty() && !line.starts_with(['#', '[']) && !line.contains(['=', ':']);
                 if let Some(line) = text.lines().find(stray) {
-                    return Err(fault(format!("this line has no `key = value`: {line}")));
+                    return Err(wrong(format!("this line has no `key = value`: {line}")));
                 }
             }
             Grammar::Text => {}
         }
         let missing = |line: &&Line| entry.account && !text.contains(line.secret.expose());
         if subject.lines.iter().find(missing).is_some() {
-            return Err(fault("is said to carry the account, but the line's secret is not in it".into()));
+            return Err(wrong("is said to carry the account, but the line's secret is not in it".into()));
         }
         Ok(())
     }
@@ -663,7 +660,7 @@ fn keep<T>(result: Result<T, Fault>, faults: &mut Vec<Fault>) -> Option<T> {
 
 fn load_zones(source: Option<&Source>, faults: &mut Vec<Fault>) -> BTreeMap<String, (String, Value)> {
     let Some(source) = source else { return BTreeMap::new() };
-    let Some(written) = keep(parse::<ZonesFile>(&source.origin, &source.text), faults) else { return BTreeMap::new() };
+    let Some(written) = keep(read_untyped::<ZonesFile>(&source.origin, &source.text), faults) else { return BTreeMap::new() };
     let mut zones = BTreeMap::new();
     for (name, posix) in written {
         match Zone::parse(&posix) {
@@ -671,7 +668,7 @@ fn load_zones(source: Option<&Source>, faults: &mut Vec<Fault>) -> BTreeMap<Stri
                 let value = zone_value(&name, &posix, &zone);
                 zones.insert(name, (posix, value));
             }
-            None => faults.push(Fault::new(
+            None => faults.push(fault(
                 &*source.origin,
                 0,
                 0,

@@ -1,0 +1,169 @@
+//! Who may read a phone's file: whoever holds the lease of its MAC, or its key in the URL, or claimed it in an open window.
+//!
+//! The rule of design: files carry passwords, and names can be guessed (16.7 million MACs for each maker's prefix). So a
+//! refusal looks like a missing file, and only the event tells the two apart. Loopback is no exception, and neither is an
+//! administrator's address: they have `plugtone render`. Pure.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use crate::model::{MacAddr, Timestamp};
+
+/// Claims that are remembered at most; more phones than that boot within one claim's time nowhere.
+const CLAIMS_MAX: usize = 20_000;
+
+/// What speaks for or against a reader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// Whom the reader's address is leased to, by us and now.
+    pub holder: Option<MacAddr>,
+    /// Two ports claim to be that MAC.
+    pub contested: bool,
+    /// The phone whose file is wanted holds another address of ours.
+    pub elsewhere: bool,
+    /// The key in the URL, checked: `Some(true)` fits the phone whose file is wanted.
+    pub token: Option<bool>,
+    pub window: Window,
+}
+
+/// What the open window says of reader and phone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Window {
+    /// The reader is not in an open network, or its time is over.
+    #[default]
+    Closed,
+    /// The two belong together, or nobody claimed either yet.
+    Open,
+    /// The phone belongs to another address, or the address to another phone.
+    Taken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    Lease,
+    Token,
+    OpenWindow,
+}
+
+/// Why not; for the event and the log, never for the reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the address is not leased to that phone")]
+    NoLease,
+    #[error("the address is leased to {0}")]
+    LeasedTo(MacAddr),
+    #[error("two devices claim to be this phone")]
+    Contested,
+    #[error("the key in the URL is wrong")]
+    WrongToken,
+    #[error("in the open window that phone and this address belong to others")]
+    Claimed,
+}
+
+/// May this reader have the file of `mac`?
+pub fn may_read(mac: MacAddr, evidence: &Evidence) -> Result<Proof, Refusal> {
+    if evidence.token == Some(true) {
+        return Ok(Proof::Token);
+    }
+    match evidence.holder {
+        Some(holder) if holder == mac && evidence.contested => Err(Refusal::Contested),
+        Some(holder) if holder == mac => Ok(Proof::Lease),
+        Some(holder) => Err(Refusal::LeasedTo(holder)),
+        None if evidence.token == Some(false) => Err(Refusal::WrongToken),
+        None if evidence.elsewhere => Err(Refusal::NoLease),
+        None => match evidence.window {
+            Window::Open => Ok(Proof::OpenWindow),
+            Window::Taken => Err(Refusal::Claimed),
+            Window::Closed => Err(Refusal::NoLease),
+        },
+    }
+}
+
+/// Which address belongs to which phone in the open window: the first to ask, until it has been silent for a while.
+#[derive(Debug)]
+pub struct Claims {
+    lifetime_secs: i64,
+    by_address: HashMap<IpAddr, (MacAddr, Timestamp)>,
+    by_mac: HashMap<MacAddr, IpAddr>,
+}
+
+impl Claims {
+    pub fn new(lifetime_secs: i64) -> Self {
+        Self { lifetime_secs, by_address: HashMap::new(), by_mac: HashMap::new() }
+    }
+
+    /// How the two stand to each other. Changes nothing.
+    pub fn window(&self, now: Timestamp, address: IpAddr, mac: MacAddr) -> Window {
+        let alive = |address: &IpAddr| self.by_address.get(address).filter(|(_, until)| *until > now).map(|(mac, _)| *mac);
+        let own = alive(&address).is_none_or(|claimed| claimed == mac);
+        let free = self.by_mac.get(&mac).is_none_or(|claimer| *claimer == address || alive(claimer) != Some(mac));
+        if own && free { Window::Open } else { Window::Taken }
+    }
+
+    /// The two belong together from now on. Call when a file was given because of the window.
+    pub fn claim(&mut self, now: Timestamp, address: IpAddr, mac: MacAddr) {
+        if self.by_address.len() >= CLAIMS_MAX && !self.by_address.contains_key(&address) {
+            self.by_address.retain(|_, (_, until)| *until > now);
+            let by_address = &self.by_address;
+            self.by_mac.retain(|_, claimer| by_address.contains_key(claimer));
+            if self.by_address.len() >= CLAIMS_MAX {
+                return;
+            }
+        }
+        if let Some((before, _)) = self.by_address.insert(address, (mac, now.plus_secs(self.lifetime_secs))) {
+            if before != mac && self.by_mac.get(&before) == Some(&address) {
+                self.by_mac.remove(&before);
+            }
+        }
+        self.by_mac.insert(mac, address);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: MacAddr = MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcc]);
+    const OTHER: MacAddr = MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcd]);
+
+    #[test]
+    fn only_a_proof_opens() {
+        let none = Evidence::default();
+        for (story, evidence, result) in [
+            ("nothing", none.clone(), Err(Refusal::NoLease)),
+            ("its lease", Evidence { holder: Some(MAC), ..none.clone() }, Ok(Proof::Lease)),
+            ("another's lease", Evidence { holder: Some(OTHER), ..none.clone() }, Err(Refusal::LeasedTo(OTHER))),
+            (
+                "another's lease in a window",
+                Evidence { holder: Some(OTHER), window: Window::Open, ..none.clone() },
+                Err(Refusal::LeasedTo(OTHER)),
+            ),
+            ("two of them", Evidence { holder: Some(MAC), contested: true, ..none.clone() }, Err(Refusal::Contested)),
+            ("its key", Evidence { token: Some(true), ..none.clone() }, Ok(Proof::Token)),
+            ("its key behind another's address", Evidence { token: Some(true), holder: Some(OTHER), ..none.clone() }, Ok(Proof::Token)),
+            ("a wrong key", Evidence { token: Some(false), window: Window::Open, ..none.clone() }, Err(Refusal::WrongToken)),
+            ("a wrong key and its lease", Evidence { token: Some(false), holder: Some(MAC), ..none.clone() }, Ok(Proof::Lease)),
+            ("a window", Evidence { window: Window::Open, ..none.clone() }, Ok(Proof::OpenWindow)),
+            ("a window, leased elsewhere", Evidence { window: Window::Open, elsewhere: true, ..none.clone() }, Err(Refusal::NoLease)),
+            ("a window, claimed", Evidence { window: Window::Taken, ..none }, Err(Refusal::Claimed)),
+        ] {
+            assert_eq!(may_read(MAC, &evidence), result, "{story}");
+        }
+    }
+
+    #[test]
+    fn an_address_claims_one_phone_and_a_phone_one_address() {
+        let [a, b]: [IpAddr; 2] = ["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
+        let at = |secs: i64| Timestamp(secs * 1000);
+        let mut claims = Claims::new(60);
+        assert_eq!(claims.window(at(0), a, MAC), Window::Open);
+        claims.claim(at(0), a, MAC);
+        assert_eq!(claims.window(at(1), a, MAC), Window::Open);
+        assert_eq!(claims.window(at(1), b, MAC), Window::Taken, "the phone has an address");
+        assert_eq!(claims.window(at(1), a, OTHER), Window::Taken, "the address has a phone");
+        claims.claim(at(50), a, MAC);
+        assert_eq!(claims.window(at(109), b, MAC), Window::Taken, "kept alive");
+        assert_eq!(claims.window(at(111), b, MAC), Window::Open, "silent for a minute");
+        claims.claim(at(111), a, OTHER);
+        assert_eq!(claims.window(at(112), b, MAC), Window::Open, "the address went to another phone");
+    }
+}

@@ -1,0 +1,374 @@
+//! The pipeline at work: [`Files`] is the one [`FileService`] behind TFTP, FTP and HTTP.
+//!
+//! Reads the clock, asks leases and devices, renders, stores uploads, and tells one event per request. Decisions are in
+//! `pipeline.rs`. A file that could not be rendered is missing for the phone, which then keeps what it has.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    FileAnswer, FileRequest, FileService, ServedFile, Transfer,
+    access::{Claims, Proof, Window},
+    identify::{Peer, locate, plain},
+    pipeline::{Asking, Holding, Verdict, decide},
+    settings::Settings,
+    variables::{Endpoints, Keys, Known, Own, common, own},
+};
+use crate::{
+    model::{Event, Events, FamilyName, Generation, MacAddr, Timestamp, event::Door},
+    store::Store,
+    template::{FileRef, Subject, TemplateSet, Templates, UploadRule},
+};
+
+/// Transfers that are under way at most; older ones are forgotten, and their phones fetch again.
+const UNDER_WAY_MAX: usize = 8192;
+
+/// What our DHCP server knows. From memory: it is asked for every request.
+pub trait Leases: Send + Sync + 'static {
+    fn holder(&self, address: IpAddr, now: Timestamp) -> Option<Holding>;
+    /// Does the phone hold any address of ours?
+    fn is_leased(&self, mac: MacAddr, now: Timestamp) -> bool;
+}
+
+/// Those who keep track of phones.
+#[async_trait]
+pub trait Devices: Send + Sync + 'static {
+    /// A phone that proved itself asked for a file.
+    fn seen(&self, seen: Seen);
+    /// It has every byte of the file with its account, of this generation.
+    fn fetched(&self, mac: MacAddr, generation: Generation);
+    /// Who it is now. A phone that nobody knows is provisional.
+    async fn known(&self, mac: MacAddr) -> Known;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub mac: MacAddr,
+    pub family: Option<FamilyName>,
+    pub model: Option<String>,
+    pub firmware: Option<String>,
+    pub address: IpAddr,
+}
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Files(Arc<Inner>);
+
+/// Its neighbours.
+pub struct Neighbours {
+    pub templates: Templates,
+    pub leases: Arc<dyn Leases>,
+    pub devices: Arc<dyn Devices>,
+    pub keys: Arc<dyn Keys>,
+    pub store: Arc<dyn Store>,
+    pub events: Events,
+}
+
+struct Inner {
+    neighbours: Neighbours,
+    settings: Settings,
+    endpoints: Endpoints,
+    started: Timestamp,
+    claims: Mutex<Claims>,
+    /// Account files on their way by a door that tells the end of it.
+    under_way: Mutex<HashMap<(IpAddr, String), (MacAddr, Generation)>>,
+}
+
+impl Files {
+    pub fn new(settings: Settings, endpoints: Endpoints, neighbours: Neighbours) -> Self {
+        let claims = Mutex::new(Claims::new(i64::from(settings.open.claim_minutes) * 60));
+        Self(Arc::new(Inner { neighbours, settings, endpoints, started: now(), claims, under_way: Mutex::default() }))
+    }
+
+    /// The URL that proves a phone wherever it is: to be typed in, or put into another DHCP server's option 66.
+    pub fn token_url(&self, mac: MacAddr) -> String {
+        let inner = &self.0;
+        let key = inner.neighbours.keys.url_token(mac);
+        super::variables::server(&inner.settings, &inner.endpoints, None, Some((mac, &key))).url
+    }
+
+    /// What this phone would get now, every file of its family: for `plugtone render` and the console. It proves nothing and
+    /// tells nobody.
+    pub async fn preview(
+        &self,
+        mac: MacAddr,
+        family: Option<&str>,
+        model: Option<&str>,
+    ) -> Vec<Result<crate::template::Rendered, crate::yaml::Fault>> {
+        let inner = &self.0;
+        let set = inner.neighbours.templates.current();
+        let known = inner.neighbours.devices.known(mac).await;
+        let family = family.or(known.family.as_deref()).or(set.recognise_mac(mac)).unwrap_or("generic").to_owned();
+        let model = model.map(str::to_owned).or(known.model.clone());
+        let subject = inner.own_subject(&set, Own { mac, known: &known, model, source: inner.endpoints.address, local: None });
+        set.files(&family, &subject).iter().map(|file| set.render(file, &subject)).collect()
+    }
+}
+
+impl Inner {
+    fn decide(&self, set: &TemplateSet, request: &FileRequest, now: Timestamp) -> Verdict {
+        let source = plain(request.source);
+        let holding = self.neighbours.leases.holder(source, now);
+        decide(
+            set,
+            &*self.neighbours.keys,
+            &Asking {
+                path: &request.path,
+                source,
+                user_agent: request.user_agent.as_deref(),
+                holding: holding.as_ref(),
+                leased: &|mac| self.neighbours.leases.is_leased(mac, now),
+                window: &|source, mac| self.window(now, source, mac),
+            },
+        )
+    }
+
+    fn window(&self, now: Timestamp, source: IpAddr, mac: MacAddr) -> Window {
+        let open = &self.settings.open;
+        let ended = open.minutes > 0 && self.started.plus_secs(i64::from(open.minutes) * 60) < now;
+        if ended || !open.subnets.iter().any(|subnet| subnet.contains(&source)) {
+            return Window::Closed;
+        }
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner).window(now, source, mac)
+    }
+
+    fn own_subject(&self, set: &TemplateSet, phone: Own<'_>) -> Subject {
+        own(set, &self.settings, &self.endpoints, &*self.neighbours.keys, phone)
+    }
+
+    fn tell(&self, event: Event) {
+        self.neighbours.events.tell(event);
+    }
+
+    /// A proven phone's file: rendered, or what it uploaded.
+    async fn own(&self, set: &TemplateSet, request: &FileRequest, mac: MacAddr, path: &str, peer: &Peer, proof: Proof) -> FileAnswer {
+        let source = plain(request.source);
+        if proof == Proof::OpenWindow {
+            self.claims.lock().unwrap_or_else(PoisonError::into_inner).claim(now(), source, mac);
+        }
+        let known = self.neighbours.devices.known(mac).await;
+        let file = locate(set, path, known.family.as_deref(), peer);
+        self.neighbours.devices.seen(Seen {
+            mac,
+            family: peer.family.clone().or_else(|| file.as_ref().map(|file| file.family.clone()).filter(|family| family != "generic")),
+            model: peer.model.clone(),
+            firmware: peer.firmware.clone(),
+            address: source,
+        });
+        let Some(file) = file else {
+            return self.uploaded(set, request, mac, path, peer, &known).await;
+        };
+        let model = peer.model.clone().or_else(|| known.model.clone());
+        let subject = self.own_subject(set, Own { mac, known: &known, model, source, local: request.local });
+        let answer = self.render(set, request, Some(mac), path, &file, &subject);
+        if file.account && matches!(answer, FileAnswer::Found(_)) {
+            self.taken(request, mac, known.generation);
+        }
+        answer
+    }
+
+    fn render(
+        &self,
+        set: &TemplateSet,
+        request: &FileRequest,
+        mac: Option<MacAddr>,
+        path: &str,
+        file: &FileRef,
+        subject: &Subject,
+    ) -> FileAnswer {
+        match set.render(file, subject) {
+            Ok(rendered) => self.found(request, mac, path, Bytes::from(rendered.bytes), rendered.content_type),
+            Err(fault) => {
+                metrics::counter!("plugtone_provisioning_render_failed_total").increment(1);
+                tracing::error!(path, family = %file.family, %fault, "a file cannot be rendered");
+                self.tell(match mac {
+                    Some(mac) => Event::RenderFailed { mac, path: path.to_owned(), error: fault.to_string() },
+                    None => Event::FileMissing { mac, door: request.door, path: path.to_owned(), source: plain(request.source) },
+                });
+                FileAnswer::NotFound
+            }
+        }
+    }
+
+    /// What the phone wrote and may read back. Of this generation only: what the last owner changed on the phone would
+    /// override what the new one's file says.
+    async fn uploaded(&self, set: &TemplateSet, request: &FileRequest, mac: MacAddr, path: &str, peer: &Peer, known: &Known) -> FileAnswer {
+        let readable = upload_rule(set, path, peer, known).filter(|rule| rule.serve_back && rule.mac == mac);
+        let stored = match readable {
+            Some(_) => self.neighbours.store.upload(mac, &upload_name(known.generation, path)).await.unwrap_or_else(|error| {
+                tracing::warn!(%mac, path, %error, "cannot read what the phone uploaded");
+                None
+            }),
+            None => None,
+        };
+        match stored {
+            Some(body) => {
+                let content_type = if path.ends_with(".xml") || path.ends_with(".cfg") { "text/xml" } else { "text/plain" };
+                self.found(request, Some(mac), path, Bytes::from(body), content_type.to_owned())
+            }
+            None => self.missing(request, Some(mac), path),
+        }
+    }
+
+    fn found(&self, request: &FileRequest, mac: Option<MacAddr>, path: &str, bytes: Bytes, content_type: String) -> FileAnswer {
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        let source = plain(request.source);
+        metrics::counter!("plugtone_provisioning_files_total", "outcome" => "served").increment(1);
+        tracing::info!(mac = mac.map(tracing::field::display), path, %source, door = ?request.door, bytes = bytes.len(), "file served");
+        let (door, path, short) = (request.door, path.to_owned(), hash.clone());
+        self.tell(Event::FileServed { mac, door, path, source, bytes: bytes.len(), hash: short, unchanged: false });
+        FileAnswer::Found(ServedFile { bytes, content_type, hash, mac })
+    }
+
+    fn missing(&self, request: &FileRequest, mac: Option<MacAddr>, path: &str) -> FileAnswer {
+        metrics::counter!("plugtone_provisioning_files_total", "outcome" => "missing").increment(1);
+        let source = plain(request.source);
+        tracing::debug!(mac = mac.map(tracing::field::display), path, %source, door = ?request.door, "no such file");
+        self.tell(Event::FileMissing { mac, door: request.door, path: path.to_owned(), source });
+        FileAnswer::NotFound
+    }
+
+    fn refused(&self, request: &FileRequest, mac: Option<MacAddr>, path: &str, reason: String) {
+        metrics::counter!("plugtone_provisioning_files_total", "outcome" => "refused").increment(1);
+        let source = plain(request.source);
+        tracing::debug!(mac = mac.map(tracing::field::display), path, %source, door = ?request.door, reason, "file refused");
+        self.tell(Event::FileRefused { mac, door: request.door, path: path.to_owned(), source, reason });
+    }
+
+    /// The account is on its way. Doors that know when the last byte was taken say so by [`FileService::ended`].
+    fn taken(&self, request: &FileRequest, mac: MacAddr, generation: Generation) {
+        if request.door == Door::Http {
+            return self.neighbours.devices.fetched(mac, generation);
+        }
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if under_way.len() >= UNDER_WAY_MAX {
+            under_way.clear();
+        }
+        under_way.insert((request.source, request.path.clone()), (mac, generation));
+    }
+
+    /// Whose upload it would be, by proof and name.
+    async fn upload(&self, request: &FileRequest) -> Result<(MacAddr, String, UploadRule, Known), Refused> {
+        let set = self.neighbours.templates.current();
+        let (mac, path, peer) = match self.decide(&set, request, now()) {
+            Verdict::Own { mac, path, peer, .. } if self.settings.uploads => (mac, path, peer),
+            Verdict::Refused { mac, path, reason } => return Err(Refused { mac, path, reason: reason.to_string() }),
+            Verdict::Own { mac, path, .. } => return Err(Refused { mac: Some(mac), path, reason: "uploads are switched off".into() }),
+            Verdict::Common { path, peer, .. } => return Err(Refused { mac: peer.mac, path, reason: "it is not the phone's own".into() }),
+            Verdict::Missing { mac, path } => return Err(Refused { mac, path, reason: "no make uploads that name".into() }),
+        };
+        let known = self.neighbours.devices.known(mac).await;
+        match upload_rule(&set, &path, &peer, &known).filter(|rule| rule.mac == mac) {
+            Some(rule) => Ok((mac, path, rule, known)),
+            None => Err(Refused { mac: Some(mac), path, reason: "its make does not upload that name".into() }),
+        }
+    }
+}
+
+struct Refused {
+    mac: Option<MacAddr>,
+    path: String,
+    reason: String,
+}
+
+#[async_trait]
+impl FileService for Files {
+    async fn fetch(&self, request: FileRequest) -> FileAnswer {
+        let inner = &self.0;
+        let set = inner.neighbours.templates.current();
+        match inner.decide(&set, &request, now()) {
+            Verdict::Own { mac, path, peer, proof } => inner.own(&set, &request, mac, &path, &peer, proof).await,
+            Verdict::Common { file, path, peer } => {
+                let model = peer.model.clone().or_else(|| file.model.clone());
+                let local = request.local.map(|local: SocketAddr| local.ip());
+                let subject = common(&inner.settings, &inner.endpoints, model, Some(plain(request.source)), local);
+                inner.render(&set, &request, peer.mac, &path, &file, &subject)
+            }
+            Verdict::Missing { mac, path } => inner.missing(&request, mac, &path),
+            Verdict::Refused { mac, path, reason } => {
+                inner.refused(&request, mac, &path, reason.to_string());
+                FileAnswer::NotFound
+            }
+        }
+    }
+
+    async fn upload_limit(&self, request: &FileRequest) -> Option<usize> {
+        match self.0.upload(request).await {
+            Ok((_, _, rule, _)) => Some(rule.max_bytes),
+            Err(refused) => {
+                self.0.refused(request, refused.mac, &refused.path, refused.reason);
+                None
+            }
+        }
+    }
+
+    async fn store(&self, request: FileRequest, body: Bytes) -> bool {
+        let inner = &self.0;
+        let source = plain(request.source);
+        let (mac, path, rule, known) = match inner.upload(&request).await {
+            Ok(upload) => upload,
+            Err(refused) => {
+                inner.refused(&request, refused.mac, &refused.path, refused.reason);
+                return false;
+            }
+        };
+        if body.len() > rule.max_bytes {
+            inner.refused(&request, Some(mac), &path, format!("{} bytes, {} are allowed", body.len(), rule.max_bytes));
+            return false;
+        }
+        let bytes = body.len();
+        if let Err(error) = inner.neighbours.store.save_upload(mac, &upload_name(known.generation, &path), body.to_vec(), now()).await {
+            tracing::warn!(%mac, path, %error, "cannot keep what the phone uploads");
+            inner.tell(Event::FileFailed { mac: Some(mac), door: request.door, path, source, reason: error.to_string() });
+            return false;
+        }
+        tracing::info!(%mac, path, bytes, "file uploaded");
+        inner.tell(Event::FileUploaded { mac: Some(mac), door: request.door, path, source, bytes });
+        true
+    }
+
+    fn ended(&self, request: &FileRequest, mac: Option<MacAddr>, transfer: Transfer) {
+        let key = (request.source, request.path.clone());
+        let account = self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let (door, path, source) = (request.door, super::identify::shown(&request.path), plain(request.source));
+        self.0.tell(match transfer {
+            Transfer::Delivered => {
+                if let Some((mac, generation)) = account {
+                    self.0.neighbours.devices.fetched(mac, generation);
+                }
+                Event::FileDelivered { mac, door, path, source }
+            }
+            Transfer::Failed { reason } => Event::FileFailed { mac, door, path, source, reason },
+        });
+    }
+
+    fn unchanged(&self, request: &FileRequest, file: &ServedFile) {
+        // The audit event of the request is out already; this says only that its bytes stayed here.
+        metrics::counter!("plugtone_provisioning_files_total", "outcome" => "unchanged").increment(1);
+        tracing::debug!(mac = file.mac.map(tracing::field::display), path = %super::identify::shown(&request.path), "unchanged");
+    }
+}
+
+/// The rule for this name in the family that the phone is of.
+fn upload_rule(set: &TemplateSet, path: &str, peer: &Peer, known: &Known) -> Option<UploadRule> {
+    let families = peer.family.as_deref().into_iter().chain(known.family.as_deref()).chain(peer.families.iter().map(String::as_str));
+    families.into_iter().find_map(|family| set.upload_rule(family, path))
+}
+
+/// Uploads belong to a generation: the next owner's phone does not find what the last one left. Without folders: what a
+/// phone puts into a sub-folder is the same file.
+fn upload_name(generation: Generation, path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or(path).to_lowercase();
+    format!("{generation}/{name}")
+}
+
+fn now() -> Timestamp {
+    Timestamp::of(SystemTime::now())
+}

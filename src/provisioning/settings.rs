@@ -1,0 +1,67 @@
+//! `provisioning:` in the configuration: what phones are told of the server, and who may read their files.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where phones fetch their files, as `http://prov.example.org:8080`. Empty: the address at which the phone reached us
+    /// and the port of the HTTP server.
+    pub url: String,
+    /// Name or address at which phones register. Empty: the address at which the phone reached us.
+    pub sip_host: String,
+    /// Puts a key of the phone's own into its URL (`…/t/001565aabbcc-…/`), which proves the phone where its address cannot:
+    /// behind NAT, or where another DHCP server leases. `plugtone render` shows the URL, to be typed in once.
+    pub url_tokens: bool,
+    /// Fallback for networks where another DHCP server gives the addresses.
+    pub open: OpenSettings,
+    /// Take what phones upload: their menu's settings, phone books, call lists, logs.
+    pub uploads: bool,
+}
+
+/// An address of these networks may have the files of one phone: of the first whose files it asks for. It is weaker than a
+/// lease of ours: whoever is faster than the phone gets its provisional identity. Empty `subnets` closes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OpenSettings {
+    /// As `10.20.0.0/16`.
+    pub subnets: Vec<IpNet>,
+    /// For how many minutes after the start of the server; 0: as long as it runs.
+    pub minutes: u32,
+    /// How long, in minutes, phone and address belong together after the last file.
+    pub claim_minutes: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { url: String::new(), sip_host: String::new(), url_tokens: false, open: OpenSettings::default(), uploads: true }
+    }
+}
+
+impl Default for OpenSettings {
+    fn default() -> Self {
+        Self { subnets: Vec::new(), minutes: 0, claim_minutes: 60 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    #[error("provisioning.url: '{0}' is not a URL that phones can use: write http://prov.example.org:8080, or leave it empty")]
+    Url(String),
+    #[error("provisioning.open.claim_minutes is 0: an address could then ask for one phone's files after the other's; 60 is usual")]
+    Claim,
+}
+
+impl Settings {
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let known = ["http://", "https://", "tftp://", "ftp://"].iter().any(|scheme| self.url.starts_with(scheme));
+        if !self.url.is_empty() && (!known || self.url.contains(char::is_whitespace)) {
+            return Err(SettingsError::Url(self.url.clone()));
+        }
+        if self.open.claim_minutes == 0 {
+            return Err(SettingsError::Claim);
+        }
+        Ok(())
+    }
+}

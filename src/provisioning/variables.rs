@@ -1,0 +1,135 @@
+//! From what is known of a phone to what its templates may see: its lines, and the server in words that it can use. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::settings::Settings;
+use crate::{
+    model::{FamilyName, Generation, MacAddr, Secret},
+    template::{Line, Server, Subject, TemplateSet},
+};
+
+/// Where the server's own services are; `node` knows it once the sockets are open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    /// For phones whose request does not tell where it arrived.
+    pub address: IpAddr,
+    /// `None`: no HTTP; phones are sent to TFTP.
+    pub http_port: Option<u16>,
+    pub tftp_port: u16,
+    pub sip_port: u16,
+    pub realm: String,
+}
+
+impl Default for Endpoints {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST.into(), http_port: Some(80), tftp_port: 69, sip_port: 5060, realm: "plugtone".into() }
+    }
+}
+
+/// What is stored of a phone, and who it is now.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    pub family: Option<FamilyName>,
+    pub model: Option<String>,
+    /// Of its secrets.
+    pub generation: Generation,
+    /// Never empty for a phone that may have a file: the first line is there from the beginning.
+    pub lines: Vec<Line>,
+    pub user_id: Option<String>,
+}
+
+/// Gives what is derived from the master key.
+pub trait Keys: Send + Sync + 'static {
+    /// The phone's key in its URL: letters, digits, `-` and `_`.
+    fn url_token(&self, mac: MacAddr) -> Secret;
+    /// For the phones' own web pages and menus, another for each site. `""` is the site of phones without one.
+    fn admin_password(&self, site: &str) -> Secret;
+}
+
+/// The server as a phone sees it that reached us at `local`.
+pub fn server(settings: &Settings, endpoints: &Endpoints, local: Option<IpAddr>, token: Option<(MacAddr, &Secret)>) -> Server {
+    let address = local.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_unspecified()).unwrap_or(endpoints.address);
+    let host = match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    let mut url = match endpoints.http_port {
+        _ if !settings.url.is_empty() => settings.url.trim_end_matches('/').to_owned(),
+        Some(80) => format!("http://{host}"),
+        Some(port) => format!("http://{host}:{port}"),
+        None if endpoints.tftp_port == 69 => format!("tftp://{host}"),
+        None => format!("tftp://{host}:{}", endpoints.tftp_port),
+    };
+    if let Some((mac, key)) = token {
+        url += &format!("/t/{}-{}", mac.bare(), key.expose());
+    }
+    let host = if settings.sip_host.is_empty() { host } else { settings.sip_host.clone() };
+    Server { host, sip_port: endpoints.sip_port, url, realm: endpoints.realm.clone() }
+}
+
+/// For a file of this phone's own.
+pub struct Own<'a> {
+    pub mac: MacAddr,
+    pub known: &'a Known,
+    /// Told by the phone now, else what is stored.
+    pub model: Option<String>,
+    pub source: IpAddr,
+    pub local: Option<SocketAddr>,
+}
+
+pub fn own(set: &TemplateSet, settings: &Settings, endpoints: &Endpoints, keys: &dyn Keys, own: Own<'_>) -> Subject {
+    let token = settings.url_tokens.then(|| keys.url_token(own.mac));
+    let token = token.as_ref().map(|key| (own.mac, key));
+    let site = set.site(Some(own.source)).unwrap_or_default();
+    Subject {
+        mac: Some(own.mac),
+        model: own.model.or_else(|| set.forced(own.mac)?.model),
+        bound: own.known.lines.first().is_some_and(|line| line.extension.is_some()),
+        lines: own.known.lines.clone(),
+        server: server(settings, endpoints, own.local.map(|local| local.ip()), token),
+        address: Some(own.source),
+        user_id: own.known.user_id.clone(),
+        admin_password: Some(keys.admin_password(site)),
+    }
+}
+
+/// For everybody's files and for DHCP options: nothing of anybody's, but for the key in the URL where `token_of` says whose.
+pub fn common(settings: &Settings, endpoints: &Endpoints, model: Option<String>, source: Option<IpAddr>, local: Option<IpAddr>) -> Subject {
+    Subject {
+        mac: None,
+        model,
+        bound: false,
+        lines: Vec::new(),
+        server: server(settings, endpoints, local, None),
+        address: source,
+        user_id: None,
+        admin_password: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_what_the_phone_can_reach() {
+        let url = |settings: &str, http_port, local: &str| {
+            let settings = Settings { url: settings.into(), ..Default::default() };
+            let endpoints = Endpoints { http_port, address: "10.0.0.9".parse().unwrap(), ..Default::default() };
+            server(&settings, &endpoints, local.parse().ok(), None).url
+        };
+        for (made, wanted) in [
+            (url("", Some(8080), "10.0.0.2"), "http://10.0.0.2:8080"),
+            (url("", Some(80), "::ffff:10.0.0.2"), "http://10.0.0.2"),
+            (url("", Some(80), "fd00::1"), "http://[fd00::1]"),
+            (url("", None, "10.0.0.2"), "tftp://10.0.0.2"),
+            (url("", Some(80), "0.0.0.0"), "http://10.0.0.9"),
+            (url("https://prov.example.org/", Some(80), "10.0.0.2"), "https://prov.example.org"),
+        ] {
+            assert_eq!(made, wanted);
+        }
+        let mac = MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcc]);
+        let server = server(&Settings::default(), &Endpoints::default(), None, Some((mac, &Secret::new("k-1_x"))));
+        assert_eq!(server.url, "http://127.0.0.1/t/001565aabbcc-k-1_x");
+    }
+}
