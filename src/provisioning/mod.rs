@@ -19,7 +19,6 @@ pub use settings::{OpenSettings, Settings, SettingsError};
 pub use variables::{Endpoints, Keys, Known};
 pub use worker::Onboarding;
 
-
 use std::net::{IpAddr, SocketAddr};
 
 use async_trait::async_trait;
