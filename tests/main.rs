@@ -1,4 +1,5 @@
 //! The integration tests: one binary, so that they link once. `scripts/test` runs them all.
 
+mod ivr;
 mod media;
 mod tree;

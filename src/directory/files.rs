@@ -218,6 +218,23 @@ mod tests {
         assert!((0.4..2.5).contains(&ratio), "known {:?}, unknown {:?}", times[0], times[1]);
     }
 
+    #[tokio::test]
+    async fn the_demo_is_as_its_comments_say() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/demo/users.yaml");
+        let text = fs::read_to_string(&path).expect("the demo's users");
+        let files = Files::parse(&text, &path).expect("the demo's users are good");
+        let mut checked = 0;
+        for line in text.lines().filter(|line| line.starts_with("#   1")) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (login, name) = (words[1], words[words.len() - 2..].join(" "));
+            let pin = words[words.len() - 3];
+            let user = files.authenticate(login, &Keys::from(pin)).await.expect(login);
+            assert_eq!(user.display_name, name);
+            checked += 1;
+        }
+        assert_eq!(checked, files.users.len());
+    }
+
     #[test]
     fn faults_name_line_and_remedy() {
         let hash = hash_pin(&Keys::from("1")).expect("hashes");

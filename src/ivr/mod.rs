@@ -7,5 +7,9 @@
 
 pub mod collect;
 pub mod flow;
+pub mod loader;
 pub mod machine;
+pub mod prompts;
+pub mod settings;
+pub mod simulate;
 pub mod speech;
