@@ -2,4 +2,5 @@
 
 mod ivr;
 mod media;
+mod store;
 mod tree;
