@@ -11,7 +11,7 @@ pub mod state;
 
 pub use attempts::{Attempts, Limits, Outcome, Verdict, Who};
 pub use secret::MasterKey;
-pub use settings::{AttemptSettings, ExtensionRange, ExtensionSettings, ReloadSettings, Settings};
+pub use settings::{AttemptSettings, ReloadSettings, Settings};
 pub use state::{Effect, Fact, Life, Step};
 
 use std::path::PathBuf;

@@ -27,12 +27,26 @@ impl MasterKey {
 
     /// What the line of a device logs in with while this generation lasts.
     pub fn sip_secret(&self, mac: MacAddr, line: LineNumber, generation: Generation) -> Secret {
-        let mut tag = self.tag(&[b"sip", &mac.0, &[line], &generation.to_be_bytes()]);
+        self.text(&[b"sip", &mac.0, &[line], &generation.to_be_bytes()])
+    }
+
+    fn text(&self, parts: &[&[u8]]) -> Secret {
+        let mut tag = self.tag(parts);
         let mut text = URL_SAFE_NO_PAD.encode(tag);
         tag.zeroize();
         let secret = Secret::new(text.get(..LENGTH).unwrap_or_default());
         text.zeroize();
         secret
+    }
+
+    /// The device's key in URLs, for phones whose address proves nothing: letters, digits, `-` and `_`.
+    pub fn url_token(&self, mac: MacAddr) -> Secret {
+        self.text(&[b"url", &mac.0])
+    }
+
+    /// For the web pages and menus of the phones of one site, `""` where there are no sites.
+    pub fn admin_password(&self, site: &str) -> Secret {
+        self.text(&[b"admin", site.as_bytes()])
     }
 
     /// A name for what somebody keyed in, by which it is recognised but not known: see `attempts.rs`.

@@ -1,11 +1,10 @@
-//! The `bindings` and `extensions` sections of the configuration.
+//! The `bindings` section of the configuration.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Limits};
-use crate::model::Extension;
 
 /// What was written under `bindings:`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,62 +120,13 @@ impl AttemptSettings {
     }
 }
 
-/// What was written under `extensions:`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ExtensionSettings {
-    /// Numbers given to users for whom the directory names none, as `2000-2999`. Both ends have as many digits.
-    pub range: String,
-}
-
-impl Default for ExtensionSettings {
-    fn default() -> Self {
-        Self { range: "2000-2999".into() }
-    }
-}
-
-/// First and last number that may be given.
-pub type ExtensionRange = (Extension, Extension);
-
-impl ExtensionSettings {
-    /// First and last, in this order and equally long.
-    pub fn check(&self) -> Result<ExtensionRange, Error> {
-        let fault = |hint| Error::Setting { key: "extensions.range", value: self.range.clone(), hint };
-        let parts = self.range.split_once('-').ok_or_else(|| fault("write first and last, as 2000-2999"))?;
-        let parse = |part: &str| part.trim().parse::<Extension>().map_err(|_| fault("write first and last in digits, as 2000-2999"));
-        let (first, last) = (parse(parts.0)?, parse(parts.1)?);
-        if first.as_str().len() != last.as_str().len() {
-            return Err(fault("first and last need the same number of digits"));
-        }
-        if first > last {
-            return Err(fault("the first is higher than the last"));
-        }
-        Ok((first, last))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_read_strictly() {
-        for (range, good) in [
-            ("2000-2999", true),
-            (" 0200 - 0299 ", true),
-            ("7-7", true),
-            ("2999-2000", false),
-            ("200-2999", false),
-            ("2000", false),
-            ("a-b", false),
-        ] {
-            assert_eq!(ExtensionSettings { range: range.into() }.check().is_ok(), good, "{range}");
-        }
-    }
-
-    #[test]
     fn defaults_are_good() {
-        assert!(Settings::default().check().is_ok() && ExtensionSettings::default().check().is_ok());
+        assert!(Settings::default().check().is_ok());
         assert!(Settings { devices_per_extension: 0, ..Settings::default() }.check().is_err());
     }
 }

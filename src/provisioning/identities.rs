@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use crate::{
     binding::MasterKey,
     model::{BindingRecord, DeviceRecord, Extension, Generation, LineNumber, MacAddr, Secret},
+    sip::{Account, Accounts},
 };
 
 /// Lock-free reads of everybody's identity; cheap to clone.
@@ -144,6 +145,21 @@ impl Identities {
             next.put(mac, generation, bindings);
         }
         self.now.store(Arc::new(next));
+    }
+}
+
+impl Accounts for Identities {
+    fn account(&self, auth_user: &str) -> Option<Account> {
+        let identity = self.find(auth_user)?;
+        Some(Account {
+            provisional: identity.provisional(),
+            user: identity.user,
+            mac: identity.mac,
+            line: identity.line,
+            generation: identity.generation,
+            display_name: identity.display_name,
+            secret: identity.secret,
+        })
     }
 }
 

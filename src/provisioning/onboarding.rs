@@ -17,11 +17,11 @@ use std::{
 
 use super::identities::provisional_user;
 use crate::{
-    binding::{Effect, ExtensionRange, Fact, Life, Limits, ReloadSettings},
+    binding::{Effect, Fact, Life, Limits, ReloadSettings},
     model::{
-        BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, FamilyName, Generation, LineNumber, MacAddr, Secret, Timestamp,
-        User,
+        BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, FamilyName, Generation, LineNumber, MacAddr, Timestamp, User,
     },
+    sip::{self, Credentials, Flow, notify},
     store::ContactRecord,
 };
 
@@ -55,8 +55,8 @@ pub enum Error {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub devices_per_extension: u8,
-    /// Given to users without an extension in the directory.
-    pub extensions: ExtensionRange,
+    /// First and last of those given to users without one in the directory.
+    pub extensions: (Extension, Extension),
     pub reload: ReloadSettings,
     pub limits: Limits,
 }
@@ -105,22 +105,27 @@ impl Sighting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     pub mac: MacAddr,
-    pub line: LineNumber,
     /// Of the secret that it was made with.
     pub generation: Generation,
-    /// The contact's URI, as registered.
-    pub uri: String,
-    /// How it is reached, as `udp 10.0.0.5:5060`.
-    pub flow: String,
-    pub source: SocketAddr,
+    pub contact: Contact,
 }
 
-/// Where a phone listens.
+impl From<&sip::Contact> for Registration {
+    fn from(contact: &sip::Contact) -> Self {
+        let sip::Contact { mac, line, generation, user, uri, flow, .. } = contact.clone();
+        Self { mac, generation, contact: Contact { line, user, uri, flow } }
+    }
+}
+
+/// Where a phone listens, also after the registrar has dropped it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contact {
     pub line: LineNumber,
+    /// User part of the address of record that it registered.
+    pub user: String,
+    /// As registered.
     pub uri: String,
-    pub flow: String,
+    pub flow: Flow,
 }
 
 /// An order to the SIP engine.
@@ -151,11 +156,21 @@ pub struct Reload {
     pub credentials: Credentials,
 }
 
-/// A user name and secret of an earlier generation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    pub auth_user: String,
-    pub secret: Secret,
+impl Reload {
+    /// The NOTIFY: to the contact, or to SIP's port where the phone was last heard. `None` when it was never heard.
+    pub fn order(&self) -> Option<notify::Order> {
+        let (uri, user, flow) = match (&self.contact, self.address) {
+            (Some(contact), _) => (contact.uri.clone(), contact.user.clone(), contact.flow),
+            (None, Some(address)) => {
+                let user = provisional_user(self.mac);
+                let flow = Flow::udp(SocketAddr::from(([0, 0, 0, 0], 0)), SocketAddr::from((address, 5060)));
+                (format!("sip:{user}@{address}:5060"), user, flow)
+            }
+            (None, None) => return None,
+        };
+        let (event, credentials) = (self.notify_event.clone(), Some(self.credentials.clone()));
+        Some(notify::Order { mac: self.mac, uri, user, flow, event, credentials })
+    }
 }
 
 /// What the shell does next.
@@ -305,7 +320,9 @@ impl Core {
                 if contact.user == owner.unwrap_or_else(|| provisional_user(contact.mac)) {
                     device.registered.insert(contact.line);
                 }
-                device.contact = Some(Contact { line: contact.line, uri: contact.uri, flow: contact.flow });
+                if let Ok(flow) = contact.flow.parse() {
+                    device.contact = Some(Contact { line: contact.line, user: contact.user, uri: contact.uri, flow });
+                }
             }
         }
         let mut macs: Vec<_> = self.devices.keys().copied().collect();
@@ -387,11 +404,12 @@ impl Core {
     /// A REGISTER was accepted.
     pub fn handle_registered(&mut self, now: Now, registration: Registration) {
         let mac = registration.mac;
-        self.handle_sighting(now, Sighting { address: Some(registration.source.ip()), phone: true, ..Sighting::of(mac) });
+        let source = registration.contact.flow.peer.ip().to_canonical();
+        self.handle_sighting(now, Sighting { address: Some(source), phone: true, ..Sighting::of(mac) });
         let Some(device) = self.devices.get_mut(&mac) else { return };
         if registration.generation == device.record.generation {
-            device.registered.insert(registration.line);
-            device.contact = Some(Contact { line: registration.line, uri: registration.uri, flow: registration.flow });
+            device.registered.insert(registration.contact.line);
+            device.contact = Some(registration.contact);
             device.holds = Some(registration.generation);
         }
         self.apply(now, mac, Fact::Registered { generation: registration.generation });

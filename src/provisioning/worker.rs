@@ -21,11 +21,12 @@ use tokio::{
 
 use super::{
     identities::{Identities, auth_user},
-    onboarding::{Action, CallKind, Config, Core, Credentials, Error, Now, Order, Output, Registration, Reload, ReloadMethods, Sighting},
+    onboarding::{Action, CallKind, Config, Core, Error, Now, Order, Output, Registration, Reload, ReloadMethods, Sighting},
 };
 use crate::{
     binding::{Attempts, Outcome, Verdict, Who},
     model::{BindingRecord, CallId, DeviceRecord, Events, Generation, LineNumber, MacAddr, Timestamp, User},
+    sip::Credentials,
     store::{self, Store},
 };
 
@@ -365,7 +366,7 @@ impl Service {
 
     fn with_credentials(&self, order: Order) -> Reload {
         let credentials = Credentials {
-            auth_user: auth_user(order.mac, order.line),
+            username: auth_user(order.mac, order.line),
             secret: self.identities.secret_of(order.mac, order.line, order.holds),
         };
         Reload {
