@@ -15,6 +15,7 @@ pub mod message;
 pub mod name;
 pub mod notify;
 pub mod registrar;
+pub mod register_client;
 pub mod screen;
 pub mod settings;
 pub mod transaction;
