@@ -5,7 +5,6 @@
 //! [`registrar`] and [`notify`] are cores beside it. Bodies are bytes here; what a call means is told in `call`.
 
 pub mod build;
-pub mod credentials;
 pub mod dialog;
 pub mod digest;
 pub mod endpoint;
@@ -14,8 +13,8 @@ pub mod ids;
 pub mod message;
 pub mod name;
 pub mod notify;
-pub mod registrar;
 pub mod register_client;
+pub mod registrar;
 pub mod screen;
 pub mod settings;
 pub mod transaction;

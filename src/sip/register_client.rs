@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     build::{Request, name_addr},
-    credentials::Credentials,
+    digest::{Credentials, Login},
     endpoint::{ClientTx, Endpoint, Event as EndpointEvent},
     header::Contact,
     message::{Message, Method},
@@ -53,6 +53,7 @@ pub struct RegisterClient {
     cseq: u32,
     expires_secs: u32,
     waits_for: Option<ClientTx>,
+    login: Login,
     /// Challenges within the present attempt.
     challenged: u8,
     /// Attempts that failed in a row.
@@ -76,6 +77,7 @@ impl RegisterClient {
             tag: endpoint.ids().token(),
             cseq: 0,
             expires_secs: config.expires_secs,
+            login: Login::new(config.credentials.clone()),
             config,
             waits_for: None,
             challenged: 0,
@@ -90,22 +92,22 @@ impl RegisterClient {
     pub fn register(&mut self, now: Instant, endpoint: &mut Endpoint) {
         self.leaving = false;
         self.challenged = 0;
-        self.send(now, endpoint, None);
+        self.send(now, endpoint);
     }
 
     /// Takes our contact back.
     pub fn unregister(&mut self, now: Instant, endpoint: &mut Endpoint) {
         self.leaving = true;
         self.challenged = 0;
-        self.send(now, endpoint, None);
+        self.send(now, endpoint);
     }
 
     /// Takes the event if it is about our REGISTER; gives it back otherwise.
     pub fn handle(&mut self, now: Instant, endpoint: &mut Endpoint, event: EndpointEvent) -> Option<EndpointEvent> {
         match event {
             EndpointEvent::Response { tx, response, .. } if self.waits_for == Some(tx) => self.handle_response(now, endpoint, &response),
-            EndpointEvent::TimedOut { tx } if self.waits_for == Some(tx) => self.fail(now, endpoint, 408, None),
-            EndpointEvent::TransportFailed { tx } if self.waits_for == Some(tx) => self.fail(now, endpoint, 503, None),
+            EndpointEvent::TimedOut { tx } if self.waits_for == Some(tx) => self.fail(now, 408, None),
+            EndpointEvent::TransportFailed { tx } if self.waits_for == Some(tx) => self.fail(now, 503, None),
             other => return Some(other),
         }
         None
@@ -115,7 +117,7 @@ impl RegisterClient {
     pub fn handle_timeout(&mut self, now: Instant, endpoint: &mut Endpoint) {
         if self.next.is_some_and(|next| next <= now) && self.waits_for.is_none() {
             self.challenged = 0;
-            self.send(now, endpoint, None);
+            self.send(now, endpoint);
         }
     }
 
@@ -128,8 +130,11 @@ impl RegisterClient {
         self.next.filter(|_| self.waits_for.is_none())
     }
 
-    fn send(&mut self, now: Instant, endpoint: &mut Endpoint, authorization: Option<(Name, String)>) {
+    fn send(&mut self, now: Instant, endpoint: &mut Endpoint) {
         self.cseq += 1;
+        // With a nonce that the server gave before, there is no need for a challenge.
+        let cnonce = endpoint.ids().token();
+        let authorization = self.login.authorize("REGISTER", &self.config.registrar, &cnonce);
         let config = &self.config;
         let transport = if config.flow.transport.is_reliable() { format!(";transport={}", config.flow.transport) } else { String::new() };
         let contact = format!("<sip:{}@{}{transport}>", config.contact_user, endpoint.sent_by(&config.flow));
@@ -155,28 +160,26 @@ impl RegisterClient {
             ..200 => {}
             200..300 => self.succeed(now, endpoint, response),
             401 | 407 if self.challenged < MOST_CHALLENGES => {
-                let cnonce = endpoint.ids().token();
-                let answer = self.config.credentials.answer(response, &Method::Register, &self.config.registrar, &cnonce);
-                // The same password again would only count against us.
-                match answer.filter(|answer| self.challenged == 0 || answer.stale) {
-                    Some(answer) => {
+                // The same password again would only count against us: `Login` knows, unless the server says "stale".
+                match self.login.handle_challenge(response) {
+                    Ok(()) => {
                         self.challenged += 1;
-                        self.send(now, endpoint, Some((answer.name, answer.value)));
+                        self.send(now, endpoint);
                     }
-                    None => self.fail(now, endpoint, status, None),
+                    Err(_) => self.fail(now, status, None),
                 }
             }
             423 => match response.number(Name::MinExpires) {
                 Ok(Some(least)) if least > self.expires_secs && least <= LONGEST_EXPIRES => {
                     self.expires_secs = least;
                     self.challenged = 0;
-                    self.send(now, endpoint, None);
+                    self.send(now, endpoint);
                 }
-                _ => self.fail(now, endpoint, status, None),
+                _ => self.fail(now, status, None),
             },
             _ => {
                 let after = response.number(Name::RetryAfter).ok().flatten().map(|secs| Duration::from_secs(u64::from(secs.min(3600))));
-                self.fail(now, endpoint, status, after);
+                self.fail(now, status, after);
             }
         }
     }
@@ -184,6 +187,7 @@ impl RegisterClient {
     fn succeed(&mut self, now: Instant, endpoint: &Endpoint, response: &Message) {
         self.waits_for = None;
         self.failures = 0;
+        self.login.handle_success();
         if self.leaving {
             return self.events.push_back(Event::Unregistered);
         }
@@ -202,7 +206,7 @@ impl RegisterClient {
         of_contact.or_else(|| response.expires()).unwrap_or(self.expires_secs)
     }
 
-    fn fail(&mut self, now: Instant, _endpoint: &Endpoint, status: u16, after: Option<Duration>) {
+    fn fail(&mut self, now: Instant, status: u16, after: Option<Duration>) {
         self.waits_for = None;
         if self.leaving {
             // The server is gone or refuses: the contact will expire there.
@@ -244,7 +248,7 @@ mod tests {
                 registrar: "sip:10.0.0.1".into(),
                 flow,
                 contact_user: "2041".into(),
-                credentials: Credentials { user: "001565aabbcc-1".into(), password: Secret::new("p") },
+                credentials: Credentials { username: "001565aabbcc-1".into(), secret: Secret::new("p") },
                 expires_secs: 60,
             };
             let client = RegisterClient::new(&mut endpoint, config);

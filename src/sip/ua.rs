@@ -22,8 +22,8 @@ use bytes::Bytes;
 
 use super::{
     build::{Request, Response, name_addr},
-    credentials::Credentials,
     dialog::{Dialog, DialogId},
+    digest::{Credentials, Login},
     endpoint::{ClientTx, Endpoint, Event as EndpointEvent, ServerTx},
     message::{Message, Method},
     name::Name,
@@ -204,7 +204,7 @@ struct Leg {
     stage: Stage,
     /// The owner still wants to hear of it.
     owned: bool,
-    credentials: Option<Credentials>,
+    login: Option<Login>,
     unacked: Option<Unacked>,
     /// A change of the peer that the owner has to answer.
     theirs: Option<Theirs>,
@@ -271,6 +271,7 @@ struct OutsideState {
     call_id: String,
     tag: String,
     cseq: u32,
+    login: Option<Login>,
     challenged: u8,
 }
 
@@ -323,12 +324,12 @@ impl UserAgent {
         let call_id = endpoint.ids().token();
         let tag = endpoint.ids().token();
         let contact = contact(endpoint, &invite.flow, &invite.contact_user);
-        let (flow, credentials) = (invite.flow, invite.credentials.clone());
+        let (flow, login) = (invite.flow, invite.credentials.clone().map(Login::new));
         let calling = Calling { invite, call_id, tag, contact, cseq: 1, cancelled: false };
         let request = calling.request(endpoint);
         let tx = endpoint.request(now, flow, request);
         self.clients.insert(tx, Use::Invite(leg));
-        self.legs.insert(leg, Leg::new(flow, Stage::Calling { tx, calling: Box::new(calling) }, credentials));
+        self.legs.insert(leg, Leg::new(flow, Stage::Calling { tx, calling: Box::new(calling) }, login));
     }
 
     /// 180 to the caller.
@@ -359,6 +360,13 @@ impl UserAgent {
         self.forget(id);
     }
 
+    /// The same with an answer that somebody else has made from the INVITE, as a challenge.
+    pub fn reject_with(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId, response: Response) {
+        let Some(Stage::Offered { tx, dialog, .. }) = self.legs.get(&id).map(|leg| &leg.stage) else { return };
+        endpoint.respond(now, *tx, response.to_tag(&dialog.id.local_tag));
+        self.forget(id);
+    }
+
     /// Ends a leg in whatever state: CANCEL, BYE, or a refusal. The owner hears no more of it.
     /// `reason` becomes a Reason header where there is room for one (RFC 3326).
     pub fn hangup(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId, reason: Option<&str>) {
@@ -381,7 +389,7 @@ impl UserAgent {
     /// Changes the session by re-INVITE. It waits for a change of the peer that is under way, and tries again after 491.
     pub fn reoffer(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId, body: Bytes) {
         let Some(leg) = self.legs.get_mut(&id).filter(|leg| matches!(leg.stage, Stage::Up(_))) else { return };
-        leg.challenged = 0;
+        leg.calm();
         leg.ours = Some(Ours { body, tx: None, cseq: 0, tries: 0 });
         self.send_reoffer(now, endpoint, id);
     }
@@ -420,7 +428,8 @@ impl UserAgent {
         self.next += 1;
         let id = RequestId(self.next);
         let (call_id, tag) = (endpoint.ids().token(), endpoint.ids().token());
-        let state = OutsideState { outside, call_id, tag, cseq: 1, challenged: 0 };
+        let login = outside.credentials.clone().map(Login::new);
+        let state = OutsideState { outside, call_id, tag, cseq: 1, login, challenged: 0 };
         let tx = endpoint.request(now, state.outside.flow, state.request());
         self.outsides.insert(id, state);
         self.clients.insert(tx, Use::Outside(id));
@@ -697,16 +706,10 @@ impl UserAgent {
         let Some(leg) = self.legs.get_mut(&id) else { return };
         let Stage::Calling { tx: current, calling } = &mut leg.stage else { return };
         if status >= 300 {
-            if !calling.cancelled
-                && leg.challenged < MOST_CHALLENGES
-                && let Some(header) = leg.credentials.as_ref().and_then(|credentials| {
-                    let answer = credentials.answer(response, &Method::Invite, &calling.invite.uri, &endpoint.ids().token())?;
-                    (leg.challenged == 0 || answer.stale).then_some((answer.name, answer.value))
-                })
-            {
-                leg.challenged += 1;
+            let answer = answer_to(&mut leg.login, &mut leg.challenged, response, &Method::Invite, &calling.invite.uri, endpoint);
+            if let Some((name, value)) = answer.filter(|_| !calling.cancelled) {
                 calling.cseq += 1;
-                let request = calling.request(endpoint).header(header.0, header.1);
+                let request = calling.request(endpoint).header(name, value);
                 *current = endpoint.request(now, leg.flow, request);
                 self.clients.insert(*current, Use::Invite(id));
                 return;
@@ -724,7 +727,7 @@ impl UserAgent {
         let to_tag = dialog.id.remote_tag.clone();
         self.dialogs.insert(dialog.id.clone(), id);
         leg.stage = Stage::Up(Box::new(dialog));
-        leg.challenged = 0;
+        leg.calm();
         self.remember_ack(now, endpoint, tx, SentAck { to_tag, transmit, local, local_tag, contact, cseq });
         if cancelled {
             // Our CANCEL and their answer have crossed.
@@ -785,15 +788,13 @@ impl UserAgent {
                 ours.tx = None;
                 self.schedule.insert((now + Duration::from_millis(wait_ms), id, Timer::ReofferAgain));
             }
-            401 | 407 if leg.challenged < MOST_CHALLENGES && leg.credentials.is_some() => {
-                let uri = dialog.target().to_owned();
-                let answer = leg.credentials.as_ref().and_then(|c| c.answer(response, &Method::Invite, &uri, &format!("{random:016x}")));
-                let Some(answer) = answer.filter(|answer| leg.challenged == 0 || answer.stale) else {
+            401 | 407 => {
+                let answer = answer_to(&mut leg.login, &mut leg.challenged, response, &Method::Invite, dialog.target(), endpoint);
+                let Some((name, value)) = answer else {
                     leg.ours = None;
                     return self.tell(id, LegEvent::ReofferFailed { status });
                 };
-                leg.challenged += 1;
-                let request = dialog.request(Method::Invite).header(answer.name, answer.value).body(SDP, ours.body.clone());
+                let request = dialog.request(Method::Invite).header(name, value).body(SDP, ours.body.clone());
                 let tx = endpoint.request(now, flow, request);
                 ours.cseq = dialog.local_cseq();
                 ours.tx = Some(tx);
@@ -811,16 +812,12 @@ impl UserAgent {
     }
 
     fn handle_bye_final(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId, status: u16, response: &Message) {
-        let cnonce = endpoint.ids().token();
         if let Some(leg) = self.legs.get_mut(&id)
             && let Stage::Leaving(dialog) = &mut leg.stage
             && matches!(status, 401 | 407)
-            && leg.challenged < MOST_CHALLENGES
-            && let Some(credentials) = &leg.credentials
-            && let Some(answer) = credentials.answer(response, &Method::Bye, dialog.target(), &cnonce)
+            && let Some((name, value)) = answer_to(&mut leg.login, &mut leg.challenged, response, &Method::Bye, dialog.target(), endpoint)
         {
-            leg.challenged += 1;
-            let tx = endpoint.request(now, leg.flow, dialog.request(Method::Bye).header(answer.name, answer.value));
+            let tx = endpoint.request(now, leg.flow, dialog.request(Method::Bye).header(name, value));
             self.clients.insert(tx, Use::Bye(id));
             return;
         }
@@ -828,17 +825,13 @@ impl UserAgent {
     }
 
     fn handle_outside_final(&mut self, now: Instant, endpoint: &mut Endpoint, id: RequestId, status: u16, response: &Message) {
-        let cnonce = endpoint.ids().token();
         if matches!(status, 401 | 407)
             && let Some(state) = self.outsides.get_mut(&id)
-            && state.challenged < MOST_CHALLENGES
-            && let Some(credentials) = &state.outside.credentials
-            && let Some(answer) = credentials.answer(response, &state.outside.method, &state.outside.uri, &cnonce)
-            && (state.challenged == 0 || answer.stale)
+            && let (method, uri) = (&state.outside.method, &state.outside.uri)
+            && let Some((name, value)) = answer_to(&mut state.login, &mut state.challenged, response, method, uri, endpoint)
         {
-            state.challenged += 1;
             state.cseq += 1;
-            let tx = endpoint.request(now, state.outside.flow, state.request().header(answer.name, answer.value));
+            let tx = endpoint.request(now, state.outside.flow, state.request().header(name, value));
             self.clients.insert(tx, Use::Outside(id));
             return;
         }
@@ -857,7 +850,7 @@ impl UserAgent {
             endpoint.respond(now, theirs.tx, Response::to(&theirs.request, 487));
         }
         leg.owned = false;
-        leg.challenged = 0;
+        leg.calm();
         let Stage::Up(dialog) = &mut leg.stage else { return };
         let mut dialog = dialog.clone();
         let request = dialog.request(Method::Bye);
@@ -935,14 +928,22 @@ impl SentAck {
 }
 
 impl Leg {
-    fn new(flow: Flow, stage: Stage, credentials: Option<Credentials>) -> Self {
-        Self { flow, stage, owned: true, credentials, unacked: None, theirs: None, ours: None, bye_wanted: false, challenged: 0 }
+    fn new(flow: Flow, stage: Stage, login: Option<Login>) -> Self {
+        Self { flow, stage, owned: true, login, unacked: None, theirs: None, ours: None, bye_wanted: false, challenged: 0 }
     }
 
     fn dialog_mut(&mut self) -> Option<&mut Dialog> {
         match &mut self.stage {
             Stage::Calling { .. } => None,
             Stage::Offered { dialog, .. } | Stage::Up(dialog) | Stage::Leaving(dialog) => Some(dialog),
+        }
+    }
+
+    /// A new request begins, or the last was accepted: a challenge is again the first.
+    fn calm(&mut self) {
+        self.challenged = 0;
+        if let Some(login) = &mut self.login {
+            login.handle_success();
         }
     }
 
@@ -995,6 +996,21 @@ impl OutsideState {
 }
 
 const SDP: &str = "application/sdp";
+
+/// The header for another try after a 401 or 407, if there is one worth it.
+fn answer_to(
+    login: &mut Option<Login>,
+    challenged: &mut u8,
+    response: &Message,
+    method: &Method,
+    uri: &str,
+    endpoint: &mut Endpoint,
+) -> Option<(Name, String)> {
+    let login = login.as_mut().filter(|_| matches!(response.status(), Some(401 | 407)) && *challenged < MOST_CHALLENGES)?;
+    login.handle_challenge(response).ok()?;
+    *challenged += 1;
+    login.authorize(method.as_str(), uri, &endpoint.ids().token())
+}
 
 /// A 200 that makes or keeps a dialog.
 fn accepted(endpoint: &Endpoint, dialog: &Dialog, request: &Message) -> Response {
@@ -1353,7 +1369,7 @@ mod tests {
     #[test]
     fn a_challenge_is_answered_once() {
         let mut pair = Pair::new(10, 0);
-        pair.invite(Some(Credentials { user: "a".into(), password: Secret::new("p") }));
+        pair.invite(Some(Credentials { username: "a".into(), secret: Secret::new("p") }));
         let challenge = vec![(Name::ProxyAuthenticate, "Digest realm=\"r\", nonce=\"n\", qop=\"auth\"".to_owned())];
         pair.run_until(20);
         pair.on(B, |ua, now, ep, leg| ua.reject(now, ep, leg, 407, &challenge));
