@@ -222,9 +222,9 @@ impl Endpoint {
 
     /// A flow broke, or nothing could be sent on it: what waits for answers there will not get them.
     pub fn handle_transport_error(&mut self, now: Instant, flow: Flow) {
-        let same = |f: &Flow| {
-            f.transport == flow.transport && f.peer == flow.peer && (f.id == flow.id || flow.id == super::transport::FlowId::NONE)
-        };
+        // A request that was to go by any connection went by this one.
+        let none = super::transport::FlowId::NONE;
+        let same = |f: &Flow| f.transport == flow.transport && f.peer == flow.peer && (f.id == flow.id || f.id == none || flow.id == none);
         let failed: Vec<_> =
             self.clients.iter().filter(|(_, entry)| same(&entry.flow) && entry.machine.is_waiting()).map(|(tx, _)| *tx).collect();
         for tx in failed {

@@ -3,10 +3,15 @@
 //! [`flow`] and [`framing`] are pure; the other files hold the sockets and no decisions about SIP.
 
 pub mod flow;
-
-pub use flow::{Flow, FlowId, Transmit, Transport};
+pub mod framing;
+pub mod socket;
+mod tcp;
+mod udp;
 
 use std::{net::SocketAddr, time::Duration};
+
+pub use flow::{Flow, FlowId, Transmit, Transport};
+pub use socket::{Inbound, Transports};
 
 /// What to listen on, and how much of it.
 #[derive(Clone, Debug)]

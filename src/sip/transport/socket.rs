@@ -1,0 +1,145 @@
+//! All sockets of the SIP side together: one way in, one way out, bounded both.
+//!
+//! [`Transports::bind`] opens what the settings name. Everything that comes in arrives in one channel; [`Transports::send`]
+//! never waits. Dropping the receiver closes everything.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{
+    Config, Flow, Transmit, Transport,
+    tcp::{self, Connections},
+    udp::{self, Udp},
+};
+
+/// Messages waiting for the engine: a tenth of a second's worth at full speed. UDP beyond it is lost, TCP waits.
+const INBOX: usize = 8192;
+
+#[derive(Debug)]
+pub enum Inbound {
+    Message {
+        flow: Flow,
+        bytes: Bytes,
+    },
+    /// A stream is closed, or could not be made, or does not take what is sent.
+    Closed {
+        flow: Flow,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen for SIP on {transport} {at}: {source}; if another program holds the port, stop it or change `sip.{transport}`")]
+pub struct BindError {
+    transport: Transport,
+    at: SocketAddr,
+    source: io::Error,
+}
+
+/// The sending side. Cheap to clone.
+#[derive(Clone)]
+pub struct Transports {
+    udp: Arc<[Arc<Udp>]>,
+    tcp: Arc<[SocketAddr]>,
+    connections: Arc<Connections>,
+}
+
+impl Transports {
+    /// Opens every address of the configuration. Needs a tokio runtime around it.
+    pub fn bind(config: Config) -> Result<(Self, mpsc::Receiver<Inbound>), BindError> {
+        let (inbound, inbox) = mpsc::channel(INBOX);
+        let connections = Connections::new(config.clone(), inbound.clone());
+        let fault = |transport, at| move |source| BindError { transport, at, source };
+        let mut udp = Vec::new();
+        for at in &config.udp {
+            udp.push(Arc::new(Udp::bind(*at).map_err(fault(Transport::Udp, *at))?));
+        }
+        let mut listeners = Vec::new();
+        let mut tcp = Vec::new();
+        for at in &config.tcp {
+            let listener = tcp::listen(*at).map_err(fault(Transport::Tcp, *at))?;
+            tcp.push(listener.local_addr().map_err(fault(Transport::Tcp, *at))?);
+            listeners.push(listener);
+        }
+        for socket in &udp {
+            tokio::spawn(udp::receive(socket.clone(), inbound.clone()));
+        }
+        for listener in listeners {
+            tokio::spawn(tcp::accept(listener, connections.clone()));
+        }
+        Ok((Self { udp: udp.into(), tcp: tcp.into(), connections }, inbox))
+    }
+
+    /// Sends at once, or hands over to the connection. False: it cannot be sent, and nothing more will be heard of it.
+    pub fn send(&self, transmit: Transmit) -> bool {
+        let Transmit { flow, bytes } = transmit;
+        match flow.transport {
+            Transport::Udp => match self.socket_for(&flow) {
+                Some(socket) => match socket.send(&flow, &bytes) {
+                    Ok(()) => true,
+                    // Full: lost as on the network, and repeated by its transaction.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
+                    Err(error) => {
+                        tracing::debug!(%flow, %error, "cannot send");
+                        false
+                    }
+                },
+                None => false,
+            },
+            Transport::Tcp => self.connections.send(&flow, bytes),
+        }
+    }
+
+    /// Where UDP is listened for, with the ports that the system chose where 0 was asked for.
+    pub fn udp_addresses(&self) -> Vec<SocketAddr> {
+        self.udp.iter().map(|socket| socket.local).collect()
+    }
+
+    /// The same for TCP.
+    pub fn tcp_addresses(&self) -> &[SocketAddr] {
+        &self.tcp
+    }
+
+    /// Streams that are up or coming up.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// The flow from us to `peer`, for requests to somebody that we never heard from: our address is the one that the
+    /// system would route from.
+    pub fn flow_to(&self, transport: Transport, peer: SocketAddr) -> io::Result<Flow> {
+        let probe = std::net::UdpSocket::bind(SocketAddr::new(unspecified(peer), 0))?;
+        probe.connect(peer)?;
+        let mut local = probe.local_addr()?;
+        let port = match transport {
+            Transport::Udp => self.udp.iter().map(|s| s.local).find(|at| fits(at, &local)).map(|at| at.port()),
+            Transport::Tcp => self.tcp.iter().find(|at| fits(at, &local)).map(|at| at.port()),
+        };
+        local.set_port(port.unwrap_or(0));
+        Ok(match transport {
+            Transport::Udp => Flow::udp(local, peer),
+            Transport::Tcp => Flow::tcp(local, peer),
+        })
+    }
+
+    /// The socket bound to the flow's address, else one that serves all addresses.
+    fn socket_for(&self, flow: &Flow) -> Option<&Udp> {
+        let same_port = |socket: &&Arc<Udp>| flow.local.port() == 0 || socket.local.port() == flow.local.port();
+        let family = || self.udp.iter().filter(|socket| socket.local.is_ipv4() == flow.peer.is_ipv4()).filter(same_port);
+        let exact = family().find(|socket| socket.local.ip() == flow.local.ip());
+        exact.or_else(|| family().find(|socket| socket.local.ip().is_unspecified() || flow.local.ip().is_unspecified())).map(|s| &**s)
+    }
+}
+
+fn fits(listener: &SocketAddr, local: &SocketAddr) -> bool {
+    listener.ip() == local.ip() || (listener.ip().is_unspecified() && listener.is_ipv4() == local.is_ipv4())
+}
+
+fn unspecified(peer: SocketAddr) -> IpAddr {
+    if peer.is_ipv4() { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u8; 16]) }
+}

@@ -1,0 +1,130 @@
+//! UDP sockets: datagrams in, with the address of ours that they came to, and out from the same address.
+//!
+//! On a host with several addresses the kernel would answer from the one nearest to the phone, which then does not know the
+//! sender: IP_PKTINFO tells and sets it.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, RawFd},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use nix::{
+    cmsg_space,
+    libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
+    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg, sendmsg},
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{io::Interest, net::UdpSocket, sync::mpsc};
+
+use super::{Flow, socket::Inbound};
+use crate::sip::message::MAX_LEN;
+
+/// Datagrams taken per wake-up before other tasks get their turn.
+const BATCH: usize = 64;
+/// Room for a second's worth of 4,000 phones coming back.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+pub(super) struct Udp {
+    socket: UdpSocket,
+    pub(super) local: SocketAddr,
+}
+
+impl Udp {
+    pub(super) fn bind(at: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
+        if at.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        // The kernel may give less; it does not fail.
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        socket.set_nonblocking(true)?;
+        let on = true;
+        if at.is_ipv4() {
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv4PacketInfo, &on)?;
+        } else {
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6RecvPacketInfo, &on)?;
+        }
+        socket.bind(&at.into())?;
+        let socket = UdpSocket::from_std(socket.into())?;
+        let local = socket.local_addr()?;
+        Ok(Self { socket, local })
+    }
+
+    /// Sends at once or not at all: a full socket loses datagrams, as the network does, and SIP repeats them.
+    pub(super) fn send(&self, flow: &Flow, bytes: &[u8]) -> io::Result<()> {
+        let source = if self.local.ip().is_unspecified() { Some(flow.local.ip()).filter(|ip| !ip.is_unspecified()) } else { None };
+        self.socket.try_io(Interest::WRITABLE, || send_from(self.socket.as_raw_fd(), source, flow.peer, bytes))
+    }
+}
+
+/// Reads until the receiver of `inbound` is gone.
+pub(super) async fn receive(udp: Arc<Udp>, inbound: mpsc::Sender<Inbound>) {
+    let mut buffer = vec![0u8; MAX_LEN];
+    loop {
+        tokio::select! {
+            () = inbound.closed() => return,
+            ready = udp.socket.readable() => if ready.is_err() { return },
+        }
+        for _ in 0..BATCH {
+            let read = udp.socket.try_io(Interest::READABLE, || receive_one(udp.socket.as_raw_fd(), udp.local, &mut buffer));
+            match read {
+                Ok((flow, len)) => {
+                    let bytes = Bytes::copy_from_slice(buffer.get(..len).unwrap_or_default());
+                    // Nobody has time for it: as good as lost on the way. Its sender repeats it.
+                    if inbound.try_send(Inbound::Message { flow, bytes }).is_err() {
+                        metrics::counter!("plugtone_sip_dropped_total", "reason" => "queue_full").increment(1);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // An ICMP error for something that we sent; the socket lives on.
+                Err(_) => {}
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn receive_one(fd: RawFd, bound: SocketAddr, buffer: &mut [u8]) -> io::Result<(Flow, usize)> {
+    let mut control = cmsg_space!(in_pktinfo, in6_pktinfo);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+    let peer = message.address.as_ref().and_then(to_std).ok_or(io::ErrorKind::InvalidData)?;
+    let mut local = bound;
+    for part in message.cmsgs()? {
+        match part {
+            ControlMessageOwned::Ipv4PacketInfo(info) => local.set_ip(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes())),
+            ControlMessageOwned::Ipv6PacketInfo(info) => local.set_ip(IpAddr::from(info.ipi6_addr.s6_addr)),
+            _ => {}
+        }
+    }
+    Ok((Flow::udp(local, peer), message.bytes))
+}
+
+fn send_from(fd: RawFd, source: Option<IpAddr>, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    let slices = [IoSlice::new(bytes)];
+    let to = SockaddrStorage::from(to);
+    let flags = MsgFlags::MSG_DONTWAIT;
+    match source {
+        Some(IpAddr::V4(ip)) => {
+            let address = in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
+            let info = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: in_addr { s_addr: 0 } };
+            sendmsg(fd, &slices, &[ControlMessage::Ipv4PacketInfo(&info)], flags, Some(&to))?;
+        }
+        Some(IpAddr::V6(ip)) => {
+            let info = in6_pktinfo { ipi6_addr: in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
+            sendmsg(fd, &slices, &[ControlMessage::Ipv6PacketInfo(&info)], flags, Some(&to))?;
+        }
+        None => {
+            sendmsg(fd, &slices, &[], flags, Some(&to))?;
+        }
+    }
+    Ok(())
+}
+
+fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|a: &SockaddrIn| SocketAddr::new(IpAddr::V4(a.ip()), a.port()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|a: &SockaddrIn6| SocketAddr::V6((*a).into())))
+}
