@@ -18,17 +18,22 @@ use crate::model::Keys;
 pub mod clip;
 pub mod codec;
 pub mod files;
+pub mod listen;
 pub mod presses;
 pub mod relay;
 pub mod resample;
 pub mod session;
 pub mod source;
+#[cfg(test)]
+mod synthetic;
 pub mod tone;
 pub mod worker;
 
 pub use crate::rtp::Key;
 pub use clip::Clip;
 pub use codec::Codec;
+pub use listen::{Heard, Sound};
+pub use tone::{Country, Tones};
 pub use worker::Media;
 
 /// The `media` section of the configuration.
@@ -47,7 +52,7 @@ pub struct Settings {
     /// Whether keys are also recognised by their sound, for phones and gateways that send no telephone-events.
     pub inband_dtmf: bool,
     /// Whose ring-back, busy and congestion tones callers hear: `eu`, `us`, `uk` or `de`.
-    pub tones: String,
+    pub tones: Country,
     /// DiffServ code point that audio is marked with, so that switches and routers prefer it: 46 (expedited forwarding,
     /// RFC 4594) unless your network says otherwise. 0: unmarked.
     pub dscp: u8,
@@ -55,7 +60,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { first_port: 16_384, last_port: 32_767, threads: 0, silence_secs: 60, inband_dtmf: true, tones: "eu".into(), dscp: 46 }
+        Self { first_port: 16_384, last_port: 32_767, threads: 0, silence_secs: 60, inband_dtmf: true, tones: Country::Eu, dscp: 46 }
     }
 }
 
@@ -69,12 +74,13 @@ pub struct Config {
     /// How long a phone may be silent before [`MediaEvent::Silent`]; `None`: for ever.
     pub silence: Option<Duration>,
     pub inband_dtmf: bool,
+    pub tones: Country,
     pub dscp: u8,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { ports: None, threads: 1, silence: Some(Duration::from_secs(60)), inband_dtmf: true, dscp: 46 }
+        Self { ports: None, threads: 1, silence: Some(Duration::from_secs(60)), inband_dtmf: true, tones: Country::Eu, dscp: 46 }
     }
 }
 
@@ -93,6 +99,7 @@ impl Settings {
             threads: if self.threads == 0 { (cores / 2).clamp(1, 8) } else { self.threads.min(64) },
             silence: (self.silence_secs > 0).then(|| Duration::from_secs(self.silence_secs)),
             inband_dtmf: self.inband_dtmf,
+            tones: self.tones,
             dscp: self.dscp,
         })
     }
