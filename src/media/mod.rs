@@ -17,7 +17,9 @@ use crate::model::Keys;
 
 pub mod clip;
 pub mod codec;
+pub mod ear;
 pub mod files;
+pub mod goertzel;
 pub mod listen;
 pub mod presses;
 pub mod relay;
@@ -239,6 +241,11 @@ pub enum Command {
     Unbridge,
     /// Presses keys: by telephone-event, or as tones if the far end knows none.
     SendKeys(Keys),
+    /// Whether keys are also recognised by their sound, for a far end that sends no telephone-events. Costs decoding; off
+    /// until asked for, and for ever if the settings forbid it.
+    DetectInband(bool),
+    /// Whether to tell what the far end sounds like by [`MediaEvent::Heard`]. Costs decoding; off until asked for.
+    Listen(bool),
     /// A key press that came another way (SIP INFO). It counts once even if it was also heard.
     Key(Key),
     /// While true, keys are being keyed that nobody may learn: they are told to the events' receiver and nobody else, and
@@ -257,6 +264,8 @@ pub enum MediaEvent {
     PlaybackEnded { playback: PlaybackId, interrupted: bool },
     /// No packet has come since then, for longer than the settings allow. Told once for each silence.
     Silent { since: Instant },
+    /// Another sound has begun: speech, a tone, silence. Only after [`Command::Listen`].
+    Heard(Heard),
     /// The figures at the end.
     Stats(Stats),
 }
@@ -273,6 +282,8 @@ pub struct Stats {
     pub jitter: Duration,
     /// Loudness of what was heard in the last second, 0 being the loudest square wave; `None` if nothing was.
     pub rms_dbfs: Option<f32>,
+    /// What is heard just now, if somebody listens.
+    pub sound: Option<Sound>,
     /// Where packets come from, once that is certain.
     pub source: Option<SocketAddr>,
 }

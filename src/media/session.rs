@@ -17,13 +17,16 @@ use std::{
 use super::{
     Clip, Codec, Command, MediaEvent, PlaybackId, Remote, Stats,
     codec::{Decoder, Encoder, decode_g711},
+    ear::Ear,
+    goertzel::Detector,
+    listen::Listener,
     presses::{Presses, Way},
     relay::Renumber,
     resample::{Doubler, Halver},
     source::Source,
     tone::KeyTone,
 };
-use crate::rtp::{Key, Packet, Reception, packet, telephone_event};
+use crate::rtp::{Key, Packet, Reception, packet, rtcp, telephone_event};
 
 /// One frame, and the time between two ticks.
 pub const TICK: Duration = Duration::from_millis(20);
@@ -95,6 +98,7 @@ pub struct Core {
     silence_told: bool,
     ignored: u64,
     level: Level,
+    ear: Option<Box<Ear>>,
 
     bridged: bool,
     blind: bool,
@@ -108,6 +112,10 @@ pub struct Core {
     encoder: Encoder,
     out: Stream,
     next_tick: Instant,
+    /// When the next RTCP report is due, and where the far end's come from.
+    next_report: Instant,
+    rtcp_source: Option<SocketAddr>,
+    epoch: Instant,
 
     key_receiver: telephone_event::Receiver,
     /// Presses of the bridged session, to be turned into tones for a far end that knows no telephone-events.
@@ -128,6 +136,7 @@ struct Stream {
     /// The next packet begins a talk spurt.
     marker: bool,
     packets: u64,
+    octets: u64,
 }
 
 impl Core {
@@ -138,6 +147,7 @@ impl Core {
             newest: config.timestamp.wrapping_sub(TICK_UNITS),
             marker: true,
             packets: 0,
+            octets: 0,
         };
         Self {
             config,
@@ -148,6 +158,7 @@ impl Core {
             silence_told: false,
             ignored: 0,
             level: Level::default(),
+            ear: None,
             bridged: false,
             blind: false,
             relay: None,
@@ -159,6 +170,9 @@ impl Core {
             encoder: Encoder::new(Codec::Pcmu),
             out,
             next_tick: now + TICK,
+            next_report: now + rtcp::INTERVAL,
+            rtcp_source: None,
+            epoch: now,
             key_receiver: telephone_event::Receiver::default(),
             relayed_keys: telephone_event::Receiver::default(),
             presses: Presses::default(),
@@ -180,6 +194,11 @@ impl Core {
                 let room = telephone_event::QUEUE.saturating_sub(self.keys.len());
                 self.keys.extend(keys.expose().chars().filter_map(Key::from_char).take(room));
             }
+            Command::DetectInband(on) => {
+                let on = on && self.config.inband_dtmf;
+                self.change_ear(on, |ear| ear.detector = on.then(Detector::default));
+            }
+            Command::Listen(on) => self.change_ear(on, |ear| ear.listener = on.then(Listener::default)),
             Command::Key(key) => self.note_key(now, key, Way::Signalling),
             Command::Blind(blind) => self.blind = blind,
             Command::Bridge(_) | Command::Unbridge | Command::Close => {}
@@ -204,6 +223,31 @@ impl Core {
         self.bridged = bridged;
         self.relay = None;
         self.relayed_keys = telephone_event::Receiver::default();
+    }
+
+    /// Makes the ear that `change` needs, and throws away one that nobody needs any more.
+    fn change_ear(&mut self, needed: bool, change: impl FnOnce(&mut Ear)) {
+        if needed && self.ear.is_none() {
+            self.ear = Some(Box::default());
+        }
+        if let Some(ear) = &mut self.ear {
+            change(ear);
+            if ear.detector.is_none() && ear.listener.is_none() {
+                self.ear = None;
+            }
+        }
+    }
+
+    /// Hears what this tick has to hear.
+    fn hear(&mut self, now: Instant) {
+        let Some(ear) = &mut self.ear else { return };
+        ear.handle_tick();
+        while let Some(key) = self.ear.as_mut().and_then(|ear| ear.poll_key()) {
+            self.note_key(now, key, Way::Inband);
+        }
+        while let Some(heard) = self.ear.as_mut().and_then(|ear| ear.poll_heard()) {
+            self.tell(MediaEvent::Heard(heard));
+        }
     }
 
     fn stop_play(&mut self) {
@@ -235,6 +279,9 @@ impl Core {
             self.ignored += 1;
             return None;
         };
+        if let Some(ear) = &mut self.ear {
+            ear.handle_packet(now, &packet);
+        }
         match kind {
             FrameKind::Event => {
                 if let Some(key) = self.key_receiver.handle_packet(packet.ssrc, packet.timestamp, packet.payload) {
@@ -243,9 +290,42 @@ impl Core {
             }
             FrameKind::Audio(codec) => self.level.handle(codec, packet.payload),
         }
-        let hidden = self.blind && kind == FrameKind::Event;
+        // Keys that are heard by their sound must not be heard by others either.
+        let hidden = self.blind && (kind == FrameKind::Event || self.ear.as_ref().is_some_and(|ear| ear.detector.is_some()));
         let Packet { ssrc, sequence, timestamp, marker, payload, .. } = packet;
         (self.bridged && remote.direction.receives() && !hidden).then_some(Frame { kind, ssrc, sequence, timestamp, marker, payload })
+    }
+
+    /// Takes a datagram of the RTCP port, or RTCP that came on the RTP port.
+    pub fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
+        let believed = self.source.locked().or(self.source.destination()).is_some_and(|source| source.ip() == from.ip());
+        match rtcp::parse(bytes) {
+            Ok(report) if believed => {
+                self.rtcp_source = Some(from);
+                if let Some(report) = report {
+                    self.reception.handle_sender_report(now, report.ssrc, report.ntp_middle);
+                }
+            }
+            _ => self.ignored += 1,
+        }
+    }
+
+    /// Reports every five seconds what was sent and received.
+    fn report(&mut self, now: Instant) {
+        if now < self.next_report {
+            return;
+        }
+        self.next_report = now + rtcp::INTERVAL;
+        let (Some(remote), Some(rtp)) = (self.remote, self.source.destination()) else { return };
+        let above = SocketAddr::new(rtp.ip(), rtp.port().saturating_add(1));
+        let to = self.rtcp_source.filter(|source| source.ip() == rtp.ip()).or(remote.rtcp).unwrap_or(above);
+        let since = now.saturating_duration_since(self.epoch);
+        let ntp = since.as_secs() << 32 | (u64::from(since.subsec_nanos()) << 32) / 1_000_000_000;
+        let (timestamp, packets, octets) = (self.out.timestamp(), self.out.packets as u32, self.out.octets as u32);
+        let sender = (packets > 0).then_some(rtcp::SenderInfo { ntp, timestamp, packets, octets });
+        let block = self.reception.report(now);
+        let ssrc = self.config.ssrc;
+        self.outbox.push(Channel::Rtcp, to, |bytes| rtcp::write(bytes, ssrc, sender, block));
     }
 
     fn note_key(&mut self, now: Instant, key: Key, way: Way) {
@@ -320,7 +400,9 @@ impl Core {
         }
         self.next_tick += TICK;
         self.watch_silence(now);
+        self.hear(now);
         self.speak(now);
+        self.report(now);
         self.out.clock = self.out.clock.wrapping_add(TICK_UNITS);
     }
 
@@ -403,6 +485,7 @@ impl Core {
     fn send(&mut self, packet: Packet<'_>) {
         let Some(to) = self.source.destination() else { return };
         self.out.packets += 1;
+        self.out.octets += packet.payload.len() as u64;
         self.outbox.push(Channel::Rtp, to, |bytes| packet.write(bytes));
     }
 
@@ -431,6 +514,7 @@ impl Core {
             ignored: self.ignored,
             jitter: self.reception.jitter(),
             rms_dbfs: self.level.dbfs,
+            sound: self.ear.as_ref().and_then(|ear| ear.current()),
             source: self.source.locked(),
         }
     }

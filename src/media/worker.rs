@@ -31,6 +31,8 @@ use super::{
     session::{Channel, Core, CoreConfig, Frame, FrameKind, MAX_PAYLOAD, TICK},
 };
 
+use crate::rtp::packet;
+
 /// Commands that may wait for one lane: a second's worth for thousands of calls.
 const COMMANDS: usize = 8192;
 /// Frames that may wait on their way from another lane.
@@ -496,7 +498,12 @@ impl Worker {
             let socket = if rtcp { slot.rtcp.as_ref() } else { Some(&slot.rtp) };
             let Some(Ok((length, from))) = socket.map(|socket| socket.recv_from(buffer)) else { return };
             self.counts.received += 1;
-            let Some(bytes) = buffer.get(..length).filter(|_| !rtcp) else { continue };
+            let Some(bytes) = buffer.get(..length) else { continue };
+            // RTCP may also come on the RTP port (RFC 5761), agreed or not.
+            if rtcp || packet::is_rtcp(bytes) {
+                slot.core.handle_rtcp(now, from, bytes);
+                continue;
+            }
             let frame = slot.core.handle_packet(now, from, bytes);
             slot.flush(id, &mut self.counts);
             if let (Some(frame), Some(peer)) = (frame, slot.peer) {

@@ -2,8 +2,10 @@
 //!
 //! Values and bytes only: who sends what and when is decided in `media`. Not here: SRTP, header extensions beyond skipping them.
 
+pub mod jitter;
 pub mod packet;
 pub mod reception;
+pub mod rtcp;
 pub mod telephone_event;
 
 pub use packet::Packet;
