@@ -30,23 +30,21 @@ impl MasterKey {
         self.text(&[b"sip", &mac.0, &[line], &generation.to_be_bytes()])
     }
 
-    fn text(&self, parts: &[&[u8]]) -> Secret {
-        let mut tag = self.tag(parts);
-        let mut text = URL_SAFE_NO_PAD.encode(tag);
-        tag.zeroize();
-        let secret = Secret::new(text.get(..LENGTH).unwrap_or_default());
-        text.zeroize();
-        secret
-    }
-
-    /// The device's key in URLs, for phones whose address proves nothing: letters, digits, `-` and `_`.
+    /// The device's key in URLs, for phones whose address proves nothing: letters, digits, `-` and `_`. It stays the same:
+    /// it says who, the SIP secret says until when.
     pub fn url_token(&self, mac: MacAddr) -> Secret {
         self.text(&[b"url", &mac.0])
     }
 
-    /// For the web pages and menus of the phones of one site, `""` where there are no sites.
+    /// For the web pages and menus of the phones of one site, `""` where there are no sites: 12 letters and digits (59 bits)
+    /// that a person can key in, without those that look alike.
     pub fn admin_password(&self, site: &str) -> Secret {
-        self.text(&[b"admin", site.as_bytes()])
+        const LETTERS: &[u8] = b"abcdefghjkmnpqrstuvwxyz23456789";
+        let mut tag = self.tag(&[b"admin", site.as_bytes()]);
+        let letters = tag.iter().take(12).filter_map(|byte| LETTERS.get(usize::from(*byte) % LETTERS.len()));
+        let secret = Secret::new(letters.map(|letter| char::from(*letter)).collect::<String>());
+        tag.zeroize();
+        secret
     }
 
     /// A name for what somebody keyed in, by which it is recognised but not known: see `attempts.rs`.
@@ -57,6 +55,15 @@ impl MasterKey {
 
     pub(super) fn bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    fn text(&self, parts: &[&[u8]]) -> Secret {
+        let mut tag = self.tag(parts);
+        let mut text = URL_SAFE_NO_PAD.encode(tag);
+        tag.zeroize();
+        let secret = Secret::new(text.get(..LENGTH).unwrap_or_default());
+        text.zeroize();
+        secret
     }
 
     fn tag(&self, parts: &[&[u8]]) -> [u8; 32] {

@@ -14,9 +14,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    FileAnswer, FileRequest, FileService, ServedFile, Transfer,
+    FileAnswer, FileRequest, FileService, Identity, Onboarding, ServedFile, Transfer,
     access::{Claims, Proof, Window},
     identify::{Peer, locate, plain},
+    onboarding::Sighting,
     pipeline::{Asking, Holding, Verdict, decide},
     settings::Settings,
     variables::{Endpoints, Keys, Known, Own, common, own},
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     model::{Event, Events, FamilyName, Generation, MacAddr, Timestamp, event::Door},
     store::Store,
-    template::{FileRef, Subject, TemplateSet, Templates, UploadRule},
+    template::{FileRef, Line, Subject, TemplateSet, Templates, UploadRule},
 };
 
 /// Transfers that are under way at most; older ones are forgotten, and their phones fetch again.
@@ -353,6 +354,40 @@ impl FileService for Files {
         // The audit event of the request is out already; this says only that its bytes stayed here.
         metrics::counter!("plugtone_provisioning_files_total", "outcome" => "unchanged").increment(1);
         tracing::debug!(mac = file.mac.map(tracing::field::display), path = %super::identify::shown(&request.path), "unchanged");
+    }
+}
+
+#[async_trait]
+impl Devices for Onboarding {
+    fn seen(&self, seen: Seen) {
+        let Seen { mac, family, model, firmware, address } = seen;
+        Onboarding::seen(self, Sighting { family, model, firmware, address: Some(address), phone: true, ..Sighting::of(mac) });
+    }
+
+    fn fetched(&self, mac: MacAddr, generation: Generation) {
+        self.file_fetched(mac, generation);
+    }
+
+    async fn known(&self, mac: MacAddr) -> Known {
+        let record = self.device(mac).await.ok().flatten();
+        let identities = self.identities().lines(mac);
+        let line = |identity: Identity| Line {
+            number: identity.line,
+            user: identity.user,
+            auth_user: identity.auth_user,
+            secret: identity.secret,
+            display_name: identity.display_name,
+            label: None,
+            extension: identity.extension,
+        };
+        Known {
+            family: record.as_ref().and_then(|record| record.family.clone()),
+            model: record.and_then(|record| record.model),
+            // With the secrets that are in the file, not with those of a moment later.
+            generation: identities.first().map_or(0, |identity| identity.generation),
+            lines: identities.into_iter().map(line).collect(),
+            user_id: None,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Three doors (`fileserver`) ask one [`FileService`]. Not here: TFTP blocks, HTTP headers, minijinja, SIP.
 
 pub mod access;
+pub mod classify;
 pub mod files;
 pub mod identify;
 pub mod identities;
@@ -12,6 +13,7 @@ mod settings;
 pub mod variables;
 pub mod worker;
 
+pub use classify::PhoneClasses;
 pub use files::{Devices, Files, Leases, Neighbours, Seen};
 pub use identities::{Identities, Identity};
 pub use pipeline::Holding;

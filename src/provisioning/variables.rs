@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::settings::Settings;
 use crate::{
+    binding::MasterKey,
     model::{FamilyName, Generation, MacAddr, Secret},
     template::{Line, Server, Subject, TemplateSet},
 };
@@ -44,6 +45,16 @@ pub trait Keys: Send + Sync + 'static {
     fn url_token(&self, mac: MacAddr) -> Secret;
     /// For the phones' own web pages and menus, another for each site. `""` is the site of phones without one.
     fn admin_password(&self, site: &str) -> Secret;
+}
+
+impl Keys for MasterKey {
+    fn url_token(&self, mac: MacAddr) -> Secret {
+        MasterKey::url_token(self, mac)
+    }
+
+    fn admin_password(&self, site: &str) -> Secret {
+        MasterKey::admin_password(self, site)
+    }
 }
 
 /// The server as a phone sees it that reached us at `local`.

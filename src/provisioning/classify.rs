@@ -1,0 +1,154 @@
+//! Between DHCP and the templates: which make a client is and which options that make reads; and who holds an address.
+//!
+//! `dhcp` knows no phones and `template` no wire. Both sides here answer from memory. Not here: lease rules, encoding.
+
+use std::net::IpAddr;
+
+use super::{
+    files::Leases,
+    pipeline::Holding,
+    settings::Settings,
+    variables::{Endpoints, Keys, server},
+};
+use crate::{
+    dhcp::{Class, Classify, ClientFacts, LeaseView, OptionValue},
+    model::{MacAddr, Timestamp},
+    template::{DhcpFacts, DhcpValue, SendWhen, Subject, Templates},
+};
+
+/// Knows makes of phones by the templates that are live.
+pub struct PhoneClasses<K> {
+    templates: Templates,
+    settings: Settings,
+    endpoints: Endpoints,
+    keys: K,
+}
+
+impl<K: Keys> PhoneClasses<K> {
+    pub fn new(templates: Templates, settings: Settings, endpoints: Endpoints, keys: K) -> Self {
+        Self { templates, settings, endpoints, keys }
+    }
+}
+
+impl<K: Keys> Classify for PhoneClasses<K> {
+    fn class(&self, facts: &ClientFacts<'_>) -> Class {
+        let set = self.templates.current();
+        let said = DhcpFacts {
+            mac: Some(facts.mac),
+            vendor_class: facts.vendor_class,
+            host_name: facts.host_name,
+            parameter_list: facts.parameter_list,
+        };
+        let Some(recognised) = set.recognise_dhcp(said) else { return Class::default() };
+        let token = self.settings.url_tokens.then(|| self.keys.url_token(facts.mac));
+        let address = facts.address.map(IpAddr::from).or(Some(facts.subnet.network().into()));
+        let subject = Subject {
+            mac: Some(facts.mac),
+            model: recognised.model,
+            bound: false,
+            lines: Vec::new(),
+            server: server(&self.settings, &self.endpoints, Some(facts.server.into()), token.as_ref().map(|key| (facts.mac, key))),
+            address,
+            user_id: None,
+            admin_password: None,
+        };
+        let options = set.dhcp_options(&recognised.family, &subject).unwrap_or_else(|fault| {
+            // The set was checked with samples; a value of a site or device may still not fit.
+            metrics::counter!("plugtone_provisioning_options_failed_total").increment(1);
+            tracing::warn!(mac = %facts.mac, %fault, "the phone gets no options of its make");
+            Vec::new()
+        });
+        Class {
+            always_send: options.iter().filter(|option| option.when == SendWhen::Always).map(|option| option.code).collect(),
+            options: options.into_iter().map(|option| (option.code, value(option.value))).collect(),
+            family: Some(recognised.family),
+            phone: true,
+            ..Class::default()
+        }
+    }
+}
+
+fn value(value: DhcpValue) -> OptionValue {
+    match value {
+        DhcpValue::Text(text) => OptionValue::Text(text),
+        DhcpValue::Addresses(list) => OptionValue::Addresses(list),
+        DhcpValue::U8(number) => OptionValue::U8(number),
+        DhcpValue::U16(number) => OptionValue::U16(number),
+        DhcpValue::U32(number) => OptionValue::U32(number),
+        DhcpValue::I32(number) => OptionValue::I32(number),
+        DhcpValue::Bytes(bytes) => OptionValue::Bytes(bytes),
+    }
+}
+
+impl Leases for LeaseView {
+    fn holder(&self, address: IpAddr, now: Timestamp) -> Option<Holding> {
+        let IpAddr::V4(address) = address else { return None };
+        let holder = LeaseView::holder(self, address, now)?;
+        Some(Holding { mac: holder.mac, family: holder.family, contested: holder.contested })
+    }
+
+    fn is_leased(&self, mac: MacAddr, now: Timestamp) -> bool {
+        self.address_of(mac, now).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binding::MasterKey;
+
+    #[test]
+    fn makes_get_what_they_read() {
+        let templates = Templates::load(None).expect("the shipped set is good");
+        let endpoints = Endpoints { http_port: Some(8080), ..Default::default() };
+        let classes = PhoneClasses::new(templates, Settings::default(), endpoints, MasterKey::new([7; 32]));
+        let class = |mac: &str, vendor_class: Option<&[u8]>, parameter_list: &[u8]| {
+            classes.class(&ClientFacts {
+                mac: mac.parse().unwrap(),
+                client_id: None,
+                vendor_class,
+                user_class: None,
+                host_name: None,
+                parameter_list,
+                vendor_identifying: None,
+                subnet: "10.0.0.0/24".parse().unwrap(),
+                server: [10, 0, 0, 2].into(),
+                address: None,
+                relay: None,
+                circuit_id: None,
+                remote_id: None,
+            })
+        };
+        let url = || OptionValue::Text("http://10.0.0.2:8080".into());
+        let yealink = class("001565000001", None, &[1, 3, 6]);
+        assert_eq!((yealink.family.as_deref(), yealink.phone), (Some("yealink"), true));
+        assert_eq!((yealink.options, yealink.always_send), (vec![(66, url())], vec![66]));
+
+        // A Polycom behind a prefix that nobody knows, by its binary option 60.
+        let sent = b"\x00\x00\x36\x3d\x1a\x01\x07Polycom\x02\x0fVVX-VVX_400-UA1";
+        let poly = class("020000000001", Some(sent), &[160]);
+        assert_eq!(poly.family.as_deref(), Some("poly"));
+        assert!(poly.options.contains(&(160, OptionValue::Text("http://10.0.0.2:8080/000000000000.cfg".into()))));
+
+        let soft = class("020000000001", None, &[1, 3, 66]);
+        assert_eq!((soft.family.as_deref(), soft.always_send), (Some("generic"), vec![]));
+        for (vendor_class, parameter_list) in
+            [(None, &[1, 3, 6][..]), (Some(&b"MSFT 5.0"[..]), &[1, 3, 66]), (Some(b"PXEClient:Arch:00000"), &[66, 67])]
+        {
+            assert_eq!(class("020000000001", vendor_class, parameter_list), Class::default());
+        }
+    }
+
+    #[test]
+    fn a_key_goes_along_where_it_is_wanted() {
+        let key = MasterKey::new([7; 32]);
+        let mac: MacAddr = "001565000001".parse().unwrap();
+        let settings = Settings { url_tokens: true, ..Default::default() };
+        let token = key.url_token(mac);
+        let url = server(&settings, &Endpoints::default(), None, Some((mac, &token))).url;
+        assert_eq!(url, format!("http://127.0.0.1/t/001565000001-{}", token.expose()));
+        assert_eq!(token.expose().len(), 24);
+        assert_eq!(key.admin_password("berlin").expose().len(), 12);
+        assert_ne!(key.admin_password("berlin"), key.admin_password(""));
+    }
+}
