@@ -759,3 +759,6 @@ fn name(kind: MessageType) -> &'static str {
         _ => "other",
     }
 }
+
+#[cfg(test)]
+mod tests;
