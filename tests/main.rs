@@ -1,6 +1,8 @@
 //! The integration tests: one binary, so that they link once. `scripts/test` runs them all.
 
+mod dhcp;
 mod ivr;
 mod media;
+mod netns;
 mod store;
 mod tree;

@@ -92,7 +92,7 @@ pub enum NonPhones {
 }
 
 /// One network.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SubnetSettings {
     /// The network and its mask, as `192.168.20.0/24`.
@@ -113,22 +113,6 @@ pub struct SubnetSettings {
     pub exclude: Vec<AddressRange>,
     /// Addresses that belong to one device.
     pub reservations: Vec<Reservation>,
-}
-
-impl Default for SubnetSettings {
-    fn default() -> Self {
-        Self {
-            cidr: Ipv4Net::default(),
-            range: None,
-            router: None,
-            dns: Vec::new(),
-            domain: None,
-            ntp: Vec::new(),
-            lease_secs: None,
-            exclude: Vec::new(),
-            reservations: Vec::new(),
-        }
-    }
 }
 
 /// A device and the address that only it gets; need not lie in the range.

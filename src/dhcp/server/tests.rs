@@ -78,7 +78,7 @@ impl Msg {
         self
     }
 
-    fn to_us(mut self) -> Self {
+    fn unicast(mut self) -> Self {
         self.destination = SERVER;
         self
     }
@@ -263,7 +263,7 @@ fn leases_are_renewed_rebound_and_expire() {
     let mut lab = Lab::new(OFFICE);
     let address = lab.lease(1);
     lab.sleep(1800);
-    let (ack, to) = lab.one(msg(MessageType::Request, 1).ciaddr("10.0.0.10").to_us());
+    let (ack, to) = lab.one(msg(MessageType::Request, 1).ciaddr("10.0.0.10").unicast());
     assert_eq!((ack.head.yiaddr, to), (address, Destination::Address("10.0.0.10:68".parse().unwrap())));
     lab.sleep(3500);
     let rebind = lab.one(msg(MessageType::Request, 1).ciaddr("10.0.0.10"));
@@ -281,7 +281,7 @@ fn a_renewal_from_behind_a_router_is_answered_there() {
     let mut lab = Lab::new(OFFICE);
     let address = lab.lease_by(1, Msg::relayed);
     assert_eq!(address, ip("10.1.0.10"));
-    let mut renewal = msg(MessageType::Request, 1).ciaddr("10.1.0.10").to_us();
+    let mut renewal = msg(MessageType::Request, 1).ciaddr("10.1.0.10").unicast();
     renewal.source = "10.1.0.10:68".parse().unwrap();
     let (ack, to) = lab.one(renewal);
     assert_eq!((ack.head.yiaddr, to), (address, Destination::Address("10.1.0.10:68".parse().unwrap())));
@@ -318,10 +318,10 @@ fn who_renews_is_refused_only_when_we_know_better() {
     for (story, mode, request, answer) in [
         ("lost, and free", "server", renewal(5, "10.0.0.12"), Some(MessageType::Ack)),
         ("lost, and free, beside", "beside", renewal(5, "10.0.0.12"), None),
-        ("lost, and free, beside, to us", "beside", renewal(5, "10.0.0.12").to_us(), Some(MessageType::Ack)),
+        ("lost, and free, beside, to us", "beside", renewal(5, "10.0.0.12").unicast(), Some(MessageType::Ack)),
         ("another's", "server", renewal(5, "10.0.0.10"), Some(MessageType::Nak)),
         ("outside of the range", "server", renewal(5, "10.0.0.77"), None),
-        ("outside of the range, to us", "server", renewal(5, "10.0.0.77").to_us(), Some(MessageType::Nak)),
+        ("outside of the range, to us", "server", renewal(5, "10.0.0.77").unicast(), Some(MessageType::Nak)),
         ("of another network", "server", renewal(5, "172.16.0.9"), Some(MessageType::Nak)),
         ("of another network, beside", "beside", renewal(5, "172.16.0.9"), None),
         ("our own", "server", renewal(5, "10.0.0.1"), None),
@@ -386,7 +386,7 @@ fn an_ack_waits_for_the_disk() {
     lab.written(Ok(()));
     assert_eq!(lab.drain().iter().map(kind).collect::<Vec<_>>(), [MessageType::Ack]);
     // Given back and taken again while the disk is slow: in order.
-    lab.silent(msg(MessageType::Release, 1).ciaddr("10.0.0.10").to_us());
+    lab.silent(msg(MessageType::Release, 1).ciaddr("10.0.0.10").unicast());
     lab.silent(msg(MessageType::Request, 1).wish("10.0.0.10").chose(SERVER));
     assert_eq!((lab.writing.len(), lab.view.len()), (1, 0), "what is given back is hidden at once");
     lab.written(Ok(()));
@@ -400,9 +400,9 @@ fn an_ack_waits_for_the_disk() {
 fn addresses_are_given_back_and_declined() {
     let mut lab = Lab::new(OFFICE);
     assert_eq!(lab.lease(1), ip("10.0.0.10"));
-    lab.silent(msg(MessageType::Release, 2).ciaddr("10.0.0.10").to_us());
+    lab.silent(msg(MessageType::Release, 2).ciaddr("10.0.0.10").unicast());
     assert_eq!(lab.view.len(), 1, "only its holder gives it back");
-    lab.silent(msg(MessageType::Release, 1).ciaddr("10.0.0.10").to_us());
+    lab.silent(msg(MessageType::Release, 1).ciaddr("10.0.0.10").unicast());
     assert_eq!((lab.view.len(), lab.disk[&ip("10.0.0.10")].state), (0, LeaseState::Released));
     assert_eq!(lab.lease(2), ip("10.0.0.11"), "it is kept for its holder while others are free");
     assert_eq!(lab.lease(1), ip("10.0.0.10"));
@@ -533,7 +533,7 @@ fn other_settings_take_hold_at_renewal() {
     let narrower = OFFICE.replace("10.0.0.10-", "10.0.0.11-");
     lab.server.set_config(lab.now, config(&narrower));
     assert!(lab.view.holder(ip("10.0.0.10"), lab.now).is_some());
-    let nak = lab.one(msg(MessageType::Request, 1).ciaddr("10.0.0.10").to_us());
+    let nak = lab.one(msg(MessageType::Request, 1).ciaddr("10.0.0.10").unicast());
     assert_eq!(kind(&nak), MessageType::Nak);
     assert_eq!(lab.lease(1), ip("10.0.0.11"));
 }
@@ -593,7 +593,7 @@ proptest! {
                 1 | 2 => msg(MessageType::Request, n).wish(&address).chose(SERVER),
                 3 => msg(MessageType::Request, n).wish(&address),
                 4 => msg(MessageType::Request, n).ciaddr(&address),
-                5 => msg(MessageType::Release, n).ciaddr(&address).to_us(),
+                5 => msg(MessageType::Release, n).ciaddr(&address).unicast(),
                 _ => msg(MessageType::Decline, n).wish(&address).chose(SERVER),
             };
             for reply in lab.send(message) {
