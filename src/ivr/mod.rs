@@ -13,3 +13,5 @@ pub mod prompts;
 pub mod settings;
 pub mod simulate;
 pub mod speech;
+pub mod voice;
+pub mod worker;

@@ -34,6 +34,10 @@ impl Recording {
         Self { rate_hz: rate_hz.max(1), samples: samples.into(), clip: OnceLock::new() }
     }
 
+    pub fn rate_hz(&self) -> u32 {
+        self.rate_hz
+    }
+
     pub fn samples(&self) -> &[i16] {
         &self.samples
     }

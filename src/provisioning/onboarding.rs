@@ -52,6 +52,14 @@ pub enum Error {
     Stopped,
 }
 
+impl Error {
+    /// A rule said no, and trying again changes nothing; otherwise the server is in trouble.
+    pub fn is_rule(&self) -> bool {
+        use crate::store::Error as Store;
+        !matches!(self, Self::Stopped | Self::Store(Store::Refused { .. } | Store::Stopped | Store::Open { .. } | Store::TooNew { .. }))
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     pub devices_per_extension: u8,

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     binding::{Attempts, Outcome, Verdict, Who},
-    model::{BindingRecord, CallId, DeviceRecord, Events, Generation, LineNumber, MacAddr, Timestamp, User},
+    model::{BindingRecord, CallId, DeviceRecord, Events, Extension, Generation, LineNumber, MacAddr, Timestamp, User},
     sip::Credentials,
     store::{self, Store},
 };
@@ -62,6 +62,7 @@ enum Message {
     ReloadAsked(MacAddr, Reply<()>),
     Bind { mac: MacAddr, line: LineNumber, user: User, by: String, reply: Reply<BindingRecord> },
     Unbind { mac: MacAddr, line: LineNumber, reason: String, reply: Reply<BindingRecord> },
+    Claim(User, Reply<Extension>),
     Admit(Who, oneshot::Sender<Verdict>),
     Settle(Who, Outcome),
     Pardon(Who),
@@ -160,6 +161,14 @@ impl Onboarding {
     pub async fn bind(&self, mac: MacAddr, line: LineNumber, user: User, by: &str) -> Result<BindingRecord, Error> {
         let by = by.to_owned();
         self.ask(|reply| Message::Bind { mac, line, user, by, reply }).await?
+    }
+
+    /// The extension that the user has, or would be given: read out before a line is bound, and theirs from then on.
+    ///
+    /// # Errors
+    /// [`store::Error::NoExtensionFree`] and what else the store says.
+    pub async fn extension_of(&self, user: User) -> Result<Extension, Error> {
+        self.ask(|reply| Message::Claim(user, reply)).await?
     }
 
     /// Takes the line from its owner, durably; gives the binding that ended.
@@ -295,6 +304,11 @@ impl Service {
             Message::Unbind { mac, line, reason, reply } => {
                 let result = self.unbind(mac, line, &reason).await;
                 answer(reply, result);
+            }
+            Message::Claim(user, reply) => {
+                let range = self.core.config().extensions.clone();
+                let extension = self.store.claim_extension(&user.id, user.extension, range).await;
+                answer(reply, extension.map_err(Error::from));
             }
             Message::Admit(who, reply) => {
                 let verdict = self.attempts.admit(now.wall, &who, &self.core.config().limits);
