@@ -180,6 +180,11 @@ impl Registrar {
         self.by_mac.get(&mac).into_iter().flatten().rev().filter_map(|id| self.contacts.get(id))
     }
 
+    /// Every contact, in no order.
+    pub fn all(&self) -> impl Iterator<Item = &Contact> {
+        self.contacts.values()
+    }
+
     pub fn len(&self) -> usize {
         self.contacts.len()
     }

@@ -1,0 +1,233 @@
+//! One half of a call: the leg to one phone, its media port, and what was agreed with it. The few words that halves exchange.
+//!
+//! ```text
+//!  it calls us   Offered ──answer──► AwaitsAck ──ACK──► Up
+//!  we call it    Called ──────────────200─────────────► Up
+//! ```
+//! Not here: which halves belong together (`switch.rs`), SIP (`sip/ua.rs`).
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    media::SessionId,
+    model::{LineNumber, MacAddr},
+    sdp::{self, Description, Direction},
+    sip::{transport::Flow, ua::LegId},
+};
+
+/// What a leg tells of itself.
+#[derive(Clone, Debug)]
+pub enum LegEvent {
+    /// The phone that we call rings.
+    Ringing,
+    /// It answered. The ACK is sent by the user agent.
+    Answered {
+        sdp: Option<Bytes>,
+    },
+    /// It did not answer: the final status of our INVITE.
+    Refused {
+        status: u16,
+    },
+    /// Our answer arrived; with the phone's answer, if the offer was ours.
+    Acked {
+        sdp: Option<Bytes>,
+    },
+    /// The phone changes the session; without an offer it wants ours.
+    Reoffered {
+        offer: Option<Bytes>,
+    },
+    /// The phone answered our change.
+    ReofferAnswered {
+        sdp: Option<Bytes>,
+    },
+    /// It did not take our change; all stays as it was.
+    ReofferFailed {
+        status: u16,
+    },
+    /// A key by SIP INFO.
+    Key {
+        key: char,
+    },
+    Ended {
+        how: LegEnd,
+    },
+}
+
+/// Why a leg is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegEnd {
+    /// BYE.
+    HungUp,
+    /// CANCEL before we answered.
+    Cancelled,
+    /// Its peer does not answer any more, or does not know the dialog.
+    Lost,
+}
+
+/// A phone that can be called now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// Request URI, as it registered.
+    pub uri: String,
+    /// By which it is reached.
+    pub flow: Flow,
+    pub mac: MacAddr,
+    pub line: LineNumber,
+}
+
+/// Where a half's packets arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MediaPort {
+    pub id: SessionId,
+    pub address: SocketAddr,
+}
+
+/// Where a half stands.
+#[derive(Clone, Debug)]
+pub(super) enum HalfState {
+    /// It called us and has no answer; without a description it wants our offer.
+    Offered(Option<Description>),
+    /// We call it; once it rings, its caller hears so.
+    Called,
+    /// We answered. `ours`: the offer was in our answer, so the ACK brings the answer.
+    AwaitsAck {
+        ours: bool,
+    },
+    Up,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Half {
+    pub leg: LegId,
+    /// Who is there: an extension, or the caller's user part.
+    pub user: String,
+    pub mac: MacAddr,
+    pub media: MediaPort,
+    pub sdp: sdp::Session,
+    pub state: HalfState,
+    /// What the phone itself allows since its last offer: `sendonly` when it holds.
+    pub wants: Direction,
+    /// Our change that is on its way to the phone.
+    pub reoffered: Option<Direction>,
+    /// The other half changed meanwhile: offer again when the phone has answered.
+    pub reoffer_again: bool,
+}
+
+impl Half {
+    pub fn new(leg: LegId, user: &str, mac: MacAddr, media: MediaPort, sdp: sdp::Session, state: HalfState) -> Self {
+        let wants = Direction::SendRecv;
+        Self { leg, user: user.to_owned(), mac, media, sdp, state, wants, reoffered: None, reoffer_again: false }
+    }
+
+    /// Answered, by either side.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, HalfState::AwaitsAck { .. } | HalfState::Up)
+    }
+}
+
+/// Why a call ended: the word for events and the API, and what a waiting caller is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    CallerHungUp,
+    CalleeHungUp,
+    /// The caller gave up before anybody answered.
+    Cancelled,
+    NoAnswer,
+    Busy,
+    Declined,
+    /// Nobody is registered there, or no phone could be reached.
+    Unavailable,
+    Unknown,
+    /// No sound format in common.
+    NothingInCommon,
+    /// The service has hung up.
+    ServiceDone,
+    /// Ended through the API.
+    Requested,
+    /// A phone vanished in the middle.
+    Lost,
+    /// No media port, or too much to do.
+    Overload,
+}
+
+impl Cause {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CallerHungUp => "caller hung up",
+            Self::CalleeHungUp => "callee hung up",
+            Self::Cancelled => "cancelled",
+            Self::NoAnswer => "no answer",
+            Self::Busy => "busy",
+            Self::Declined => "declined",
+            Self::Unavailable => "not reachable",
+            Self::Unknown => "no such number",
+            Self::NothingInCommon => "no sound format in common",
+            Self::ServiceDone => "menu done",
+            Self::Requested => "ended on request",
+            Self::Lost => "phone lost",
+            Self::Overload => "too much to do",
+        }
+    }
+
+    /// The final answer to a caller who still waits (RFC 3261 §21).
+    pub fn status(self) -> u16 {
+        match self {
+            Self::CallerHungUp | Self::Cancelled => 487,
+            Self::CalleeHungUp | Self::NoAnswer | Self::Unavailable | Self::ServiceDone | Self::Requested | Self::Lost => 480,
+            Self::Busy => 486,
+            Self::Declined => 603,
+            Self::Unknown => 404,
+            Self::NothingInCommon => 488,
+            Self::Overload => 503,
+        }
+    }
+
+    /// What the answer of a called phone means for its caller.
+    pub(super) fn of_status(status: u16) -> Self {
+        match status {
+            486 | 600 => Self::Busy,
+            603 => Self::Declined,
+            415 | 488 | 606 => Self::NothingInCommon,
+            _ => Self::Unavailable,
+        }
+    }
+
+    /// Which of two to tell when phones of one extension fail differently.
+    pub(super) fn rank(self) -> u8 {
+        match self {
+            Self::Declined => 0,
+            Self::Busy => 1,
+            Self::NothingInCommon => 2,
+            Self::NoAnswer => 3,
+            _ => 4,
+        }
+    }
+}
+
+/// A call as the API shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub call: crate::model::CallId,
+    pub from: String,
+    pub to: String,
+    pub mac: Option<MacAddr>,
+    pub state: CallState,
+    /// Since the call began.
+    pub age: Duration,
+    /// Since it was answered.
+    pub talk: Option<Duration>,
+    pub labels: Vec<(String, String)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallState {
+    /// An originated call rings at the one who asked for it.
+    RingingCaller,
+    Ringing,
+    /// With the voice menu.
+    Menu,
+    Talking,
+}

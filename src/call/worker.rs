@@ -1,0 +1,931 @@
+//! The engine: one task that owns the SIP endpoint, the registrar, the digest and all calls, and does what they answer.
+//!
+//! It waits for messages, commands, media events and time, whichever comes first; between two waits nothing is awaited and
+//! nothing is locked. Everybody else talks to it through [`Handle`]. What must reach the disk goes to a writer of its own
+//! (contacts are written behind). Not here: decisions about calls (`switch.rs`), about messages (`sip`).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::sleep_until,
+};
+
+use super::{
+    Config,
+    half::{Cause, Contact, LegEnd, LegEvent, MediaPort, Snapshot},
+    routing::Caller,
+    switch::{Action, CallerId, Incoming, Originate, OriginateError, Purpose, ServiceCommand, Switch, World},
+};
+use crate::{
+    media::{self, Clip, Country, Media, MediaEvent, PlaybackId, SessionConfig, SessionId},
+    model::{CallId, Event, Events, Generation, LineNumber, MacAddr, Timestamp},
+    sdp::{self, MediaParams},
+    sip::{
+        self, Accounts, Endpoint, Ids, Message, Method, Name, Response,
+        digest::{Account, Refusal, Verifier},
+        endpoint::{self, ServerTx},
+        notify::{self, Notifier},
+        registrar::{self, Registrar},
+        transport::{Flow, Inbound, Transports, socket::BindError},
+        ua::{self, Ended, Invite, LegId, UserAgent},
+    },
+    store::{ContactRecord, Store},
+};
+
+/// What the engine asks and tells `provisioning`. Answer from memory; never wait.
+pub trait Office: Send + Sync + 'static {
+    /// Has somebody this number, registered or not?
+    fn is_extension(&self, number: &str) -> bool;
+    /// The name of whom the number belongs to; empty if nobody.
+    fn display_name(&self, number: &str) -> String;
+    /// A phone has registered, or has refreshed its registration.
+    fn registered(&self, contact: &registrar::Contact, refreshed: bool);
+    /// A contact is gone: taken back, expired, or of a binding that has ended.
+    fn unregistered(&self, contact: &registrar::Contact);
+}
+
+/// Everybody that the engine works with.
+pub struct Neighbours {
+    pub media: Media,
+    pub accounts: Arc<dyn Accounts>,
+    pub office: Arc<dyn Office>,
+    pub store: Arc<dyn Store>,
+    pub events: Events,
+    /// Whose ring-back tone a caller hears that is connected to us while somebody rings.
+    pub tones: Country,
+    /// The voice menu's inbox. Its capacity bounds how many callers wait to be greeted.
+    pub service: mpsc::Sender<ServiceCall>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("the system gives no random numbers: {0}")]
+    Random(String),
+    #[error("cannot read the registered phones from the store")]
+    Store(#[from] crate::store::Error),
+}
+
+/// A call that was answered and is the voice menu's now.
+pub struct ServiceCall {
+    pub call: CallId,
+    pub caller: Caller,
+    /// Where its signalling comes from.
+    pub source: SocketAddr,
+    /// Its audio, connected.
+    pub session: SessionId,
+    /// Keys and ends of prompts. Closes when the call is over.
+    pub events: mpsc::Receiver<(SessionId, MediaEvent)>,
+    /// Fires when the call is over for the menu, with the reason.
+    pub ended: oneshot::Receiver<Cause>,
+    /// Dropping it hangs up, unless the call was transferred.
+    pub control: ServiceControl,
+}
+
+/// What the menu may do with a call that it has.
+pub struct ServiceControl {
+    call: CallId,
+    commands: mpsc::Sender<Command>,
+}
+
+impl ServiceControl {
+    /// Ends the call.
+    pub fn hang_up(&self) {
+        self.send(Command::Service { call: self.call, command: ServiceCommand::Hangup, answer: None });
+    }
+
+    /// Rings the extension. `true`: somebody took the call, and the menu is done with it. `false`, or nothing: the menu still has it.
+    pub fn transfer(&self, to: crate::model::Extension) -> oneshot::Receiver<bool> {
+        let (answer, outcome) = oneshot::channel();
+        self.send(Command::Service { call: self.call, command: ServiceCommand::Transfer { to }, answer: Some(answer) });
+        outcome
+    }
+
+    fn send(&self, command: Command) {
+        if let Err(mpsc::error::TrySendError::Full(command)) = self.commands.try_send(command) {
+            // The engine is busy: wait for it elsewhere, the menu must go on. At most two per call are under way.
+            let commands = self.commands.clone();
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(async move { commands.send(command).await.ok() });
+            }
+        }
+    }
+}
+
+impl Drop for ServiceControl {
+    fn drop(&mut self) {
+        self.hang_up();
+    }
+}
+
+/// The way to the engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    retry_after_secs: u32,
+}
+
+enum Command {
+    Originate { wanted: Box<Originate>, answer: oneshot::Sender<Result<CallId, OriginateError>> },
+    Hangup { call: CallId, answer: oneshot::Sender<bool> },
+    List { answer: oneshot::Sender<Vec<Snapshot>> },
+    Contacts { answer: oneshot::Sender<Vec<registrar::Contact>> },
+    Notify { order: Box<notify::Order>, answer: oneshot::Sender<notify::Outcome> },
+    DropContacts { mac: MacAddr, keep_generation: Generation },
+    Reload { config: Box<Config> },
+    Service { call: CallId, command: ServiceCommand, answer: Option<oneshot::Sender<bool>> },
+    Stop { answer: oneshot::Sender<()> },
+}
+
+/// Commands that may wait for the engine; beyond it callers wait.
+const COMMANDS: usize = 1024;
+/// Media events of bridged calls that may wait.
+const MEDIA_EVENTS: usize = 1024;
+/// Events of one call that may wait for the voice menu.
+const SERVICE_EVENTS: usize = 64;
+/// Contacts that may wait for the disk. Beyond it one is lost, which costs a phone's reachability right after a restart.
+const WRITES: usize = 4096;
+/// Messages taken at once before answers go out.
+const BATCH: usize = 64;
+/// Messages waiting beyond which new calls are told to come later: what is up goes first.
+const CROWDED: usize = 2048;
+/// How long calls get to end when the engine is stopped.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Failed log-ins told a second; the rest is counted.
+const REFUSALS_PER_SEC: u32 = 20;
+
+/// A running engine.
+pub struct Running {
+    pub handle: Handle,
+    pub task: JoinHandle<()>,
+    /// Where it listens, with the ports that the system chose.
+    pub udp: Vec<SocketAddr>,
+    pub tcp: Vec<SocketAddr>,
+}
+
+/// Opens the sockets, puts the stored contacts back and starts the engine.
+pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighbours) -> Result<Running, Error> {
+    let (transports, inbox) = Transports::bind(sip.transports)?;
+    let (udp, tcp) = (transports.udp_addresses(), transports.tcp_addresses().to_vec());
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|fault| Error::Random(fault.to_string()))?;
+    let now = Instant::now();
+    let mut endpoint_config = sip.endpoint;
+    endpoint_config.tcp_port = endpoint_config.tcp_port.or(tcp.first().map(SocketAddr::port));
+    let mut endpoint = Endpoint::new(endpoint_config, seed);
+    let verifier = Verifier::new(sip.verifier, endpoint.ids().seed(), now);
+    let ids = Ids::new(endpoint.ids().seed());
+    let mut registrar = Registrar::new(sip.registrar);
+    restore(now, &mut registrar, neighbours.store.contacts().await?, neighbours.accounts.as_ref());
+    let (writes, write_inbox) = mpsc::channel(WRITES);
+    let writer = tokio::spawn(write(neighbours.store.clone(), write_inbox));
+    let (commands, command_inbox) = mpsc::channel(COMMANDS);
+    let (media_events, media_inbox) = mpsc::channel(MEDIA_EVENTS);
+    let handle = Handle { commands: commands.clone(), retry_after_secs: calls.retry_after_secs };
+    let agent = UserAgent::new(ua::Config { max_legs: calls.max_calls * 4 + 64, retry_after_secs: calls.retry_after_secs });
+    let ground = Ground {
+        agent,
+        endpoint,
+        registrar,
+        transports,
+        ids,
+        media: neighbours.media,
+        office: neighbours.office,
+        service: neighbours.service,
+        media_events,
+        commands,
+        taps: HashMap::new(),
+    };
+    let engine = Engine {
+        ground,
+        switch: Switch::new(Arc::new(calls)),
+        verifier,
+        notifier: Notifier::new(),
+        accounts: neighbours.accounts,
+        events: neighbours.events,
+        writes,
+        notified: HashMap::new(),
+        ring_back: Arc::new(media::tone::clip(neighbours.tones, media::tone::Signal::RingBack)),
+        crowded: false,
+        refusals: (now, 0),
+    };
+    let task = tokio::spawn(async move {
+        engine.run(inbox, command_inbox, media_inbox).await;
+        // The engine's end of the channel is gone: the writer empties it and ends.
+        let _ = writer.await;
+    });
+    Ok(Running { handle, task, udp, tcp })
+}
+
+impl Handle {
+    /// Rings the user's phones, then the far end. The rest is told by events.
+    pub async fn originate(&self, wanted: Originate) -> Result<CallId, OriginateError> {
+        let overload = OriginateError::Overload { retry_after_secs: self.retry_after_secs };
+        self.ask(|answer| Command::Originate { wanted: Box::new(wanted), answer }).await.unwrap_or(Err(overload))
+    }
+
+    /// `false`: there is no such call.
+    pub async fn hangup(&self, call: CallId) -> bool {
+        self.ask(|answer| Command::Hangup { call, answer }).await.unwrap_or(false)
+    }
+
+    /// All calls, the oldest first.
+    pub async fn list(&self) -> Vec<Snapshot> {
+        self.ask(|answer| Command::List { answer }).await.unwrap_or_default()
+    }
+
+    /// All registered contacts.
+    pub async fn contacts(&self) -> Vec<registrar::Contact> {
+        self.ask(|answer| Command::Contacts { answer }).await.unwrap_or_default()
+    }
+
+    /// Sends a NOTIFY and waits for the phone's answer, for up to a minute.
+    pub async fn notify(&self, order: notify::Order) -> notify::Outcome {
+        self.ask(|answer| Command::Notify { order: Box::new(order), answer }).await.unwrap_or(notify::Outcome::Unreachable)
+    }
+
+    /// Forgets the device's contacts but those of this generation and later.
+    pub async fn drop_contacts(&self, mac: MacAddr, keep_generation: Generation) {
+        let _ = self.commands.send(Command::DropContacts { mac, keep_generation }).await;
+    }
+
+    /// New rules for new calls.
+    pub async fn reload(&self, config: Config) {
+        let _ = self.commands.send(Command::Reload { config: Box::new(config) }).await;
+    }
+
+    /// Ends all calls and the engine.
+    pub async fn stop(&self) {
+        let _ = self.ask(|answer| Command::Stop { answer }).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (answer, outcome) = oneshot::channel();
+        self.commands.send(command(answer)).await.ok()?;
+        outcome.await.ok()
+    }
+}
+
+/// What the switch stands on: all but the switch itself.
+struct Ground {
+    agent: UserAgent,
+    endpoint: Endpoint,
+    registrar: Registrar,
+    transports: Transports,
+    ids: Ids,
+    media: Media,
+    office: Arc<dyn Office>,
+    service: mpsc::Sender<ServiceCall>,
+    media_events: mpsc::Sender<(SessionId, MediaEvent)>,
+    commands: mpsc::Sender<Command>,
+    /// Calls that are with the voice menu, or on their way there.
+    taps: HashMap<CallId, Tap>,
+}
+
+struct Tap {
+    /// Its place in the menu's inbox, until it is handed over.
+    permit: Option<mpsc::OwnedPermit<ServiceCall>>,
+    events: Option<mpsc::Receiver<(SessionId, MediaEvent)>>,
+    ended: Option<oneshot::Sender<Cause>>,
+    transfer: Option<oneshot::Sender<bool>>,
+}
+
+impl World for Ground {
+    fn contacts(&self, user: &str) -> Vec<Contact> {
+        // A contact of a phone without an owner is nobody's extension.
+        let bound = self.registrar.contacts(user).filter(|contact| !contact.provisional);
+        bound.map(|c| Contact { uri: c.uri.clone(), flow: c.flow, mac: c.mac, line: c.line }).collect()
+    }
+
+    fn is_extension(&self, number: &str) -> bool {
+        self.office.is_extension(number)
+    }
+
+    fn display_name(&self, extension: &str) -> String {
+        self.office.display_name(extension)
+    }
+
+    fn new_leg(&mut self) -> LegId {
+        self.agent.new_leg()
+    }
+
+    fn open_media(&mut self, flow: &Flow, purpose: Purpose) -> Option<MediaPort> {
+        let local_ip = self.local_ip(flow)?;
+        let (events, near) = match purpose {
+            Purpose::Bridge { near } => (self.media_events.clone(), near),
+            Purpose::Service(call) => {
+                let (events, inbox) = mpsc::channel(SERVICE_EVENTS);
+                self.taps.get_mut(&call)?.events = Some(inbox);
+                (events, None)
+            }
+        };
+        match self.media.open(SessionConfig { near, ..SessionConfig::new(local_ip, events) }) {
+            Ok(session) => Some(MediaPort { id: session.id, address: SocketAddr::new(local_ip, session.local.port()) }),
+            Err(fault) => {
+                metrics::counter!("plugtone_call_media_refused_total").increment(1);
+                tracing::warn!(%fault, "no audio port for a call");
+                None
+            }
+        }
+    }
+
+    fn reserve_service(&mut self, call: CallId) -> bool {
+        let Ok(permit) = self.service.clone().try_reserve_owned() else {
+            metrics::counter!("plugtone_call_service_full_total").increment(1);
+            return false;
+        };
+        self.taps.insert(call, Tap { permit: Some(permit), events: None, ended: None, transfer: None });
+        true
+    }
+
+    fn random(&mut self) -> u64 {
+        self.ids.next_u64()
+    }
+}
+
+impl Ground {
+    /// Our address that the far end of this flow reaches.
+    fn local_ip(&self, flow: &Flow) -> Option<IpAddr> {
+        if !flow.local.ip().is_unspecified() {
+            return Some(flow.local.ip());
+        }
+        self.transports.flow_to(flow.transport, flow.peer).ok().map(|flow| flow.local.ip())
+    }
+
+    /// The flow with our own address in it, so that Via and Contact can name it.
+    fn with_local(&self, flow: Flow) -> Flow {
+        if !flow.local.ip().is_unspecified() && flow.local.port() != 0 {
+            return flow;
+        }
+        match self.transports.flow_to(flow.transport, flow.peer) {
+            Ok(found) => Flow { id: flow.id, ..found },
+            Err(_) => flow,
+        }
+    }
+}
+
+struct Engine {
+    ground: Ground,
+    switch: Switch,
+    verifier: Verifier,
+    notifier: Notifier,
+    accounts: Arc<dyn Accounts>,
+    events: Events,
+    writes: mpsc::Sender<Write>,
+    /// Who waits for the answer to a NOTIFY, by phone and event.
+    notified: HashMap<(MacAddr, String), VecDeque<oneshot::Sender<notify::Outcome>>>,
+    ring_back: Arc<Clip>,
+    /// More waits than can be done soon.
+    crowded: bool,
+    /// Failed log-ins told in the second that began then.
+    refusals: (Instant, u32),
+}
+
+impl Engine {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Inbound>,
+        mut commands: mpsc::Receiver<Command>,
+        mut media: mpsc::Receiver<(SessionId, MediaEvent)>,
+    ) {
+        let mut stopping: Option<(Instant, oneshot::Sender<()>)> = None;
+        loop {
+            let now = Instant::now();
+            self.settle(now);
+            if stopping.as_ref().is_some_and(|(until, _)| *until <= now || self.ground.agent.is_empty()) {
+                break;
+            }
+            let wake = self.poll_timeout().into_iter().chain(stopping.as_ref().map(|(until, _)| *until)).min();
+            let wake = wake.unwrap_or(now + Duration::from_secs(60));
+            tokio::select! {
+                Some(inbound) = inbox.recv() => {
+                    let now = Instant::now();
+                    self.crowded = inbox.len() > CROWDED;
+                    self.handle_inbound(now, inbound);
+                    for _ in 1..BATCH {
+                        let Ok(inbound) = inbox.try_recv() else { break };
+                        self.handle_inbound(now, inbound);
+                    }
+                }
+                Some(command) = commands.recv() => match command {
+                    Command::Stop { answer } => {
+                        let now = Instant::now();
+                        self.switch.end_all(now);
+                        stopping.get_or_insert((now + FAREWELL, answer));
+                    }
+                    command => self.handle_command(Instant::now(), command),
+                },
+                Some((session, event)) = media.recv() => {
+                    if let MediaEvent::Silent { .. } = event {
+                        self.switch.handle_silence(Instant::now(), session);
+                    }
+                }
+                () = sleep_until(wake.into()) => self.handle_timeout(Instant::now()),
+            }
+        }
+        if let Some((_, answer)) = stopping {
+            let _ = answer.send(());
+        }
+    }
+
+    fn handle_inbound(&mut self, now: Instant, inbound: Inbound) {
+        match inbound {
+            Inbound::Message { flow, bytes } => self.ground.endpoint.handle_message(now, flow, bytes),
+            Inbound::Closed { flow } => {
+                self.ground.registrar.handle_flow_closed(flow.id);
+                self.ground.endpoint.handle_transport_error(now, flow);
+            }
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        let ground = &mut self.ground;
+        ground.endpoint.handle_timeout(now);
+        ground.agent.handle_timeout(now, &mut ground.endpoint);
+        ground.registrar.handle_timeout(now);
+        self.switch.handle_timeout(now);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let ground = &self.ground;
+        let all =
+            [ground.endpoint.poll_timeout(), ground.agent.poll_timeout(), ground.registrar.poll_timeout(), self.switch.poll_timeout()];
+        all.into_iter().flatten().min()
+    }
+
+    fn handle_command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Originate { wanted, answer } => {
+                let _ = answer.send(self.switch.originate(now, &mut self.ground, *wanted));
+            }
+            Command::Hangup { call, answer } => {
+                let _ = answer.send(self.switch.hangup(now, call));
+            }
+            Command::List { answer } => {
+                let _ = answer.send(self.switch.list(now));
+            }
+            Command::Contacts { answer } => {
+                let _ = answer.send(self.ground.registrar.all().cloned().collect());
+            }
+            Command::Notify { mut order, answer } => {
+                order.flow = self.ground.with_local(order.flow);
+                self.notified.entry((order.mac, order.event.clone())).or_default().push_back(answer);
+                self.notifier.notify(now, &mut self.ground.endpoint, *order);
+            }
+            Command::DropContacts { mac, keep_generation } => {
+                self.ground.registrar.drop_generation_below(mac, keep_generation);
+            }
+            Command::Reload { config } => self.switch.reload(Arc::new(*config)),
+            Command::Service { call, command, answer } => {
+                if let (Some(tap), Some(answer)) = (self.ground.taps.get_mut(&call), answer) {
+                    tap.transfer = Some(answer);
+                }
+                self.switch.handle_service(now, &mut self.ground, call, command);
+            }
+            Command::Stop { .. } => {}
+        }
+    }
+
+    /// Does what there is to do until nothing is left.
+    fn settle(&mut self, now: Instant) {
+        loop {
+            let mut quiet = true;
+            while let Some(event) = self.ground.endpoint.poll_event() {
+                quiet = false;
+                self.handle_endpoint(now, event);
+            }
+            while let Some(event) = self.ground.agent.poll_event() {
+                quiet = false;
+                self.handle_agent(now, event);
+            }
+            while let Some(action) = self.switch.poll_action() {
+                quiet = false;
+                self.apply(now, action);
+            }
+            while let Some(action) = self.ground.registrar.poll_action() {
+                self.apply_registrar(action);
+            }
+            while let Some(done) = self.notifier.poll_done() {
+                self.tell_notified(done);
+            }
+            while let Some(transmit) = self.ground.endpoint.poll_transmit() {
+                quiet = false;
+                let flow = transmit.flow;
+                if !self.ground.transports.send(transmit) {
+                    self.ground.endpoint.handle_transport_error(now, flow);
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    // --- from SIP
+
+    fn handle_endpoint(&mut self, now: Instant, event: endpoint::Event) {
+        let Some(event) = self.notifier.handle_event(now, &mut self.ground.endpoint, event) else { return };
+        match event {
+            endpoint::Event::Request { tx, request, flow } if request.is(&Method::Register) => self.register(now, tx, &request, flow),
+            event => self.ground.agent.handle(now, &mut self.ground.endpoint, event),
+        }
+    }
+
+    fn register(&mut self, now: Instant, tx: ServerTx, request: &Message, flow: Flow) {
+        let response = match self.verifier.verify(now, request, self.accounts.as_ref()) {
+            Ok(account) => self.ground.registrar.handle_register(now, request, flow, &account),
+            Err(refusal) => {
+                if let Refusal::Wrong { user } = &refusal
+                    && self.may_tell_refusal(now)
+                {
+                    tracing::info!(%user, peer = %flow.peer, "registration refused: {refusal}");
+                    self.events.tell(Event::RegisterRefused { user: user.clone(), source: flow.peer, reason: refusal.to_string() });
+                }
+                self.verifier.challenge(now, request, &refusal)
+            }
+        };
+        self.ground.endpoint.respond(now, tx, response);
+    }
+
+    fn may_tell_refusal(&mut self, now: Instant) -> bool {
+        metrics::counter!("plugtone_call_logins_refused_total").increment(1);
+        if now.saturating_duration_since(self.refusals.0) > Duration::from_secs(1) {
+            self.refusals = (now, 0);
+        }
+        self.refusals.1 += 1;
+        self.refusals.1 <= REFUSALS_PER_SEC
+    }
+
+    fn handle_agent(&mut self, now: Instant, event: ua::Event) {
+        match event {
+            ua::Event::Incoming { leg, request, flow } => self.incoming(now, leg, &request, flow),
+            ua::Event::Leg { leg, event } => {
+                if let Some(event) = leg_event(event) {
+                    self.switch.handle_leg(now, &mut self.ground, leg, event);
+                }
+            }
+            ua::Event::Request { tx, request, .. } => self.outside(now, tx, &request),
+            ua::Event::Replied { .. } => {}
+        }
+    }
+
+    /// A call: who is it? Only who has logged in may place one, and is who the login says.
+    fn incoming(&mut self, now: Instant, leg: LegId, request: &Message, flow: Flow) {
+        let ground = &mut self.ground;
+        if self.crowded {
+            metrics::counter!("plugtone_call_refused_total", "reason" => "crowded").increment(1);
+            let later = [(Name::RetryAfter, "5".to_owned())];
+            return ground.agent.reject(now, &mut ground.endpoint, leg, 503, &later);
+        }
+        let dialled = request.uri().ok().and_then(|uri| uri.user().map(|user| user.into_owned())).unwrap_or_default();
+        match self.verifier.verify(now, request, self.accounts.as_ref()) {
+            Ok(account) => {
+                let offer = (!request.body().is_empty()).then(|| request.body_bytes());
+                let incoming = Incoming { leg, caller: caller(account), dialled, offer, flow, source: flow.peer };
+                self.switch.handle_incoming(now, ground, incoming);
+            }
+            Err(refusal) => {
+                let challenge = self.verifier.challenge(now, request, &refusal);
+                ground.agent.reject_with(now, &mut ground.endpoint, leg, challenge);
+                if let Refusal::Wrong { user } = refusal
+                    && self.may_tell_refusal(now)
+                {
+                    tracing::info!(%user, peer = %flow.peer, "call refused: wrong user name or password");
+                    let reason = "wrong user name or password".to_owned();
+                    self.events.tell(Event::CallRefused { from: user, to: dialled.chars().take(64).collect(), mac: None, reason });
+                }
+            }
+        }
+    }
+
+    /// Requests that belong to no call and are no REGISTER.
+    fn outside(&mut self, now: Instant, tx: ServerTx, request: &Message) {
+        let endpoint = &mut self.ground.endpoint;
+        let response = match request.method() {
+            Some(Method::Options) => endpoint.config().abilities.answer_options(request),
+            // Nobody here has subscribed to anything (RFC 6665 §4.1.3).
+            Some(Method::Notify) => Response::to(request, 481),
+            _ => Response::to(request, 405).header(Name::Allow, endpoint.config().abilities.allow()),
+        };
+        endpoint.respond(now, tx, response);
+    }
+
+    // --- what the switch wants
+
+    fn apply(&mut self, now: Instant, action: Action) {
+        let Ground { agent, endpoint, media, taps, commands, transports, .. } = &mut self.ground;
+        match action {
+            Action::Invite { leg, contact, caller, offer } => {
+                let flow = match transports.flow_to(contact.flow.transport, contact.flow.peer) {
+                    Ok(found) if contact.flow.local.ip().is_unspecified() => Flow { id: contact.flow.id, ..found },
+                    _ => contact.flow,
+                };
+                let invite = invite(endpoint, flow, contact, caller, offer);
+                agent.invite(now, endpoint, leg, invite);
+            }
+            Action::Ring { leg } => agent.ring(now, endpoint, leg),
+            Action::Answer { leg, sdp } => agent.answer(now, endpoint, leg, sdp),
+            Action::Refuse { leg, status, retry_after_secs } => {
+                let headers: Vec<_> = retry_after_secs.map(|secs| (Name::RetryAfter, secs.to_string())).into_iter().collect();
+                agent.reject(now, endpoint, leg, status, &headers);
+            }
+            Action::Hangup { leg, elsewhere } => {
+                let reason = elsewhere.then_some("SIP;cause=200;text=\"Call completed elsewhere\"");
+                agent.hangup(now, endpoint, leg, reason);
+            }
+            Action::Reoffer { leg, sdp } => agent.reoffer(now, endpoint, leg, sdp),
+            Action::AnswerReoffer { leg, sdp } => agent.answer_reoffer(now, endpoint, leg, sdp),
+            Action::RefuseReoffer { leg, status } => agent.reject_reoffer(now, endpoint, leg, status),
+            Action::SetRemote { media: id, params } => media.command(id, media::Command::SetRemote(remote(params))),
+            Action::Bridge { near, far } => media.command(near, media::Command::Bridge(far)),
+            Action::Unbridge { media: id } => media.command(id, media::Command::Unbridge),
+            Action::Key { media: id, key } => {
+                if let Some(key) = media::Key::from_char(key) {
+                    media.command(id, media::Command::Key(key));
+                }
+            }
+            Action::RingBack { media: id, on: true } => {
+                let clips = vec![self.ring_back.clone()];
+                media.command(id, media::Command::Play { playback: PlaybackId(0), clips, repeat: true });
+            }
+            Action::RingBack { media: id, on: false } => media.command(id, media::Command::StopPlay),
+            Action::CloseMedia { media: id } => media.command(id, media::Command::Close),
+            Action::HandOver { call, caller, media: port, source, .. } => {
+                let Some(tap) = taps.get_mut(&call) else { return };
+                let (Some(permit), Some(events)) = (tap.permit.take(), tap.events.take()) else { return };
+                let (ended, ended_inbox) = oneshot::channel();
+                tap.ended = Some(ended);
+                tracing::info!(%call, mac = %caller.mac, user = %caller.user, "call handed to the voice menu");
+                let control = ServiceControl { call, commands: commands.clone() };
+                permit.send(ServiceCall { call, caller, source, session: port.id, events, ended: ended_inbox, control });
+            }
+            Action::ServiceEnded { call, cause } => {
+                if let Some(ended) = taps.remove(&call).and_then(|tap| tap.ended) {
+                    let _ = ended.send(cause);
+                }
+            }
+            Action::Transferred { call, taken } => {
+                let answer = taps.get_mut(&call).and_then(|tap| tap.transfer.take());
+                if taken {
+                    taps.remove(&call);
+                }
+                if let Some(answer) = answer {
+                    let _ = answer.send(taken);
+                }
+            }
+            Action::Tell(event) => {
+                log(&event);
+                self.events.tell(event);
+            }
+        }
+    }
+
+    fn apply_registrar(&mut self, action: registrar::Action) {
+        match action {
+            registrar::Action::Registered { contact, expires_secs, refreshed } => {
+                let (now, wall) = (Instant::now(), Timestamp::of(SystemTime::now()));
+                self.write(Write::Save(Box::new(record(&contact, now, wall))));
+                if !refreshed {
+                    tracing::info!(mac = %contact.mac, user = %contact.user, flow = %contact.flow, expires_secs, "registered");
+                    self.events.tell(Event::Registered {
+                        mac: contact.mac,
+                        user: contact.user.clone(),
+                        contact: contact.uri.clone(),
+                        source: contact.flow.peer,
+                        user_agent: contact.user_agent.clone(),
+                        expires_secs,
+                    });
+                }
+                self.ground.office.registered(&contact, refreshed);
+            }
+            registrar::Action::Unregistered { contact, reason } => {
+                tracing::info!(mac = %contact.mac, user = %contact.user, reason, "unregistered");
+                self.write(Write::Remove { user: contact.user.clone(), uri: contact.uri.clone() });
+                self.ground.office.unregistered(&contact);
+                self.events.tell(Event::Unregistered {
+                    mac: contact.mac,
+                    user: contact.user,
+                    contact: contact.uri,
+                    reason: reason.to_owned(),
+                });
+            }
+            registrar::Action::Refused { user, mac, flow, reason } => {
+                tracing::info!(%mac, %user, peer = %flow.peer, %reason, "registration refused");
+                self.events.tell(Event::RegisterRefused { user, source: flow.peer, reason });
+            }
+        }
+    }
+
+    fn write(&self, write: Write) {
+        if self.writes.try_send(write).is_err() {
+            metrics::counter!("plugtone_call_contact_writes_lost_total").increment(1);
+        }
+    }
+
+    fn tell_notified(&mut self, done: notify::Done) {
+        let key = (done.mac, done.event);
+        if let Some(waiting) = self.notified.get_mut(&key) {
+            if let Some(answer) = waiting.pop_front() {
+                let _ = answer.send(done.outcome);
+            }
+            if waiting.is_empty() {
+                self.notified.remove(&key);
+            }
+        }
+    }
+}
+
+fn caller(account: Account) -> Caller {
+    let Account { user, display_name, mac, line, provisional, .. } = account;
+    Caller { user, display_name, mac, line, provisional }
+}
+
+fn invite(endpoint: &Endpoint, flow: Flow, contact: Contact, caller: CallerId, offer: bytes::Bytes) -> Invite {
+    let host = endpoint.sent_by(&flow);
+    Invite {
+        to: contact.uri.clone(),
+        uri: contact.uri,
+        from: (caller.display_name, format!("sip:{}@{host}", caller.user)),
+        flow,
+        contact_user: caller.user,
+        offer: Some(offer),
+        credentials: None,
+        headers: Vec::new(),
+    }
+}
+
+fn leg_event(event: ua::LegEvent) -> Option<LegEvent> {
+    Some(match event {
+        ua::LegEvent::Ringing { .. } => LegEvent::Ringing,
+        ua::LegEvent::Answered { body } => LegEvent::Answered { sdp: body },
+        ua::LegEvent::Refused { status, .. } => LegEvent::Refused { status },
+        ua::LegEvent::Acked { body } => LegEvent::Acked { sdp: body },
+        ua::LegEvent::Reoffered { body } => LegEvent::Reoffered { offer: body },
+        ua::LegEvent::ReofferAnswered { body } => LegEvent::ReofferAnswered { sdp: body },
+        ua::LegEvent::ReofferFailed { status } => LegEvent::ReofferFailed { status },
+        ua::LegEvent::Info { content_type, body } => LegEvent::Key { key: info_key(&content_type, &body)? },
+        ua::LegEvent::Ended { how } => LegEvent::Ended {
+            how: match how {
+                Ended::HungUp => LegEnd::HungUp,
+                Ended::Cancelled => LegEnd::Cancelled,
+                Ended::Lost => LegEnd::Lost,
+            },
+        },
+    })
+}
+
+/// The key in an INFO: `Signal=5` of application/dtmf-relay, or the bare key of application/dtmf.
+fn info_key(content_type: &str, body: &[u8]) -> Option<char> {
+    let text = std::str::from_utf8(body).ok()?;
+    let word = match content_type {
+        "application/dtmf-relay" => text.lines().find_map(|line| {
+            let (name, value) = line.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("signal").then(|| value.trim())
+        })?,
+        "application/dtmf" => text.trim(),
+        _ => return None,
+    };
+    match word {
+        "10" => Some('*'),
+        "11" => Some('#'),
+        word => word.chars().next().filter(|key| word.len() == 1 && media::Key::from_char(*key).is_some()),
+    }
+}
+
+fn remote(params: MediaParams) -> media::Remote {
+    let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
+    media::Remote {
+        addr: params.remote.unwrap_or(unspecified),
+        rtcp: None,
+        codec: match params.codec {
+            sdp::Codec::Pcmu => media::Codec::Pcmu,
+            sdp::Codec::Pcma => media::Codec::Pcma,
+            sdp::Codec::G722 => media::Codec::G722,
+        },
+        dtmf_payload_type: params.dtmf_payload_type,
+        dtmf_receive_type: params.dtmf_receive_payload_type,
+        direction: match params.direction {
+            sdp::Direction::SendRecv => media::Direction::SendRecv,
+            sdp::Direction::SendOnly => media::Direction::SendOnly,
+            sdp::Direction::RecvOnly => media::Direction::RecvOnly,
+            sdp::Direction::Inactive => media::Direction::Inactive,
+        },
+    }
+}
+
+fn log(event: &Event) {
+    let mac = event.mac().map(tracing::field::display);
+    match event {
+        Event::CallStarted { call, from, to, .. } => tracing::info!(%call, mac, %from, %to, "call started"),
+        Event::CallRinging { call, to, .. } => tracing::info!(%call, mac, %to, "ringing"),
+        Event::CallAnswered { call, to, .. } => tracing::info!(%call, mac, %to, "answered"),
+        Event::CallEnded { call, cause, talk_ms, .. } => tracing::info!(%call, mac, %cause, talk_ms, "call ended"),
+        Event::CallRefused { from, to, reason, .. } => tracing::info!(mac, %from, %to, %reason, "call refused"),
+        _ => {}
+    }
+}
+
+// --- contacts and the disk
+
+enum Write {
+    Save(Box<ContactRecord>),
+    Remove { user: String, uri: String },
+}
+
+/// Writes behind the engine, in order. A fault is logged: the phone registers again anyway.
+async fn write(store: Arc<dyn Store>, mut inbox: mpsc::Receiver<Write>) {
+    while let Some(write) = inbox.recv().await {
+        let done = match write {
+            Write::Save(record) => store.save_contact(*record).await,
+            Write::Remove { user, uri } => store.remove_contact(&user, &uri).await,
+        };
+        if let Err(fault) = done {
+            metrics::counter!("plugtone_call_contact_writes_lost_total").increment(1);
+            tracing::warn!(%fault, "a registered phone could not be stored");
+        }
+    }
+}
+
+fn record(contact: &registrar::Contact, now: Instant, wall: Timestamp) -> ContactRecord {
+    let left = contact.expires.saturating_duration_since(now);
+    ContactRecord {
+        user: contact.user.clone(),
+        mac: contact.mac,
+        line: contact.line,
+        uri: contact.uri.clone(),
+        flow: contact.flow.to_string(),
+        call_id: contact.call_id.clone(),
+        cseq: contact.cseq,
+        user_agent: contact.user_agent.clone(),
+        expires: wall.plus_secs(i64::try_from(left.as_secs()).unwrap_or(i64::MAX)),
+    }
+}
+
+/// Puts back what was registered before a restart, as far as the identity is still the same.
+fn restore(now: Instant, registrar: &mut Registrar, records: Vec<ContactRecord>, accounts: &dyn Accounts) {
+    let wall = Timestamp::of(SystemTime::now());
+    let mut restored = 0;
+    for record in records {
+        let left = record.expires.secs_since(wall);
+        let Some(account) = accounts.account(&auth_user(record.mac, record.line)) else { continue };
+        let (Ok(flow), Ok(left)) = (record.flow.parse::<Flow>(), u64::try_from(left)) else { continue };
+        if account.user != record.user || left == 0 {
+            continue;
+        }
+        restored += 1;
+        registrar.restore(
+            now,
+            registrar::Contact {
+                user: record.user,
+                mac: record.mac,
+                line: record.line,
+                generation: account.generation,
+                provisional: account.provisional,
+                uri: record.uri,
+                flow,
+                instance: None,
+                reg_id: 0,
+                call_id: record.call_id,
+                cseq: record.cseq,
+                user_agent: record.user_agent,
+                expires: now + Duration::from_secs(left),
+            },
+        );
+    }
+    if restored > 0 {
+        tracing::info!(contacts = restored, "registered phones restored");
+    }
+}
+
+/// The digest user name of a device's line.
+fn auth_user(mac: MacAddr, line: LineNumber) -> String {
+    format!("{}-{line}", mac.bare())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_by_info_in_two_forms() {
+        for (kind, body, key) in [
+            ("application/dtmf-relay", "Signal=5\r\nDuration=160\r\n", Some('5')),
+            ("application/dtmf-relay", "Duration=160\r\nsignal = # \r\n", Some('#')),
+            ("application/dtmf-relay", "Signal=11\r\n", Some('#')),
+            ("application/dtmf", "*", Some('*')),
+            ("application/dtmf", "10", Some('*')),
+            ("application/dtmf", "hello", None),
+            ("text/plain", "5", None),
+        ] {
+            assert_eq!(info_key(kind, body.as_bytes()), key, "{kind} {body}");
+        }
+    }
+}
