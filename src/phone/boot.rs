@@ -146,7 +146,7 @@ impl Boot {
                 (format!("cfg{}.xml", make.model.to_lowercase()), Role::FirstHit),
                 ("cfg.xml".into(), Role::FirstHit),
             ],
-            _ => vec![(format!("{bare}.txt"), Role::Values)],
+            _ => vec![(format!("{bare}.json"), Role::Values)],
         };
         let plan = plan.into_iter().map(|(name, role)| Want { name, role }).collect();
         Self { make, mac, values: Values::new(), plan, waiting: None, fault: None }

@@ -2,9 +2,12 @@
 //!
 //! Used by `plugtone phone`, the demo, the story tests and load. It never calls inside the server.
 
+pub mod audio;
 pub mod boot;
+pub mod desk;
 pub mod ftp;
 pub mod http;
 pub mod make;
+pub mod person;
 pub mod settings;
 pub mod tftp;

@@ -1,4 +1,4 @@
-//! Reads a served configuration as the make would, to learn the SIP account: key=value, XML attributes, P-values.
+//! Reads a served configuration as the make would, to learn the SIP account: key=value, XML attributes, P-values, JSON.
 //!
 //! Deliberately strict where phones are strict (a Grandstream refuses a file for another MAC) and lax where they are lax.
 
@@ -38,6 +38,8 @@ pub enum Fault {
     NotKeyValue { file: String, line: usize, text: String },
     #[error("{file} is not well-formed XML: {reason}")]
     NotXml { file: String, reason: String },
+    #[error("{file} is not JSON: {reason}")]
+    NotJson { file: String, reason: String },
     #[error("{file} has the root <{root}>, this make wants {wanted}")]
     WrongRoot { file: String, root: String, wanted: &'static str },
     #[error("{file} is for {found}, not for {own}")]
@@ -125,17 +127,15 @@ pub fn read_grandstream(file: &str, bytes: &[u8], mac: MacAddr, values: &mut Val
     Ok(())
 }
 
-/// Anything else: `key=value` lines, `#` comments.
+/// Anything else: the account as JSON, its first line.
 pub fn read_generic(file: &str, bytes: &[u8], values: &mut Values) -> Result<(), Fault> {
-    for (index, line) in text_of(file, bytes)?.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let Some((key, value)) = line.split_once('=') else {
-            return Err(Fault::NotKeyValue { file: file.into(), line: index + 1, text: line.chars().take(60).collect() });
-        };
-        values.insert(key.trim().to_owned(), value.trim().to_owned());
+    let json: serde_json::Value =
+        serde_json::from_slice(bytes).map_err(|error| Fault::NotJson { file: file.into(), reason: error.to_string() })?;
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let line = json["lines"][0].as_object();
+    values.extend(line.into_iter().flatten().map(|(key, value)| (key.clone(), text(value))));
+    if json["bound"] == false {
+        values.insert("ivr_number".to_owned(), text(&json["ivr_number"]));
     }
     Ok(())
 }
@@ -216,16 +216,16 @@ pub fn account(family: &str, values: &Values) -> Result<Account, Fault> {
             })
         }
         _ => Ok(Account {
-            user: need("sip_user")?,
+            user: need("user")?,
             auth_user: text("auth_user"),
             password: Secret::new(need("password")?),
-            server: need("sip_server")?,
-            port: number("sip_port", 5060)? as u16,
+            server: need("server")?,
+            port: number("port", 5060)? as u16,
             tcp: get("transport") == Some("tcp"),
             expires_secs: number("expires_secs", 300)?,
             display_name: text("display_name"),
-            label: text("label"),
-            hotline: get("hotline").map(str::to_owned),
+            label: text("user"),
+            hotline: get("ivr_number").map(str::to_owned),
             poll_secs: None,
         }),
     }
@@ -271,6 +271,15 @@ mod tests {
             assert_eq!(read_poly("u", file, MAC, "VVX", &mut values), Ok(PolyFile::Parameters));
         }
         assert_eq!((values["reg.1.address"].as_str(), values["reg.1.label"].as_str()), ("2041", "L&R"));
+    }
+
+    #[test]
+    fn a_soft_phone_reads_json() {
+        let mut values = Values::new();
+        let file = br#"{"bound": false, "ivr_number": "0", "lines": [{"user": "new1", "password": "s", "server": "h", "port": 5070, "transport": "tcp"}]}"#;
+        assert_eq!(read_generic("x", file, &mut values), Ok(()));
+        let account = account("generic", &values).expect("account");
+        assert_eq!((account.user.as_str(), account.port, account.tcp, account.hotline.as_deref()), ("new1", 5070, true, Some("0")));
     }
 
     #[test]

@@ -1,0 +1,703 @@
+//! A phone on a desk: takes an address, boots, registers, calls and is called, obeys check-sync. One task per phone.
+//!
+//! ```text
+//!  plugged in ─► DHCP ─► files ─► REGISTER ─► on the desk ──check-sync, poll──► files ─► …
+//!                  ▲                              │
+//!                  └──────── reboot ──────────────┘
+//! ```
+//! [`Phone`] is its handle: orders in, [`News`] out. What a person does with it is `person.rs`.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::{net::UdpSocket, sync::mpsc, task::JoinHandle, time::sleep_until};
+
+use super::{
+    audio::{Handset, Say},
+    boot::{Boot, Outcome, Scheme, Server},
+    ftp, http,
+    make::Make,
+    settings::Account,
+    tftp,
+};
+use crate::{
+    dhcp::{
+        client::LoopbackClient,
+        client_core::{ClientConfig, ClientEvent, Lease},
+    },
+    media::listen::Heard,
+    model::{Keys, MacAddr, Secret},
+    sdp::{self, Description, Direction, Session, Terms},
+    sip::{
+        build::Response,
+        digest::Credentials,
+        endpoint::{self, Endpoint},
+        message::{Message, Method},
+        name::Name,
+        register_client::{self, RegisterClient},
+        transport::Flow,
+        ua::{self, Ended, Invite, LegEvent, LegId, UserAgent},
+    },
+};
+
+/// How a phone that could not boot or register waits before it tries again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// Longest wait for an address before the phone says that there is none.
+const DHCP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A phone in its box.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub make: Make,
+    pub mac: MacAddr,
+    pub network: Network,
+    /// Lifts the receiver by itself when called, after so long. `None`: rings until told.
+    pub answer_after: Option<Duration>,
+}
+
+/// What the phone's cable ends in.
+#[derive(Clone, Debug)]
+pub enum Network {
+    /// A DHCP server on loopback: the phone really takes the address that it is leased, if that is in 127.0.0.0/8.
+    Loopback { dhcp: SocketAddr },
+    /// The address is there already, and files are at `server`: a host or a URL, as option 66 would say it.
+    Given { address: IpAddr, server: String },
+}
+
+/// What the phone can be told.
+#[derive(Clone, Debug)]
+pub enum Order {
+    Call {
+        to: String,
+    },
+    /// Lifts the receiver of a phone that rings.
+    Answer,
+    Press(Keys),
+    Say(Say),
+    HangUp,
+    /// Fetches its files again, as from its menu.
+    Reload,
+}
+
+/// What happened, seen from the phone.
+#[derive(Clone, Debug)]
+pub enum News {
+    Discovering,
+    Offered { address: Ipv4Addr },
+    Leased { address: Ipv4Addr, server: String },
+    NoAddress { reason: String },
+    Fetched { name: String, bytes: usize },
+    Missing { name: String },
+    FetchFailed { name: String, reason: String },
+    Booted { user: String, hotline: Option<String> },
+    BootFailed { reason: String },
+    Registered { user: String },
+    RegisterRefused { user: String, status: u16 },
+    Calling { to: String },
+    Ringing,
+    Incoming { from: String },
+    Answered,
+    CallRefused { status: u16 },
+    CallEnded { how: String },
+    Heard(Heard),
+    Keyed { count: usize },
+    CheckSync { event: String },
+    Reloading { why: &'static str },
+}
+
+/// A phone that is plugged in. Dropping it pulls the plug: nothing is said to anybody.
+pub struct Phone {
+    pub mac: MacAddr,
+    pub make: Make,
+    orders: mpsc::Sender<Order>,
+    news: mpsc::Receiver<News>,
+    task: JoinHandle<()>,
+}
+
+impl Phone {
+    /// Plugs it in.
+    pub fn plug_in(config: Config) -> Self {
+        let (orders, inbox) = mpsc::channel(64);
+        let (tell, news) = mpsc::channel(4096);
+        let (mac, make) = (config.mac, config.make.clone());
+        let task = tokio::spawn(Desk { config, tell, last_address: None }.run(inbox));
+        Self { mac, make, orders, news, task }
+    }
+
+    /// The next thing that happens. `None`: the phone is broken.
+    pub async fn news(&mut self) -> Option<News> {
+        self.news.recv().await
+    }
+
+    pub async fn order(&self, order: Order) {
+        // A phone that is gone obeys nobody.
+        let _ = self.orders.send(order).await;
+    }
+}
+
+impl Drop for Phone {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Desk {
+    config: Config,
+    tell: mpsc::Sender<News>,
+    last_address: Option<Ipv4Addr>,
+}
+
+/// Why the phone left the desk's ordinary life.
+enum Again {
+    Files,
+    /// From the beginning, address included.
+    Reboot,
+}
+
+/// An address, the server's name, and who renews the lease.
+struct Connected {
+    address: IpAddr,
+    server: Server,
+    lease: Option<LoopbackClient>,
+}
+
+impl Desk {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        loop {
+            let mut connected = match self.connect().await {
+                Ok(connected) => connected,
+                Err(reason) => {
+                    self.say(News::NoAddress { reason });
+                    tokio::time::sleep(TRY_AGAIN).await;
+                    continue;
+                }
+            };
+            loop {
+                let account = match self.boot(&connected).await {
+                    Outcome::Ready(account) => account,
+                    Outcome::Refused(fault) => {
+                        self.say(News::BootFailed { reason: fault.to_string() });
+                        tokio::time::sleep(TRY_AGAIN).await;
+                        continue;
+                    }
+                };
+                self.say(News::Booted { user: account.user.clone(), hotline: account.hotline.clone() });
+                let again = match Line::open(&self, *account, connected.address).await {
+                    Ok(mut line) => line.live(&mut connected, &mut orders).await,
+                    Err(reason) => {
+                        self.say(News::BootFailed { reason });
+                        tokio::time::sleep(TRY_AGAIN).await;
+                        Again::Files
+                    }
+                };
+                if matches!(again, Again::Reboot) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn say(&self, news: News) {
+        // Nobody reads: the phone goes on.
+        let _ = self.tell.try_send(news);
+    }
+
+    async fn connect(&mut self) -> Result<Connected, String> {
+        let make = &self.config.make;
+        let dhcp = match &self.config.network {
+            Network::Given { address, server } => {
+                let server = Server::parse(server, make.default_scheme).map_err(|error| error.to_string())?;
+                return Ok(Connected { address: *address, server, lease: None });
+            }
+            Network::Loopback { dhcp } => *dhcp,
+        };
+        let client = ClientConfig {
+            vendor_class: make.vendor_class.clone(),
+            parameter_list: make.asks_for.to_vec(),
+            last_address: self.last_address,
+            ..ClientConfig::new(self.config.mac)
+        };
+        let mut seed = [0u8; 8];
+        getrandom::fill(&mut seed).map_err(|error| error.to_string())?;
+        let mut client =
+            LoopbackClient::new(dhcp, Ipv4Addr::LOCALHOST, client, u64::from_ne_bytes(seed)).await.map_err(|error| error.to_string())?;
+        client.start();
+        let lease = tokio::time::timeout(DHCP_PATIENCE, self.lease(&mut client))
+            .await
+            .map_err(|_| format!("no DHCP server answered within {} s", DHCP_PATIENCE.as_secs()))??;
+        self.last_address = Some(lease.address);
+        let server = self.server_of(&lease)?;
+        let shown = format!("{}://{}:{}", server.scheme, server.host, server.port);
+        self.say(News::Leased { address: lease.address, server: shown });
+        // Outside of loopback the address would have to be configured first: then the files are asked from any address.
+        let address = if lease.address.is_loopback() { lease.address } else { Ipv4Addr::UNSPECIFIED };
+        Ok(Connected { address: address.into(), server, lease: Some(client) })
+    }
+
+    async fn lease(&self, client: &mut LoopbackClient) -> Result<Lease, String> {
+        loop {
+            match client.event().await.map_err(|error| error.to_string())? {
+                ClientEvent::Discovering => self.say(News::Discovering),
+                ClientEvent::Offered { address, .. } => self.say(News::Offered { address }),
+                ClientEvent::Bound(lease) | ClientEvent::Renewed(lease) => return Ok(lease),
+                ClientEvent::Refused { .. } | ClientEvent::Expired => {}
+            }
+        }
+    }
+
+    /// The first of the make's options that the lease carries.
+    fn server_of(&self, lease: &Lease) -> Result<Server, String> {
+        let make = &self.config.make;
+        let named = make.server_options.iter().find_map(|code| lease.options.get(*code));
+        let Some(value) = named else { return Err(format!("the lease names no server in the options {:?}", make.server_options)) };
+        let text = String::from_utf8_lossy(value);
+        Server::parse(text.trim_end_matches('\0'), make.default_scheme).map_err(|error| error.to_string())
+    }
+
+    async fn boot(&self, connected: &Connected) -> Outcome {
+        let mut boot = Boot::new(self.config.make.clone(), self.config.mac, &connected.server);
+        while let Some(name) = boot.poll_fetch() {
+            let path = connected.server.path(&name);
+            match self.fetch(connected, &path).await {
+                Ok(Some(bytes)) => {
+                    self.say(News::Fetched { name, bytes: bytes.len() });
+                    boot.handle_file(Some(&bytes));
+                }
+                Ok(None) => {
+                    self.say(News::Missing { name });
+                    boot.handle_file(None);
+                }
+                Err(reason) => {
+                    self.say(News::FetchFailed { name, reason });
+                    boot.handle_file(None);
+                }
+            }
+        }
+        boot.outcome()
+    }
+
+    /// `None`: the server has no such file.
+    async fn fetch(&self, connected: &Connected, path: &str) -> Result<Option<Vec<u8>>, String> {
+        let Connected { address, server, .. } = connected;
+        match server.scheme {
+            Scheme::Http => {
+                let client = http::Client::new(*address, &self.config.make.user_agent(self.config.mac));
+                let url = format!("http://{}:{}/{path}", server.host, server.port);
+                let answer = client.get(&url, None).await.map_err(|error| error.to_string())?;
+                match answer.status {
+                    200 => Ok(Some(answer.body.to_vec())),
+                    404 => Ok(None),
+                    status => Err(format!("HTTP {status}")),
+                }
+            }
+            Scheme::Tftp => fetch_tftp(*address, server, path).await,
+            Scheme::Ftp => fetch_ftp(*address, server, path).await,
+        }
+    }
+}
+
+/// The phone's one line: registered, in a call or not.
+struct Line<'a> {
+    desk: &'a Desk,
+    account: Account,
+    address: IpAddr,
+    server: SocketAddr,
+    local: SocketAddr,
+    socket: UdpSocket,
+    endpoint: Endpoint,
+    agent: UserAgent,
+    registration: RegisterClient,
+    registered: bool,
+    call: Option<Call>,
+    /// Heard in the present call.
+    ear: mpsc::Receiver<Heard>,
+    mouth: mpsc::Sender<Heard>,
+    again: Option<Again>,
+    poll_at: Option<Instant>,
+}
+
+struct Call {
+    leg: LegId,
+    handset: Handset,
+    session: Session,
+    offer: Option<Description>,
+    up: bool,
+    answer_at: Option<Instant>,
+    say: Say,
+}
+
+impl<'a> Line<'a> {
+    async fn open(desk: &'a Desk, account: Account, address: IpAddr) -> Result<Self, String> {
+        if account.tcp {
+            return Err("the simulated phone speaks SIP over UDP only: set `sip_transport: udp` for it".to_owned());
+        }
+        let server = tokio::net::lookup_host((account.server.as_str(), account.port))
+            .await
+            .map_err(|error| format!("cannot find {}: {error}", account.server))?
+            .next()
+            .ok_or_else(|| format!("{} has no address", account.server))?;
+        let socket = UdpSocket::bind((address, 0)).await.map_err(|error| format!("cannot open a port on {address}: {error}"))?;
+        // An unspecified address is no use in a Contact: ask the routing table which one leads to the server.
+        let local = if address.is_unspecified() {
+            let probe = UdpSocket::bind((address, 0)).await.map_err(|error| error.to_string())?;
+            probe.connect(server).await.map_err(|error| error.to_string())?;
+            let ip = probe.local_addr().map_err(|error| error.to_string())?.ip();
+            SocketAddr::new(ip, socket.local_addr().map_err(|error| error.to_string())?.port())
+        } else {
+            socket.local_addr().map_err(|error| error.to_string())?
+        };
+        let mut seed = [0u8; 32];
+        getrandom::fill(&mut seed).map_err(|error| error.to_string())?;
+        let product = desk.config.make.user_agent(desk.config.mac).trim_start_matches("FileTransport ").to_owned();
+        let mut endpoint = Endpoint::new(endpoint::Config { product, ..endpoint::Config::default() }, seed);
+        let Account { user, port, .. } = &account;
+        let host = &account.server;
+        let config = register_client::Config {
+            aor: format!("sip:{user}@{host}"),
+            display_name: account.display_name.clone(),
+            registrar: format!("sip:{host}:{port}"),
+            flow: Flow::udp(local, server),
+            contact_user: user.clone(),
+            credentials: credentials(&account),
+            expires_secs: account.expires_secs,
+        };
+        let mut registration = RegisterClient::new(&mut endpoint, config);
+        let (mouth, ear) = mpsc::channel(64);
+        let now = Instant::now();
+        registration.register(now, &mut endpoint);
+        Ok(Self {
+            desk,
+            address: local.ip(),
+            server,
+            local,
+            socket,
+            endpoint,
+            agent: UserAgent::new(ua::Config::default()),
+            registration,
+            registered: false,
+            call: None,
+            ear,
+            mouth,
+            again: None,
+            poll_at: account.poll_secs.map(|secs| now + Duration::from_secs(u64::from(secs))),
+            account,
+        })
+    }
+
+    async fn live(&mut self, connected: &mut Connected, orders: &mut mpsc::Receiver<Order>) -> Again {
+        let mut datagram = vec![0u8; 65_536];
+        loop {
+            let now = Instant::now();
+            self.handle_timers(now);
+            self.drain(now).await;
+            if self.call.is_none()
+                && let Some(again) = self.again.take()
+            {
+                self.desk.say(News::Reloading { why: if matches!(again, Again::Reboot) { "reboot" } else { "files" } });
+                return again;
+            }
+            let wake = self.wake().into();
+            tokio::select! {
+                received = self.socket.recv_from(&mut datagram) => {
+                    if let Ok((length, peer)) = received {
+                        let flow = Flow::udp(self.local, peer);
+                        self.endpoint.handle_message(Instant::now(), flow, Bytes::copy_from_slice(&datagram[..length]));
+                    }
+                }
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(Instant::now(), order).await,
+                    // Nobody holds the phone any more; its task is about to end.
+                    None => std::future::pending().await,
+                },
+                Some(heard) = self.ear.recv() => self.desk.say(News::Heard(heard)),
+                _ = renewals(&mut connected.lease) => {}
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    fn wake(&self) -> Instant {
+        let answer = self.call.as_ref().and_then(|call| call.answer_at);
+        let known = [self.endpoint.poll_timeout(), self.agent.poll_timeout(), self.registration.poll_timeout(), answer, self.poll_at];
+        known.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
+    }
+
+    fn handle_timers(&mut self, now: Instant) {
+        self.endpoint.handle_timeout(now);
+        self.agent.handle_timeout(now, &mut self.endpoint);
+        self.registration.handle_timeout(now, &mut self.endpoint);
+        if self.poll_at.is_some_and(|at| now >= at) {
+            self.poll_at = None;
+            self.again.get_or_insert(Again::Files);
+        }
+        if self.call.as_ref().and_then(|call| call.answer_at).is_some_and(|at| now >= at) {
+            self.lift(now);
+        }
+    }
+
+    /// Moves events and packets until nothing is left to do.
+    async fn drain(&mut self, now: Instant) {
+        loop {
+            while let Some(event) = self.endpoint.poll_event() {
+                if let Some(event) = self.registration.handle(now, &mut self.endpoint, event) {
+                    self.agent.handle(now, &mut self.endpoint, event);
+                }
+            }
+            while let Some(event) = self.registration.poll_event() {
+                self.registration_news(event);
+            }
+            let Some(event) = self.agent.poll_event() else { break };
+            self.handle(now, event).await;
+        }
+        while let Some(transmit) = self.endpoint.poll_transmit() {
+            let _ = self.socket.send_to(&transmit.bytes, transmit.flow.peer).await;
+        }
+    }
+
+    async fn handle(&mut self, now: Instant, event: ua::Event) {
+        match event {
+            ua::Event::Incoming { leg, request, .. } => self.incoming(now, leg, &request).await,
+            ua::Event::Leg { leg, event } if self.call.as_ref().is_some_and(|call| call.leg == leg) => self.leg(now, event),
+            ua::Event::Leg { .. } => {}
+            ua::Event::Request { tx, request, .. } => {
+                let status = match request.method() {
+                    Some(Method::Notify) => self.notified(&request),
+                    Some(Method::Options) => 200,
+                    _ => 405,
+                };
+                self.endpoint.respond(now, tx, Response::to(&request, status));
+            }
+            ua::Event::Replied { .. } => {}
+        }
+    }
+
+    fn registration_news(&mut self, event: register_client::Event) {
+        let user = self.account.user.clone();
+        match event {
+            register_client::Event::Registered { .. } => {
+                if !std::mem::replace(&mut self.registered, true) {
+                    self.desk.say(News::Registered { user });
+                }
+            }
+            register_client::Event::Failed { status, .. } => {
+                self.registered = false;
+                self.desk.say(News::RegisterRefused { user, status });
+            }
+            register_client::Event::Unregistered => {}
+        }
+    }
+
+    fn flow(&self) -> Flow {
+        Flow::udp(self.local, self.server)
+    }
+
+    /// Is it "check-sync"? Then the files are fetched again, when the phone is idle.
+    fn notified(&mut self, request: &Message) -> u16 {
+        let Some(event) = request.text(Name::Event).map(|event| event.into_owned()) else { return 489 };
+        let name = event.split(';').next().unwrap_or_default().trim();
+        if !matches!(name, "check-sync" | "resync") {
+            return 489;
+        }
+        // A Poly restarts its application; the others fetch their files in place unless told to reboot.
+        let reboot = event.contains("reboot=true") || self.desk.config.make.family == "poly";
+        self.again = Some(if reboot { Again::Reboot } else { Again::Files });
+        self.desk.say(News::CheckSync { event });
+        200
+    }
+
+    // --- calls
+
+    async fn obey(&mut self, now: Instant, order: Order) {
+        match order {
+            Order::Call { to } => {
+                if let Err(reason) = self.dial(now, &to).await {
+                    self.desk.say(News::CallEnded { how: reason });
+                }
+            }
+            Order::Answer => self.lift(now),
+            Order::Press(keys) => {
+                if let Some(call) = &self.call {
+                    self.desk.say(News::Keyed { count: keys.len() });
+                    call.handset.press(keys);
+                }
+            }
+            Order::Say(what) => {
+                if let Some(call) = &mut self.call {
+                    call.say = what.clone();
+                    call.handset.say(what);
+                }
+            }
+            Order::HangUp => {
+                if let Some(call) = self.call.take() {
+                    self.agent.hangup(now, &mut self.endpoint, call.leg, None);
+                    self.desk.say(News::CallEnded { how: "hung up here".to_owned() });
+                }
+            }
+            Order::Reload => self.again = Some(Again::Files),
+        }
+    }
+
+    async fn dial(&mut self, now: Instant, to: &str) -> Result<(), String> {
+        if self.call.is_some() {
+            return Err("the line is in use".to_owned());
+        }
+        let handset = Handset::open(self.address, self.mouth.clone()).await.map_err(|error| error.to_string())?;
+        let leg = self.agent.new_leg();
+        let mut session = Session::new(leg.0, handset.local, &sdp::Codec::ALL);
+        let offer = session.offer(Direction::SendRecv, None, &[]);
+        let Account { user, server, port, display_name, .. } = &self.account;
+        let invite = Invite {
+            uri: format!("sip:{to}@{server}:{port}"),
+            flow: self.flow(),
+            from: (display_name.clone(), format!("sip:{user}@{server}")),
+            to: format!("sip:{to}@{server}"),
+            contact_user: user.clone(),
+            offer: Some(offer),
+            credentials: Some(credentials(&self.account)),
+            headers: Vec::new(),
+        };
+        self.agent.invite(now, &mut self.endpoint, leg, invite);
+        self.call = Some(Call { leg, handset, session, offer: None, up: false, answer_at: None, say: Say::Nothing });
+        self.desk.say(News::Calling { to: to.to_owned() });
+        Ok(())
+    }
+
+    async fn incoming(&mut self, now: Instant, leg: LegId, request: &Message) {
+        let offer = Description::parse(request.body()).ok();
+        if self.call.is_some() || self.again.is_some() {
+            return self.agent.reject(now, &mut self.endpoint, leg, 486, &[]);
+        }
+        let Ok(handset) = Handset::open(self.address, self.mouth.clone()).await else {
+            return self.agent.reject(now, &mut self.endpoint, leg, 500, &[]);
+        };
+        self.agent.ring(now, &mut self.endpoint, leg);
+        let from = request.from().map(|from| from.uri_str().to_owned()).unwrap_or_default();
+        let answer_at = self.desk.config.answer_after.map(|after| now + after);
+        let session = Session::new(leg.0, handset.local, &sdp::Codec::ALL);
+        self.call = Some(Call { leg, handset, session, offer, up: false, answer_at, say: Say::Nothing });
+        self.desk.say(News::Incoming { from });
+    }
+
+    fn lift(&mut self, now: Instant) {
+        let Some(call) = self.call.as_mut().filter(|call| !call.up) else { return };
+        call.answer_at = None;
+        let body = match &call.offer {
+            Some(offer) => match call.session.answer(offer, Terms::default()) {
+                Ok((body, params)) => {
+                    call.handset.talk_to(params);
+                    body
+                }
+                Err(_) => {
+                    let leg = call.leg;
+                    self.call = None;
+                    return self.agent.reject(now, &mut self.endpoint, leg, 488, &[]);
+                }
+            },
+            None => call.session.offer(Direction::SendRecv, None, &[]),
+        };
+        call.up = true;
+        self.agent.answer(now, &mut self.endpoint, call.leg, body);
+        self.desk.say(News::Answered);
+    }
+
+    fn leg(&mut self, now: Instant, event: LegEvent) {
+        let Some(call) = &mut self.call else { return };
+        let mut accept = |body: Option<Bytes>| {
+            let answer = body.and_then(|body| Description::parse(&body).ok());
+            if let Some(params) = answer.and_then(|answer| call.session.accept(&answer, Direction::SendRecv).ok()) {
+                call.handset.talk_to(params);
+            }
+        };
+        match event {
+            LegEvent::Ringing { body, .. } => {
+                accept(body);
+                self.desk.say(News::Ringing);
+            }
+            LegEvent::Answered { body } => {
+                accept(body);
+                call.up = true;
+                self.desk.say(News::Answered);
+            }
+            LegEvent::Acked { body } => {
+                if call.offer.is_none() {
+                    accept(body);
+                }
+            }
+            LegEvent::Reoffered { body } => {
+                let answer = match body.and_then(|body| Description::parse(&body).ok()) {
+                    Some(offer) => call.session.answer(&offer, Terms::default()).map(|(body, params)| {
+                        call.handset.talk_to(params);
+                        body
+                    }),
+                    None => Ok(call.session.offer(Direction::SendRecv, None, &[])),
+                };
+                match answer {
+                    Ok(body) => self.agent.answer_reoffer(now, &mut self.endpoint, call.leg, body),
+                    Err(_) => self.agent.reject_reoffer(now, &mut self.endpoint, call.leg, 488),
+                }
+            }
+            LegEvent::Refused { status, .. } => {
+                self.call = None;
+                self.desk.say(News::CallRefused { status });
+            }
+            LegEvent::Ended { how } => {
+                self.call = None;
+                let how = match how {
+                    Ended::HungUp => "the other side hung up",
+                    Ended::Cancelled => "the caller gave up",
+                    Ended::Lost => "the other side is gone",
+                };
+                self.desk.say(News::CallEnded { how: how.to_owned() });
+            }
+            LegEvent::ReofferAnswered { .. } | LegEvent::ReofferFailed { .. } | LegEvent::Info { .. } => {}
+        }
+    }
+}
+
+fn credentials(account: &Account) -> Credentials {
+    let username = if account.auth_user.is_empty() { &account.user } else { &account.auth_user };
+    Credentials { username: username.clone(), secret: account.password.clone() }
+}
+
+/// Keeps the lease alive while the phone does other things.
+async fn renewals(lease: &mut Option<LoopbackClient>) {
+    match lease {
+        Some(client) => {
+            if client.event().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn fetch_tftp(local: IpAddr, server: &Server, path: &str) -> Result<Option<Vec<u8>>, String> {
+    let at = address_of(server).await?;
+    match tftp::get(local, at, path, tftp::Options::default()).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        // 1: no such file, or not for us (RFC 1350).
+        Err(tftp::Error::Refused { code: 1, .. }) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn fetch_ftp(local: IpAddr, server: &Server, path: &str) -> Result<Option<Vec<u8>>, String> {
+    let at = address_of(server).await?;
+    let (user, password) = server.login.clone().unwrap_or(("PlcmSpIp".to_owned(), "PlcmSpIp".to_owned()));
+    match (ftp::Account { local, server: at, user, password: Secret::new(password) }).get(path).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        // 550: no such file, or not for us.
+        Err(ftp::Error::Refused { command: "RETR", .. }) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn address_of(server: &Server) -> Result<SocketAddr, String> {
+    let mut found = tokio::net::lookup_host((server.host.as_str(), server.port))
+        .await
+        .map_err(|error| format!("cannot find {}: {error}", server.host))?;
+    found.next().ok_or_else(|| format!("{} has no address", server.host))
+}
