@@ -2,7 +2,9 @@
 
 mod dhcp;
 mod ivr;
+mod journal;
 mod media;
 mod netns;
+mod onboarding;
 mod store;
 mod tree;
