@@ -79,7 +79,10 @@ impl Identities {
 
     /// A line of a device. `None`: the line has no owner and is not the first.
     pub fn identity(&self, mac: MacAddr, line: LineNumber) -> Option<Identity> {
-        let now = self.now.load();
+        self.identity_in(&self.now.load(), mac, line)
+    }
+
+    fn identity_in(&self, now: &Snapshot, mac: MacAddr, line: LineNumber) -> Option<Identity> {
         let entry = now.devices.get(&mac);
         let owner = entry.and_then(|entry| entry.lines.get(&line));
         if owner.is_none() && line != 1 {
@@ -98,13 +101,11 @@ impl Identities {
         })
     }
 
-    /// All lines that a device's file shall have, the first always.
+    /// All lines that a device's file shall have, the first always, all of one generation.
     pub fn lines(&self, mac: MacAddr) -> Vec<Identity> {
-        let owned: Vec<LineNumber> = match self.now.load().devices.get(&mac) {
-            Some(entry) => entry.lines.keys().copied().filter(|line| *line != 1).collect(),
-            None => Vec::new(),
-        };
-        std::iter::once(1).chain(owned).filter_map(|line| self.identity(mac, line)).collect()
+        let now = self.now.load();
+        let further = now.devices.get(&mac).into_iter().flat_map(|entry| entry.lines.keys().copied()).filter(|line| *line != 1);
+        std::iter::once(1).chain(further).filter_map(|line| self.identity_in(&now, mac, line)).collect()
     }
 
     /// The generation of the device's secrets; 0 for one that was never bound.

@@ -4,11 +4,13 @@
 
 pub mod access;
 pub mod classify;
+mod duplicates;
 pub mod files;
 pub mod identify;
 pub mod identities;
 pub mod onboarding;
 pub mod pipeline;
+pub mod reload;
 mod settings;
 pub mod variables;
 pub mod worker;

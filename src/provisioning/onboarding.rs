@@ -4,26 +4,28 @@
 //! a reload back while the phone is in a call, tries one way of reloading after the other, and finds two boxes that claim
 //! one MAC. A bind is *planned* here, stored by `worker.rs`, and only then *done* here: nothing is true that is not on
 //! disk. Driven by `worker.rs`.
-//!
-//! A reload's way: calls end → settle → NOTIFY (the family's events, one after the other) → the phone's own polling →
-//! overdue, and again after a while. Fetching its file at any point moves the phone on to *taken*, registering ends it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::{Duration, Instant},
+    net::IpAddr,
+    time::Instant,
 };
 
-use super::identities::provisional_user;
+use super::{
+    duplicates::Heard,
+    identities::provisional_user,
+    reload::{Proof, Run, Step},
+};
 use crate::{
     binding::{Effect, Fact, Life, Limits, ReloadSettings},
     model::{
         BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, FamilyName, Generation, LineNumber, MacAddr, Timestamp, User,
     },
-    sip::{self, Credentials, Flow, notify},
+    sip,
     store::ContactRecord,
 };
+
+pub use super::reload::{Contact, Order, Reload, ReloadMethod, ReloadMethods, methods};
 
 /// Devices held at most. MACs can be made up faster than phones: what comes after is counted, not kept.
 const MOST_DEVICES: usize = 100_000;
@@ -31,12 +33,6 @@ const MOST_DEVICES: usize = 100_000;
 const MOST_CALLS: usize = 16;
 /// `last_seen` is written again after this long, so that renewals do not cost a write each.
 const SEEN_AGAIN: i64 = 60;
-/// Two places that alternate within this time are two boxes.
-const ALTERNATES: Duration = Duration::from_secs(300);
-/// The same pair is told again after this long.
-const DUPLICATE_AGAIN: Duration = Duration::from_secs(600);
-/// An overdue phone that shows itself is told to reload at most so often.
-const NUDGE_AGAIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -68,18 +64,6 @@ pub struct Config {
     pub reload: ReloadSettings,
     pub limits: Limits,
 }
-
-/// How the phones of a family are made to reload, from its template.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReloadMethod {
-    /// Values of the NOTIFY's Event header, best first, as `check-sync;reboot=false`.
-    pub events: Vec<String>,
-    /// How often the phone looks by itself.
-    pub poll: Option<Duration>,
-}
-
-/// (family, model) → how it reloads.
-pub type ReloadMethods = Arc<dyn Fn(Option<&str>, Option<&str>) -> ReloadMethod + Send + Sync>;
 
 /// Both clocks: one for timers, one for what is stored.
 #[derive(Clone, Copy, Debug)]
@@ -125,17 +109,6 @@ impl From<&sip::Contact> for Registration {
     }
 }
 
-/// Where a phone listens, also after the registrar has dropped it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Contact {
-    pub line: LineNumber,
-    /// User part of the address of record that it registered.
-    pub user: String,
-    /// As registered.
-    pub uri: String,
-    pub flow: Flow,
-}
-
 /// An order to the SIP engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -145,40 +118,6 @@ pub enum Output {
         mac: MacAddr,
         keep_generation: Generation,
     },
-}
-
-/// Send a NOTIFY, and tell [`Core::handle_reload_answered`] what the phone answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reload {
-    pub mac: MacAddr,
-    /// What the phone shall come back with; echoed in the answer.
-    pub generation: Generation,
-    pub attempt: u32,
-    /// The Event header's value.
-    pub notify_event: String,
-    /// Its last contact, which the registrar may have dropped by now.
-    pub contact: Option<Contact>,
-    /// Where it was last heard, for a phone without contact.
-    pub address: Option<Ipv4Addr>,
-    /// What the phone holds until it has reloaded, should it challenge the NOTIFY.
-    pub credentials: Credentials,
-}
-
-impl Reload {
-    /// The NOTIFY: to the contact, or to SIP's port where the phone was last heard. `None` when it was never heard.
-    pub fn order(&self) -> Option<notify::Order> {
-        let (uri, user, flow) = match (&self.contact, self.address) {
-            (Some(contact), _) => (contact.uri.clone(), contact.user.clone(), contact.flow),
-            (None, Some(address)) => {
-                let user = provisional_user(self.mac);
-                let flow = Flow::udp(SocketAddr::from(([0, 0, 0, 0], 0)), SocketAddr::from((address, 5060)));
-                (format!("sip:{user}@{address}:5060"), user, flow)
-            }
-            (None, None) => return None,
-        };
-        let (event, credentials) = (self.notify_event.clone(), Some(self.credentials.clone()));
-        Some(notify::Order { mac: self.mac, uri, user, flow, event, credentials })
-    }
 }
 
 /// What the shell does next.
@@ -191,20 +130,6 @@ pub enum Action {
         mac: MacAddr,
         keep_generation: Generation,
     },
-}
-
-/// A [`Reload`] whose secret is still to be derived from `line` and `holds`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Order {
-    pub mac: MacAddr,
-    pub generation: Generation,
-    pub attempt: u32,
-    pub notify_event: String,
-    pub contact: Option<Contact>,
-    pub address: Option<Ipv4Addr>,
-    pub line: LineNumber,
-    /// The generation that the phone is thought to hold.
-    pub holds: Generation,
 }
 
 /// A bind that is right but not stored yet.
@@ -224,26 +149,26 @@ pub struct UnbindPlan {
 }
 
 pub struct Core {
-    config: Config,
-    methods: ReloadMethods,
-    devices: HashMap<MacAddr, Device>,
-    timers: BTreeSet<(Instant, MacAddr)>,
+    pub(super) config: Config,
+    pub(super) methods: ReloadMethods,
+    pub(super) devices: HashMap<MacAddr, Device>,
+    pub(super) timers: BTreeSet<(Instant, MacAddr)>,
     /// Records that are newer than the store's.
     dirty: BTreeSet<MacAddr>,
-    actions: VecDeque<Action>,
+    pub(super) actions: VecDeque<Action>,
 }
 
-struct Device {
-    record: DeviceRecord,
-    bindings: BTreeMap<LineNumber, BindingRecord>,
-    calls: HashMap<CallId, CallKind>,
+pub(super) struct Device {
+    pub(super) record: DeviceRecord,
+    pub(super) bindings: BTreeMap<LineNumber, BindingRecord>,
+    pub(super) calls: HashMap<CallId, CallKind>,
     /// Lines registered with the present generation.
     registered: BTreeSet<LineNumber>,
     /// The last contact, of whatever generation.
-    contact: Option<Contact>,
+    pub(super) contact: Option<Contact>,
     /// The generation that the phone has shown to hold.
-    holds: Option<Generation>,
-    reload: Option<Run>,
+    pub(super) holds: Option<Generation>,
+    pub(super) reload: Option<Run>,
     heard: Heard,
 }
 
@@ -252,57 +177,6 @@ pub enum CallKind {
     Ivr,
     /// Between people: it holds a reload back, and means nothing else here.
     Other,
-}
-
-/// A reload under way.
-#[derive(Debug)]
-struct Run {
-    proof: Proof,
-    step: Step,
-    deadline: Instant,
-    /// Which of the family's events comes next.
-    next: usize,
-    attempt: u32,
-    last_sent: Option<Instant>,
-    overdue_told: bool,
-}
-
-/// What shows that a reload is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Proof {
-    /// The secret changed: only a registration with the new one.
-    Register,
-    /// An admin asked: the file may be the same, and a phone that finds so does not register again.
-    File,
-}
-
-/// What a reload waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// The end of the phone's calls.
-    Idle,
-    /// That the phone is really out of its call.
-    Settled,
-    /// An answer to the NOTIFY.
-    Answer,
-    /// The NOTIFY was accepted: that the phone fetches its file.
-    Fetch,
-    /// The phone's own look at its file.
-    Poll,
-    /// Fetched: that it registers.
-    Register,
-    /// Nothing more; at the deadline it is told again.
-    Retry,
-}
-
-/// The places that a MAC is heard from, to find two boxes with one MAC.
-#[derive(Default)]
-struct Heard {
-    here: Option<(IpAddr, Instant)>,
-    before: Option<(IpAddr, Instant)>,
-    /// How often it went back to where it had just been.
-    returns: u32,
-    told: Option<Instant>,
 }
 
 impl Core {
@@ -433,31 +307,6 @@ impl Core {
         if device.registered.is_empty() {
             self.apply(now, mac, Fact::Unregistered);
         }
-    }
-
-    /// What came back to a NOTIFY; 408 when nothing did.
-    pub fn handle_reload_answered(&mut self, now: Now, mac: MacAddr, generation: Generation, status: u16) {
-        let Some(device) = self.devices.get(&mac) else { return };
-        let waits = device.reload.as_ref().is_some_and(|run| run.step == Step::Answer);
-        if generation != device.record.generation || !waits || status < 200 {
-            return;
-        }
-        self.actions.push_back(Action::Tell(Event::ReloadAnswered { mac, status }));
-        if status < 300 {
-            let deadline = now.instant + Duration::from_secs(self.config.reload.take_secs);
-            self.wait_for(mac, Step::Fetch, deadline);
-        } else {
-            self.tell_phone(now, mac);
-        }
-    }
-
-    /// An admin wants the device to reload, as soon as it is idle.
-    pub fn handle_reload_asked(&mut self, now: Now, mac: MacAddr) -> Result<(), Error> {
-        if !self.devices.contains_key(&mac) {
-            return Err(Error::Unseen(mac));
-        }
-        self.start_reload(now, mac, Proof::File);
-        Ok(())
     }
 
     // --- bind and unbind
@@ -635,7 +484,7 @@ impl Core {
         Some(true)
     }
 
-    fn apply(&mut self, now: Now, mac: MacAddr, fact: Fact) {
+    pub(super) fn apply(&mut self, now: Now, mac: MacAddr, fact: Fact) {
         let Some(device) = self.devices.get_mut(&mac) else { return };
         let before = Life { state: device.record.state, generation: device.record.generation };
         let step = before.apply(fact);
@@ -668,142 +517,6 @@ impl Core {
         let Some(device) = self.devices.get_mut(&mac) else { return };
         device.registered.clear();
         self.actions.push_back(Action::DropContacts { mac, keep_generation: device.record.generation });
-    }
-
-    /// Reload when idle.
-    fn start_reload(&mut self, now: Now, mac: MacAddr, proof: Proof) {
-        let Some(device) = self.devices.get_mut(&mac) else { return };
-        if let Some(run) = device.reload.take() {
-            self.timers.remove(&(run.deadline, mac));
-        }
-        let settings = &self.config.reload;
-        let (step, wait) = if device.calls.is_empty() {
-            (Step::Settled, settings.settle())
-        } else {
-            (Step::Idle, Duration::from_secs(settings.hold_secs))
-        };
-        let deadline = now.instant + wait;
-        device.reload = Some(Run { proof, step, deadline, next: 0, attempt: 0, last_sent: None, overdue_told: false });
-        self.timers.insert((deadline, mac));
-    }
-
-    fn wait_for(&mut self, mac: MacAddr, step: Step, deadline: Instant) {
-        let Some(run) = self.devices.get_mut(&mac).and_then(|device| device.reload.as_mut()) else { return };
-        self.timers.remove(&(run.deadline, mac));
-        (run.step, run.deadline) = (step, deadline);
-        self.timers.insert((deadline, mac));
-    }
-
-    fn reload_timed_out(&mut self, now: Now, mac: MacAddr) {
-        let Some(device) = self.devices.get_mut(&mac) else { return };
-        let Some(run) = device.reload.as_mut() else { return };
-        match run.step {
-            Step::Idle => {
-                // No call is this long here; its end was missed.
-                device.calls.clear();
-                self.tell_phone(now, mac);
-            }
-            Step::Settled | Step::Answer | Step::Fetch => self.tell_phone(now, mac),
-            Step::Retry => {
-                run.next = 0;
-                self.tell_phone(now, mac);
-            }
-            Step::Poll => self.overdue(now, mac, "it neither followed a NOTIFY nor looked for its file by itself; restart it by hand"),
-            Step::Register => self.overdue(now, mac, "it has fetched its file and does not register; look at its log, or restart it"),
-        }
-    }
-
-    /// The next NOTIFY, or when there is none left, the phone's own polling.
-    fn tell_phone(&mut self, now: Now, mac: MacAddr) {
-        let settings = self.config.reload.clone();
-        let Some(device) = self.devices.get_mut(&mac) else { return };
-        let Some(run) = device.reload.as_mut() else { return };
-        if !device.calls.is_empty() {
-            self.wait_for(mac, Step::Idle, now.instant + Duration::from_secs(settings.hold_secs));
-            return;
-        }
-        let method = (self.methods)(device.record.family.as_deref(), device.record.model.as_deref());
-        let reachable = device.contact.is_some() || device.record.address.is_some();
-        let Some(notify_event) = method.events.get(run.next).filter(|_| reachable).cloned() else {
-            // A quarter more than the interval, for phones that count from their last look.
-            let poll = method.poll.map_or(Duration::from_secs(settings.poll_secs), |poll| poll + poll / 4);
-            self.wait_for(mac, Step::Poll, now.instant + poll);
-            return;
-        };
-        run.next += 1;
-        run.attempt += 1;
-        run.last_sent = Some(now.instant);
-        let generation = device.record.generation;
-        let order = Order {
-            mac,
-            generation,
-            attempt: run.attempt,
-            notify_event: notify_event.clone(),
-            contact: device.contact.clone(),
-            address: device.record.address,
-            line: device.contact.as_ref().map_or(1, |contact| contact.line),
-            holds: device.holds.unwrap_or(generation.saturating_sub(1)),
-        };
-        let attempt = run.attempt;
-        self.actions.push_back(Action::Tell(Event::ReloadRequested { mac, notify_event, attempt }));
-        self.actions.push_back(Action::Reload(order));
-        self.wait_for(mac, Step::Answer, now.instant + Duration::from_secs(settings.answer_secs));
-        self.apply(now, mac, Fact::ReloadSent);
-    }
-
-    fn overdue(&mut self, now: Now, mac: MacAddr, reason: &str) {
-        let retry = now.instant + Duration::from_secs(self.config.reload.retry_secs);
-        let Some(run) = self.devices.get_mut(&mac).and_then(|device| device.reload.as_mut()) else { return };
-        if !run.overdue_told {
-            run.overdue_told = true;
-            self.actions.push_back(Action::Tell(Event::ReloadOverdue { mac, reason: reason.to_owned() }));
-        }
-        self.wait_for(mac, Step::Retry, retry);
-    }
-
-    /// An overdue phone shows itself: perhaps it listens now.
-    fn nudge(&mut self, now: Now, mac: MacAddr) {
-        let Some(run) = self.devices.get_mut(&mac).and_then(|device| device.reload.as_mut()) else { return };
-        let quiet = run.last_sent.is_none_or(|sent| now.instant.saturating_duration_since(sent) >= NUDGE_AGAIN);
-        if run.step == Step::Retry && quiet {
-            run.next = 0;
-            self.wait_for(mac, Step::Settled, now.instant + self.config.reload.settle());
-        }
-    }
-
-    fn taken(&mut self, now: Now, mac: MacAddr) {
-        let deadline = now.instant + Duration::from_secs(self.config.reload.register_secs);
-        let Some(device) = self.devices.get_mut(&mac) else { return };
-        device.holds = Some(device.record.generation);
-        let Some(run) = device.reload.as_ref() else { return };
-        if run.step == Step::Register {
-            return;
-        }
-        let proven = run.proof == Proof::File;
-        self.actions.push_back(Action::Tell(Event::ReloadTaken { mac }));
-        if proven {
-            self.end_reload(mac);
-        } else {
-            self.wait_for(mac, Step::Register, deadline);
-        }
-    }
-
-    fn done(&mut self, mac: MacAddr, came_into_service: bool) {
-        let proven = self.devices.get(&mac).and_then(|device| device.reload.as_ref()).is_some_and(|run| run.proof == Proof::Register);
-        if proven {
-            self.end_reload(mac);
-        }
-        let binding = self.devices.get(&mac).and_then(|device| device.bindings.values().next());
-        if let (true, Some(binding)) = (came_into_service, binding) {
-            let extension = binding.extension.clone();
-            self.actions.push_back(Action::Tell(Event::ReloadDone { mac, extension }));
-        }
-    }
-
-    fn end_reload(&mut self, mac: MacAddr) {
-        if let Some(run) = self.devices.get_mut(&mac).and_then(|device| device.reload.take()) {
-            self.timers.remove(&(run.deadline, mac));
-        }
     }
 }
 
@@ -855,33 +568,6 @@ fn replace<T: PartialEq>(held: &mut Option<T>, news: Option<T>) -> bool {
         *held = news;
     }
     changed
-}
-
-impl Heard {
-    /// The device is heard from `source`. Gives both places when two boxes must be behind it: one box may move, but it
-    /// does not go to and fro.
-    fn at(&mut self, now: Instant, source: IpAddr) -> Option<(IpAddr, IpAddr)> {
-        let Some((here, _)) = self.here.filter(|(here, _)| here.is_ipv4() == source.is_ipv4()) else {
-            // IPv4 and IPv6 of one phone are not two places.
-            if self.here.is_none() {
-                self.here = Some((source, now));
-            }
-            return None;
-        };
-        if here == source {
-            self.here = Some((source, now));
-            return None;
-        }
-        let returned = self.before.is_some_and(|(place, at)| place == source && now.saturating_duration_since(at) < ALTERNATES);
-        self.returns = if returned { self.returns + 1 } else { 0 };
-        self.before = self.here.replace((source, now));
-        let told_lately = self.told.is_some_and(|told| now.saturating_duration_since(told) < DUPLICATE_AGAIN);
-        if self.returns < 2 || told_lately {
-            return None;
-        }
-        self.told = Some(now);
-        Some((here, source))
-    }
 }
 
 fn unseen(at: Timestamp, mac: MacAddr) -> DeviceRecord {
