@@ -1,6 +1,7 @@
 //! The integration tests: one binary, so that they link once. `scripts/test` runs them all.
 
 mod dhcp;
+mod doors;
 mod ivr;
 mod journal;
 mod media;

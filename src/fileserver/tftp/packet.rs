@@ -210,7 +210,7 @@ mod tests {
 
         // The options of an old Grandstream, as its vendor's GXE502x manual prints them.
         let old = Request::parse(
-            b"\0\x01cfg000b82aabbcc\0octet\0blksize\x001024\0tsize\x000\0timeout\x004\0grandstream_MODEL\0GXP2000\0grandstream_ID\0000b82aabbcc\0grandstream_NAT\x000\0",
+            b"\0\x01cfg000b82aabbcc\0octet\0blksize\x001024\0tsize\x000\0timeout\x004\0grandstream_MODEL\0GXP2000\0grandstream_ID\x00000b82aabbcc\0grandstream_NAT\x000\0",
         )
         .expect("a request");
         assert_eq!(old.asked, Asked { blksize: Some(1024), tsize: Some(0), timeout: Some(4), windowsize: None });

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     fileserver::{
         Error, Running, ask,
-        limits::{Full, LogBudget, Slots},
+        limits::{Full, LogBudget, Slot, Slots},
     },
     model::event::Door,
     provisioning::{FileAnswer, FileRequest, FileService, Transfer},
@@ -171,12 +171,12 @@ impl Listener {
             service: self.service.clone(),
             settings: self.settings.clone(),
             progress,
+            slot: Mutex::new(Some(slot)),
             stop: stop.clone(),
             shutdown: self.shutdown.clone(),
         };
         let running = self.running.clone();
         self.tasks.spawn(async move {
-            let _slot = slot;
             let peer = transfer.peer;
             transfer.run().await;
             let mut running = lock(&running);
@@ -285,6 +285,7 @@ struct TransferTask {
     service: Arc<dyn FileService>,
     settings: Settings,
     progress: Arc<Mutex<Instant>>,
+    slot: Mutex<Option<Slot>>,
     /// Cancelled when the door closes, or when the same port asks for something new.
     stop: CancellationToken,
     shutdown: CancellationToken,
@@ -407,6 +408,8 @@ impl TransferTask {
                 let body = if self.request.mode == Mode::Netascii { netascii::decode(body) } else { body };
                 let kept = self.service.store(self.asked.clone(), body.into()).await;
                 core.handle_stored(Instant::now(), kept);
+                // What follows only answers repetitions: a phone that brings many logs in a row is not refused for it.
+                drop(lock(&self.slot).take());
                 continue;
             }
             if let Some(outcome) = core.outcome() {
