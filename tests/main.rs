@@ -4,6 +4,7 @@ mod dhcp;
 mod doors;
 mod ivr;
 mod journal;
+mod ldap;
 mod media;
 mod netns;
 mod onboarding;
