@@ -8,10 +8,13 @@ use std::{
 
 use plugtone::{
     media::{
-        Clip, Codec, Command, Config, Media, MediaEvent, PlaybackId, Remote, Session, SessionConfig, SessionId,
+        Clip, Codec, Command, Config, Error, Heard, Media, MediaEvent, PlaybackId, Remote, Session, SessionConfig, SessionId, Sound, bench,
         codec::{Decoder, Encoder},
     },
-    rtp::Packet,
+    rtp::{
+        Key, Packet,
+        telephone_event::{Outgoing, Sender},
+    },
 };
 use tokio::sync::mpsc;
 
@@ -183,4 +186,126 @@ fn a_prompt_is_heard_and_its_end_is_told() {
     for_frames(20, || phone.hear());
     assert!(phone.measure(800.0, 1600).1 < -60.0, "silence, and not nothing");
     media.shutdown();
+}
+
+/// A phone's keys reach the one who asked, however lossy the line, and a stranger's do not.
+#[test]
+fn keys_are_heard_once_and_only_from_the_phone() {
+    let media = start(1);
+    let (session, mut events) = open(&media);
+    let mut phone = Peer::new(Codec::Pcmu, 300.0);
+    let stranger = UdpSocket::bind((LOOPBACK, 0)).expect("a port");
+    media.command(session.id, Command::SetRemote(Remote::new(phone.address(), Codec::Pcmu)));
+    let mut keys = Sender::default();
+    "1001#".chars().for_each(|key| assert!(keys.push(Key::from_char(key).expect("a key"))));
+    for_frames(70, || {
+        phone.send_frame(session.local);
+        let timestamp = phone.sent * 160;
+        let event = |event: Outgoing, ssrc, sequence| {
+            let packet =
+                Packet { payload_type: 101, marker: event.marker, sequence, timestamp: event.timestamp, ssrc, payload: &event.payload };
+            let mut bytes = [0; 16];
+            packet.write(&mut bytes).expect("fits");
+            bytes
+        };
+        if let Some(outgoing) = keys.handle_tick(timestamp) {
+            // Every third packet is lost, and the rest come twice.
+            for _ in 0..if phone.sent % 3 == 0 { 0 } else { 2 } {
+                phone
+                    .socket
+                    .send_to(&event(outgoing, 77, 65_500u16.wrapping_add(phone.sent as u16)), session.local)
+                    .expect("loopback takes it");
+            }
+        }
+        let theirs = Outgoing { marker: true, timestamp, payload: [9, 0, 0, 160] };
+        stranger.send_to(&event(theirs, 5, phone.sent as u16), session.local).expect("loopback takes it");
+    });
+    let mut pressed = String::new();
+    while let Ok((_, event)) = events.try_recv() {
+        if let MediaEvent::Key { key } = event {
+            pressed.push(key.expose());
+        }
+    }
+    assert_eq!(pressed, "1001#");
+    media.shutdown();
+}
+
+/// A session tells what it hears when asked to: how the simulated phone knows that there is sound.
+#[test]
+fn a_session_tells_what_it_hears() {
+    let media = start(1);
+    let (session, mut events) = open(&media);
+    let mut phone = Peer::new(Codec::G722, 620.0);
+    media.command(session.id, Command::SetRemote(Remote::new(phone.address(), Codec::G722)));
+    media.command(session.id, Command::Listen(true));
+    for_frames(40, || phone.send_frame(session.local));
+    loop {
+        if let MediaEvent::Heard(Heard { sound: Sound::Tone { hz }, dbfs }) = next(&mut events) {
+            assert!((hz - 620.0).abs() < 3.0 && (dbfs + 15.3).abs() < 1.0, "{hz} Hz at {dbfs} dBFS");
+            break;
+        }
+    }
+    media.shutdown();
+}
+
+/// Two hundred sessions speak at once, each with its own port, and everyone's stream is whole.
+#[test]
+fn two_hundred_sessions_speak_at_once() {
+    let media = start(2);
+    let (events, _inbox) = mpsc::channel(1024);
+    let mut phones: Vec<(Peer, Session)> = (0..200)
+        .map(|_| {
+            let phone = Peer::new(Codec::Pcmu, 0.0);
+            let session = media.open(SessionConfig::new(LOOPBACK, events.clone())).expect("a port");
+            media.command(session.id, Command::SetRemote(Remote::new(phone.address(), Codec::Pcmu)));
+            (phone, session)
+        })
+        .collect();
+    for_frames(100, || phones.iter_mut().for_each(|(phone, _)| phone.hear()));
+    for (phone, session) in &phones {
+        // What a loaded machine makes late is left out, with its time; what is sent is one stream.
+        assert!(phone.packets.len() > 20, "{}: {} packets", session.local, phone.packets.len());
+        assert!(phone.packets.windows(2).all(|w| w[1].0 == w[0].0.wrapping_add(1)), "{}: a gap", session.local);
+        let (first, last) = (phone.packets[0], phone.packets[phone.packets.len() - 1]);
+        let spoken = last.1.wrapping_sub(first.1) / 160;
+        assert!(spoken as usize >= phone.packets.len() - 1 && spoken < 200, "{}: {spoken} frames of time", session.local);
+    }
+    media.shutdown();
+}
+
+/// A range that is used up is an error that says what to widen; a closed session gives its ports back.
+#[test]
+fn used_up_ports_are_an_error_and_come_back() {
+    // A range that is free: what the system gave a moment ago.
+    let probe = UdpSocket::bind((LOOPBACK, 0)).expect("a port").local_addr().expect("bound").port();
+    let first = probe.clamp(2000, 60_000) & !1;
+    let media = Media::start(Config { ports: Some((first, first + 15)), ..Config::default() }).expect("threads");
+    let (events, mut inbox) = mpsc::channel(64);
+    let mut open = Vec::new();
+    let fault = loop {
+        match media.open(SessionConfig::new(LOOPBACK, events.clone())) {
+            Ok(session) => open.push(session),
+            Err(fault) => break fault,
+        }
+        assert!(open.len() <= 8, "eight pairs of ports");
+    };
+    assert!(matches!(fault, Error::PortsExhausted { .. }) && fault.to_string().contains("widen"), "{fault}");
+    assert!(open.iter().all(|session| session.local.port() % 2 == 0));
+    let freed = open.pop().expect("some were free");
+    media.command(freed.id, Command::Close);
+    assert!(matches!(next(&mut inbox), MediaEvent::Stats(_)));
+    // The event leaves a moment before the sockets are closed.
+    let limit = Instant::now() + Duration::from_secs(5);
+    while media.open(SessionConfig::new(LOOPBACK, events.clone())).is_err() {
+        assert!(Instant::now() < limit, "the port never came back");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    media.shutdown();
+}
+
+/// The bench itself works; its figures count only in a release build on a quiet machine.
+#[test]
+fn the_bench_measures_something() {
+    let figures = bench::relay(5, Duration::from_millis(400), (Codec::Pcmu, Codec::Pcmu)).expect("loopback");
+    assert!(figures.relayed > 100 && figures.cpu > Duration::ZERO, "{figures}");
 }

@@ -71,8 +71,8 @@ impl Ear {
                     let room = self.samples.get_mut(self.filled..).unwrap_or_default();
                     self.filled += match Codec::of_payload_type(payload_type) {
                         Some(codec) => decode(&mut self.decoder, &mut self.halver, codec, payload, room),
-                        // Instead of audio there was a telephone-event: nothing sounded.
-                        None => silence(room, FRAME),
+                        // A telephone-event stands beside the audio or in its place, and has no sound of its own.
+                        None => 0,
                     };
                 }
                 // What is lost is left out: a tone goes on behind it, and the detector knows about seams.

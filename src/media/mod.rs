@@ -15,12 +15,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Keys;
 
+pub mod bench;
 pub mod clip;
 pub mod codec;
 pub mod ear;
 pub mod files;
 pub mod goertzel;
 pub mod listen;
+mod outbox;
+mod playback;
 pub mod presses;
 pub mod relay;
 pub mod resample;
@@ -29,6 +32,7 @@ pub mod source;
 #[cfg(test)]
 mod synthetic;
 pub mod tone;
+mod transcode;
 pub mod worker;
 
 pub use crate::rtp::Key;

@@ -10,21 +10,22 @@
 use std::{
     collections::VecDeque,
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
+pub use super::outbox::{Channel, Transmit};
 use super::{
-    Clip, Codec, Command, MediaEvent, PlaybackId, Remote, Stats,
-    codec::{Decoder, Encoder, decode_g711},
+    Codec, Command, MediaEvent, Remote, Stats,
+    codec::Encoder,
     ear::Ear,
     goertzel::Detector,
     listen::Listener,
+    outbox::Outbox,
+    playback::{KeyTones, Playback},
     presses::{Presses, Way},
     relay::Renumber,
-    resample::{Doubler, Halver},
     source::Source,
-    tone::KeyTone,
+    transcode::{Level, Transcoder},
 };
 use crate::rtp::{Key, Packet, Reception, packet, rtcp, telephone_event};
 
@@ -70,21 +71,6 @@ pub enum FrameKind {
     Audio(Codec),
     /// A telephone-event.
     Event,
-}
-
-/// Which of the session's two ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Channel {
-    Rtp,
-    Rtcp,
-}
-
-/// A datagram to send.
-#[derive(Debug)]
-pub struct Transmit<'a> {
-    pub channel: Channel,
-    pub to: SocketAddr,
-    pub bytes: &'a [u8],
 }
 
 /// The core of a session.
@@ -528,181 +514,470 @@ impl Stream {
     }
 }
 
-/// Clips one after the other.
-struct Playback {
-    id: PlaybackId,
-    clips: Vec<Arc<Clip>>,
-    repeat: bool,
-    clip: usize,
-    /// Within the clip, in samples of 16 kHz, so that a codec may change in the middle.
-    offset: usize,
-}
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Clip, Direction, Heard, PlaybackId, Sound, codec::Decoder, goertzel::Detector},
+        *,
+    };
+    use std::sync::Arc;
 
-impl Playback {
-    fn new(id: PlaybackId, clips: Vec<Arc<Clip>>, repeat: bool) -> Self {
-        // Repeating nothing would never give a sample.
-        let repeat = repeat && clips.iter().any(|clip| !clip.samples(8_000).is_empty());
-        Self { id, clips, repeat, clip: 0, offset: 0 }
+    use crate::model::Keys;
+
+    const PHONE: &str = "192.0.2.1:4000";
+    const OTHER: &str = "192.0.2.2:5000";
+    const THIEF: &str = "203.0.113.66:4000";
+
+    /// A packet as it left.
+    #[derive(Clone, Debug, PartialEq)]
+    struct Sent {
+        payload_type: u8,
+        marker: bool,
+        sequence: u16,
+        timestamp: u32,
+        ssrc: u32,
+        payload: Vec<u8>,
     }
 
-    /// Fills a frame, with silence after the end; true when that was the end.
-    fn fill(&mut self, rate_hz: u32, out: &mut [i16]) -> bool {
-        let scale = if rate_hz == 16_000 { 1 } else { 2 };
-        let mut room = out.iter_mut().peekable();
-        while room.peek().is_some() {
-            let Some(clip) = self.clips.get(self.clip) else {
-                if !self.repeat {
-                    break;
-                }
-                (self.clip, self.offset) = (0, 0);
-                continue;
+    /// A session in virtual time, and a phone that sends to it.
+    struct Leg {
+        core: Core,
+        now: Instant,
+        phone: SocketAddr,
+        codec: Codec,
+        encoder: Encoder,
+        ticks: u32,
+        sequence: u16,
+        sent: Vec<Sent>,
+        reports: usize,
+        events: Vec<MediaEvent>,
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    impl Leg {
+        fn new(now: Instant, phone: &str, codec: Codec) -> Self {
+            let config = CoreConfig {
+                ssrc: 0xabcd,
+                sequence: 65_530,
+                timestamp: 0u32.wrapping_sub(1000),
+                silence: Some(Duration::from_secs(10)),
+                inband_dtmf: true,
             };
-            let samples = clip.samples(rate_hz).get(self.offset / scale..).unwrap_or_default();
-            if samples.is_empty() {
-                (self.clip, self.offset) = (self.clip + 1, 0);
-                continue;
+            let mut leg = Self {
+                core: Core::new(now, config),
+                now,
+                phone: address(phone),
+                codec,
+                encoder: Encoder::new(codec),
+                ticks: 0,
+                sequence: 65_500,
+                sent: Vec::new(),
+                reports: 0,
+                events: Vec::new(),
+            };
+            leg.tell(Command::SetRemote(Remote::new(leg.phone, codec)));
+            leg
+        }
+
+        fn tell(&mut self, command: Command) {
+            self.core.handle_command(self.now, command);
+            self.drain();
+        }
+
+        fn drain(&mut self) {
+            while let Some(transmit) = self.core.poll_transmit() {
+                if transmit.channel == Channel::Rtcp {
+                    self.reports += 1;
+                    continue;
+                }
+                let Packet { payload_type, marker, sequence, timestamp, ssrc, payload } = Packet::parse(transmit.bytes).expect("RTP");
+                self.sent.push(Sent { payload_type, marker, sequence, timestamp, ssrc, payload: payload.to_vec() });
             }
-            for sample in samples {
-                let Some(slot) = room.next() else { break };
-                *slot = *sample;
-                self.offset += scale;
+            self.events.extend(std::iter::from_fn(|| self.core.poll_event()));
+        }
+
+        /// 20 ms pass.
+        fn tick(&mut self) {
+            self.now += TICK;
+            self.ticks += 1;
+            self.core.handle_timeout(self.now);
+            self.drain();
+        }
+
+        fn ticks(&mut self, count: u32) {
+            (0..count).for_each(|_| self.tick());
+        }
+
+        /// The phone sends bytes; what its partner gets goes to `to`.
+        fn hear(&mut self, from: &str, payload_type: u8, timestamp: u32, payload: &[u8], to: Option<&mut Leg>) {
+            let packet = Packet { payload_type, marker: false, sequence: self.sequence, timestamp, ssrc: 77, payload };
+            self.sequence = self.sequence.wrapping_add(1);
+            let mut bytes = [0; MAX_PACKET];
+            let length = packet.write(&mut bytes).expect("fits");
+            let frame = self.core.handle_packet(self.now, address(from), &bytes[..length]);
+            if let (Some(to), Some(frame)) = (to, frame) {
+                to.core.handle_frame(to.now, &frame);
+                to.drain();
+            }
+            self.drain();
+        }
+
+        /// The phone sends a frame of a sine.
+        fn hear_sine(&mut self, hz: f32, to: Option<&mut Leg>) {
+            let rate = self.codec.sample_rate() as f32;
+            let count = self.codec.frame_samples();
+            let first = self.ticks as usize * count;
+            let samples: Vec<i16> =
+                (first..first + count).map(|i| (8000.0 * (std::f32::consts::TAU * hz * i as f32 / rate).sin()) as i16).collect();
+            let mut payload = [0; 320];
+            let length = self.encoder.encode(&samples, &mut payload);
+            let from = self.phone.to_string();
+            self.hear(&from, self.codec.payload_type(), self.ticks * 160, &payload[..length], to);
+        }
+
+        /// What the phone hears of the audio, decoded.
+        fn audio(&self) -> Vec<i16> {
+            let mut decoder = Decoder::new(self.codec);
+            let audio = self.sent.iter().filter(|sent| sent.payload_type == self.codec.payload_type());
+            audio
+                .flat_map(|sent| {
+                    let mut samples = [0; 640];
+                    let count = decoder.decode(&sent.payload, &mut samples);
+                    samples[..count].to_vec()
+                })
+                .collect()
+        }
+
+        fn keys(&self) -> String {
+            self.events.iter().filter_map(|event| if let MediaEvent::Key { key } = event { Some(key.expose()) } else { None }).collect()
+        }
+
+        /// One source, numbered without a gap, time never going back.
+        fn assert_one_stream(&self, story: &str) {
+            for pair in self.sent.windows(2) {
+                let [a, b] = pair else { continue };
+                assert_eq!((a.ssrc, a.sequence.wrapping_add(1)), (b.ssrc, b.sequence), "{story}");
+                assert!(b.timestamp.wrapping_sub(a.timestamp) < 8000, "{story}: {} then {}", a.timestamp, b.timestamp);
             }
         }
-        room.for_each(|slot| *slot = 0);
-        !self.repeat
-            && self.clips.iter().skip(self.clip + 1).all(|clip| clip.samples(rate_hz).is_empty())
-            && self.clips.get(self.clip).is_none_or(|clip| self.offset / scale >= clip.samples(rate_hz).len())
-    }
-}
-
-/// Keys as sound, for a far end that knows no telephone-events.
-#[derive(Default)]
-struct KeyTones {
-    tone: Option<(KeyTone, Duration)>,
-    gap: Duration,
-}
-
-impl KeyTones {
-    fn is_idle(&self) -> bool {
-        self.tone.is_none() && self.gap.is_zero()
     }
 
-    /// Fills one frame if a key sounds or has just done so.
-    fn fill(&mut self, keys: &mut VecDeque<Key>, rate_hz: u32, out: &mut [i16]) -> bool {
-        if self.is_idle() {
-            self.tone = keys.pop_front().map(|key| (KeyTone::new(key.event(), rate_hz), telephone_event::PRESS));
+    fn two(a: Codec, b: Codec) -> (Leg, Leg) {
+        let now = Instant::now();
+        let (mut a, mut b) = (Leg::new(now, PHONE, a), Leg::new(now, OTHER, b));
+        a.core.set_bridged(true);
+        b.core.set_bridged(true);
+        (a, b)
+    }
+
+    fn tone(secs: f32) -> Arc<Clip> {
+        let samples: Vec<i16> = (0..(secs * 8000.0) as usize).map(|i| (8000.0 * (i as f32 * 0.5).sin()) as i16).collect();
+        Arc::new(Clip::new("tone", 8000, &samples))
+    }
+
+    /// How far a tone stands above all else, in dB, in the last half second.
+    fn purity(samples: &[i16], hz: f64, rate: u32) -> f64 {
+        let last = &samples[samples.len() - rate as usize / 2..];
+        let (mut re, mut im, mut all) = (0.0, 0.0, 0.0);
+        for (i, sample) in last.iter().enumerate() {
+            let (angle, sample) = (std::f64::consts::TAU * hz * i as f64 / f64::from(rate), f64::from(*sample));
+            re += sample * angle.cos();
+            im += sample * angle.sin();
+            all += sample * sample;
         }
-        if let Some((tone, left)) = &mut self.tone {
-            tone.fill(out);
-            *left = left.saturating_sub(TICK);
-            if left.is_zero() {
-                (self.tone, self.gap) = (None, telephone_event::GAP);
+        let tone = 2.0 * (re * re + im * im) / last.len() as f64;
+        10.0 * (tone / (all - tone).max(1e-9)).log10()
+    }
+
+    #[test]
+    fn whoever_speaks_it_is_one_stream() {
+        let (mut a, mut b) = two(Codec::Pcmu, Codec::Pcmu);
+        let both = |a: &mut Leg, b: &mut Leg, count| {
+            for _ in 0..count {
+                a.hear_sine(440.0, Some(b));
+                a.tick();
+                b.tick();
             }
-            return true;
-        }
-        let gap = !self.gap.is_zero();
-        self.gap = self.gap.saturating_sub(TICK);
-        gap
-    }
-}
-
-/// From the bridged session's codec to this one's.
-struct Transcoder {
-    decoder: Decoder,
-    doubler: Doubler,
-    halver: Halver,
-}
-
-impl Transcoder {
-    fn new(from: Codec) -> Self {
-        Self { decoder: Decoder::new(from), doubler: Doubler::default(), halver: Halver::default() }
+        };
+        b.ticks(5);
+        both(&mut a, &mut b, 20);
+        b.tell(Command::Play { playback: PlaybackId(1), clips: vec![tone(0.1)], repeat: false });
+        both(&mut a, &mut b, 20);
+        b.tell(Command::SendKeys(Keys::from("1")));
+        both(&mut a, &mut b, 30);
+        b.ticks(40);
+        both(&mut a, &mut b, 20);
+        b.assert_one_stream("silence, bridge, prompt, bridge, key, bridge, silence, bridge");
+        assert!(b.sent.len() > 120, "{} packets", b.sent.len());
+        assert_eq!(b.events, [MediaEvent::PlaybackEnded { playback: PlaybackId(1), interrupted: false }]);
+        assert!(b.reports == 0 || b.ticks >= 250);
     }
 
-    fn run(&mut self, payload: &[u8], encoder: &mut Encoder, out: &mut [u8]) -> usize {
-        let (mut decoded, mut other) = ([0i16; 2 * MAX_PAYLOAD], [0i16; 2 * MAX_PAYLOAD]);
-        let count = self.decoder.decode(payload, &mut decoded);
-        let decoded = decoded.get(..count).unwrap_or_default();
-        match (self.decoder.codec().sample_rate(), encoder.codec().sample_rate()) {
-            (8_000, 16_000) => {
-                let count = self.doubler.run(decoded, &mut other);
-                encoder.encode(other.get(..count).unwrap_or_default(), out)
+    #[test]
+    fn clips_follow_without_a_gap_and_stop_at_once() {
+        let mut leg = Leg::new(Instant::now(), PHONE, Codec::Pcma);
+        leg.tell(Command::Play {
+            playback: PlaybackId(1),
+            clips: vec![tone(0.05), tone(0.035), Arc::new(Clip::new("empty", 8000, &[]))],
+            repeat: false,
+        });
+        leg.ticks(6);
+        let loud = leg.audio().iter().filter(|sample| sample.unsigned_abs() > 500).count();
+        assert!((600..680).contains(&loud), "85 ms of sound in {loud} samples");
+        assert_eq!(leg.events, [MediaEvent::PlaybackEnded { playback: PlaybackId(1), interrupted: false }]);
+        leg.tell(Command::Play { playback: PlaybackId(2), clips: vec![tone(1.0)], repeat: true });
+        leg.ticks(120);
+        leg.tell(Command::Play { playback: PlaybackId(3), clips: vec![tone(1.0)], repeat: false });
+        leg.ticks(5);
+        leg.tell(Command::StopPlay);
+        leg.sent.clear();
+        leg.ticks(2);
+        assert!(leg.audio().iter().all(|sample| sample.unsigned_abs() < 16), "silence from the next packet on");
+        let ended = |id| MediaEvent::PlaybackEnded { playback: PlaybackId(id), interrupted: true };
+        assert_eq!(leg.events[1..], [ended(2), ended(3)]);
+        leg.tell(Command::Play { playback: PlaybackId(4), clips: vec![], repeat: true });
+        leg.ticks(1);
+        assert_eq!(leg.events[3..], [MediaEvent::PlaybackEnded { playback: PlaybackId(4), interrupted: false }], "nothing cannot repeat");
+    }
+
+    #[test]
+    fn every_pair_of_codecs_carries_a_tone() {
+        for from in Codec::ALL {
+            for to in Codec::ALL {
+                let (mut a, mut b) = two(from, to);
+                for _ in 0..50 {
+                    a.hear_sine(1000.0, Some(&mut b));
+                    a.tick();
+                }
+                let snr = purity(&b.audio(), 1000.0, to.sample_rate());
+                // G.711 has some 37 dB of its own, each time it is coded.
+                assert!(snr > 30.0, "{from:?} → {to:?}: {snr:.1} dB");
             }
-            (16_000, 8_000) => {
-                let count = self.halver.run(decoded, &mut other);
-                encoder.encode(other.get(..count).unwrap_or_default(), out)
+        }
+    }
+
+    #[test]
+    fn hold_is_respected_both_ways() {
+        let (mut a, mut b) = two(Codec::Pcmu, Codec::Pcmu);
+        let hold = |direction| Command::SetRemote(Remote { direction, ..Remote::new(address(OTHER), Codec::Pcmu) });
+        for (direction, gets, gives) in [
+            (Direction::SendRecv, true, true),
+            (Direction::SendOnly, true, false),
+            (Direction::RecvOnly, false, true),
+            (Direction::Inactive, false, false),
+        ] {
+            b.tell(hold(direction));
+            b.tell(Command::Play { playback: PlaybackId(1), clips: vec![tone(9.0)], repeat: false });
+            b.ticks(5);
+            b.tell(Command::StopPlay);
+            (a.sent, b.sent) = (Vec::new(), Vec::new());
+            for _ in 0..5 {
+                a.hear_sine(440.0, Some(&mut b));
+                b.hear_sine(880.0, Some(&mut a));
+                b.tick();
             }
-            _ => encoder.encode(decoded, out),
+            assert_eq!((!b.sent.is_empty(), !a.sent.is_empty()), (gets, gives), "{direction:?}");
+        }
+        b.tell(Command::SetRemote(Remote::new(address("0.0.0.0:9"), Codec::Pcmu)));
+        b.sent.clear();
+        b.ticks(5);
+        assert_eq!(b.sent, [], "a hold of the old kind");
+    }
+
+    #[test]
+    fn strangers_are_neither_heard_nor_passed_on() {
+        let (mut a, mut b) = two(Codec::Pcmu, Codec::Pcmu);
+        a.hear_sine(440.0, Some(&mut b));
+        b.sent.clear();
+        for _ in 0..50 {
+            a.hear(THIEF, 0, 0, &[0; 160], Some(&mut b));
+            a.hear(THIEF, 101, 0, &[5, 0, 0, 160], Some(&mut b));
+        }
+        assert_eq!((b.sent.len(), a.keys(), a.core.stats().ignored), (0, String::new(), 100));
+        a.core.handle_rtcp(a.now, address(THIEF), &[0x80, 201, 0, 1, 0, 0, 0, 1]);
+        assert_eq!(a.core.stats().ignored, 101);
+    }
+
+    #[test]
+    fn an_unplugged_phone_is_noticed_once() {
+        let mut leg = Leg::new(Instant::now(), PHONE, Codec::Pcmu);
+        leg.hear_sine(440.0, None);
+        let since = leg.now;
+        leg.ticks(2000);
+        assert_eq!(leg.events, [MediaEvent::Silent { since }]);
+        leg.hear_sine(440.0, None);
+        leg.ticks(501);
+        assert_eq!(leg.events.len(), 2, "and again after it came back");
+        leg.tell(Command::SetRemote(Remote { direction: Direction::SendOnly, ..Remote::new(address(PHONE), Codec::Pcmu) }));
+        leg.ticks(600);
+        assert_eq!(leg.events.len(), 2, "nobody expects a phone on hold to speak");
+    }
+
+    /// A phone keys digits through a line that loses and repeats, across a bridge: the other end's receiver gets each once.
+    #[test]
+    fn keys_cross_a_bad_line_and_a_bridge_once() {
+        let (mut a, mut b) = two(Codec::Pcmu, Codec::Pcma);
+        b.tell(Command::SetRemote(Remote { dtmf_payload_type: Some(96), ..Remote::new(address(OTHER), Codec::Pcma) }));
+        let mut sender = telephone_event::Sender::default();
+        "4711#".chars().for_each(|key| assert!(sender.push(Key::from_char(key).expect("a key"))));
+        let mut luck = 7u32;
+        while !sender.is_idle() {
+            match sender.handle_tick(a.ticks * 160) {
+                Some(event) => {
+                    luck = luck.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    for _ in 0..luck >> 30 {
+                        a.hear(PHONE, 101, event.timestamp, &event.payload, Some(&mut b));
+                    }
+                }
+                None => a.hear_sine(440.0, Some(&mut b)),
+            }
+            a.tick();
+            b.tick();
+        }
+        let mut receiver = telephone_event::Receiver::default();
+        let events = b.sent.iter().filter(|sent| sent.payload_type == 96);
+        let got: String =
+            events.filter_map(|sent| receiver.handle_packet(sent.ssrc, sent.timestamp, &sent.payload)).map(Key::expose).collect();
+        assert_eq!((a.keys().as_str(), got.as_str()), ("4711#", "4711#"));
+    }
+
+    #[test]
+    fn nobody_else_learns_a_secret() {
+        for inband in [false, true] {
+            let (mut a, mut b) = two(Codec::Pcmu, Codec::Pcmu);
+            a.tell(Command::DetectInband(inband));
+            a.tell(Command::Blind(true));
+            a.hear(PHONE, 101, 0, &[5, 0, 0, 160], Some(&mut b));
+            assert_eq!((a.keys().as_str(), b.sent.len()), ("5", 0), "the event");
+            a.hear_sine(697.0, Some(&mut b));
+            assert_eq!(b.sent.is_empty(), inband, "its sound");
         }
     }
-}
 
-/// Loudness of G.711 as it passes by; a table look-up a sample.
-#[derive(Default)]
-struct Level {
-    squares: f64,
-    count: u32,
-    dbfs: Option<f32>,
-}
-
-impl Level {
-    fn handle(&mut self, codec: Codec, payload: &[u8]) {
-        if codec == Codec::G722 {
-            return;
-        }
-        let squares: i64 = payload.iter().map(|byte| i64::from(decode_g711(codec, *byte)).pow(2)).sum();
-        self.add(squares as f64, payload.len() as u32, 8_000);
-    }
-
-    fn add(&mut self, squares: f64, count: u32, per_second: u32) {
-        self.squares += squares;
-        self.count += count;
-        if self.count >= per_second {
-            let rms = (self.squares / f64::from(self.count)).sqrt() / 32_768.0;
-            self.dbfs = Some((20.0 * rms.max(1e-5).log10()) as f32);
-            (self.squares, self.count) = (0.0, 0);
-        }
-    }
-}
-
-/// Datagrams between `handle_*` and `poll_transmit`: at most one of RTP and one of RTCP at a time.
-struct Outbox {
-    slots: Box<[Slot; SLOTS]>,
-    first: usize,
-    count: usize,
-}
-
-const SLOTS: usize = 3;
-
-struct Slot {
-    channel: Channel,
-    to: SocketAddr,
-    length: usize,
-    bytes: [u8; MAX_PACKET],
-}
-
-impl Default for Outbox {
-    fn default() -> Self {
-        let empty = || Slot { channel: Channel::Rtp, to: SocketAddr::from(([0, 0, 0, 0], 0)), length: 0, bytes: [0; MAX_PACKET] };
-        Self { slots: Box::new(std::array::from_fn(|_| empty())), first: 0, count: 0 }
-    }
-}
-
-impl Outbox {
-    fn push(&mut self, channel: Channel, to: SocketAddr, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
-        let at = (self.first + self.count) % SLOTS;
-        if let Some(slot) = self.slots.get_mut(at).filter(|_| self.count < SLOTS)
-            && let Some(length) = write(&mut slot.bytes)
-        {
-            (slot.channel, slot.to, slot.length) = (channel, to, length);
-            self.count += 1;
+    /// Keys to a far end without telephone-events are sounds that a detector hears, from `SendKeys` and from the bridge.
+    #[test]
+    fn keys_become_tones_where_events_are_unknown() {
+        for codec in Codec::ALL {
+            let (mut a, mut b) = two(Codec::Pcmu, codec);
+            b.tell(Command::SetRemote(Remote { dtmf_payload_type: None, ..Remote::new(address(OTHER), codec) }));
+            b.tell(Command::SendKeys(Keys::from("12")));
+            b.ticks(25);
+            a.hear(PHONE, 101, 8000, &[9, 0, 0, 160], Some(&mut b));
+            a.hear(PHONE, 101, 8000, &[9, 0x80, 3, 32], Some(&mut b));
+            b.ticks(20);
+            let mut narrow = b.audio();
+            if codec == Codec::G722 {
+                narrow = super::super::resample::convert(&narrow, 16_000, 8_000);
+            }
+            let mut detector = Detector::default();
+            detector.push(&narrow);
+            let heard: String = std::iter::from_fn(|| detector.poll()).map(Key::expose).collect();
+            assert_eq!(heard, "129", "{codec:?}");
+            b.assert_one_stream("keys as tones");
         }
     }
 
-    fn pop(&mut self) -> Option<Transmit<'_>> {
-        self.count = self.count.checked_sub(1)?;
-        let at = self.first;
-        self.first = (at + 1) % SLOTS;
-        let slot = self.slots.get(at)?;
-        Some(Transmit { channel: slot.channel, to: slot.to, bytes: slot.bytes.get(..slot.length)? })
+    /// A phone that sends both, as some gateways do, and INFO on top: each press counts once.
+    #[test]
+    fn a_key_heard_several_ways_counts_once() {
+        let mut leg = Leg::new(Instant::now(), PHONE, Codec::G722);
+        leg.tell(Command::DetectInband(true));
+        for key in ['1', '1', '5'] {
+            let key = Key::from_char(key).expect("a key");
+            let mut tone = super::super::tone::KeyTone::new(key.event(), 16_000);
+            let start = leg.ticks * 160;
+            for frame in 0..12 {
+                let mut samples = [0; 320];
+                if frame < 5 {
+                    tone.fill(&mut samples);
+                }
+                let mut payload = [0; 200];
+                let length = leg.encoder.encode(&samples, &mut payload);
+                leg.hear(PHONE, 9, leg.ticks * 160, &payload[..length], None);
+                if frame == 2 && key.expose() == '5' {
+                    leg.hear(PHONE, 101, start, &[key.event(), 0, 0, 160], None);
+                }
+                leg.tick();
+            }
+            leg.tell(Command::Key(key));
+        }
+        assert_eq!(leg.keys(), "115");
+    }
+
+    #[test]
+    fn what_is_heard_is_told_on_request() {
+        let mut leg = Leg::new(Instant::now(), PHONE, Codec::Pcmu);
+        leg.tell(Command::Listen(true));
+        for _ in 0..40 {
+            leg.hear_sine(440.0, None);
+            leg.tick();
+        }
+        assert!(matches!(leg.core.stats().sound, Some(Sound::Tone { hz }) if (hz - 440.0).abs() < 2.0), "{:?}", leg.core.stats());
+        leg.ticks(40);
+        let sounds: Vec<Sound> =
+            leg.events.iter().filter_map(|e| if let MediaEvent::Heard(Heard { sound, .. }) = e { Some(*sound) } else { None }).collect();
+        assert!(matches!(sounds[..], [.., Sound::Tone { .. }, Sound::Silence]), "{sounds:?}");
+    }
+
+    #[test]
+    fn a_late_worker_sends_no_flood() {
+        let mut leg = Leg::new(Instant::now(), PHONE, Codec::Pcmu);
+        leg.ticks(3);
+        leg.sent.clear();
+        leg.now += Duration::from_secs(3);
+        while leg.core.poll_timeout() <= leg.now {
+            leg.core.handle_timeout(leg.now);
+            leg.drain();
+        }
+        assert!(leg.sent.len() <= 2, "{} packets", leg.sent.len());
+        leg.tick();
+        let gap = leg.sent[0].timestamp.wrapping_sub(0u32.wrapping_sub(1000));
+        assert!(gap > 23_000, "time went on: {gap}");
+    }
+
+    #[test]
+    fn gaps_and_order_of_the_network_are_passed_on() {
+        let (mut a, mut b) = two(Codec::Pcmu, Codec::Pcmu);
+        for sequence in [100u16, 101, 104, 103, 99, 105] {
+            a.sequence = sequence;
+            a.hear(PHONE, 0, u32::from(sequence) * 160, &[0; 160], Some(&mut b));
+        }
+        let first = b.sent[0].sequence;
+        let steps: Vec<u16> = b.sent.iter().map(|sent| sent.sequence.wrapping_sub(first)).collect();
+        assert_eq!(steps, [0, 1, 4, 3, 5], "the one from before the start is dropped");
+        assert!(
+            b.sent
+                .iter()
+                .all(|sent| sent.timestamp.wrapping_sub(b.sent[0].timestamp) == u32::from(sent.sequence.wrapping_sub(first)) * 160)
+        );
+    }
+
+    #[test]
+    fn reports_leave_every_five_seconds() {
+        let mut leg = Leg::new(Instant::now(), PHONE, Codec::Pcmu);
+        leg.ticks(760);
+        assert_eq!(leg.reports, 3);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_datagram_panics(datagrams in proptest::collection::vec(proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60), 0..60)) {
+            let (mut a, mut b) = two(Codec::G722, Codec::Pcmu);
+            a.tell(Command::DetectInband(true));
+            for mut bytes in datagrams {
+                if let Some([flags, kind]) = bytes.first_chunk_mut::<2>() {
+                    (*flags, *kind) = (0x80 | *flags & 0x1f, [0, 8, 9, 13, 101][usize::from(*kind) % 5]);
+                }
+                if let Some(frame) = a.core.handle_packet(a.now, a.phone, &bytes) {
+                    b.core.handle_frame(b.now, &frame);
+                }
+                a.core.handle_rtcp(a.now, a.phone, &bytes);
+                a.tick();
+                b.tick();
+            }
+        }
     }
 }
