@@ -306,7 +306,7 @@ impl Core {
         let above = SocketAddr::new(rtp.ip(), rtp.port().saturating_add(1));
         let to = self.rtcp_source.filter(|source| source.ip() == rtp.ip()).or(remote.rtcp).unwrap_or(above);
         let since = now.saturating_duration_since(self.epoch);
-        let ntp = since.as_secs() << 32 | (u64::from(since.subsec_nanos()) << 32) / 1_000_000_000;
+        let ntp = (since.as_secs() << 32) | ((u64::from(since.subsec_nanos()) << 32) / 1_000_000_000);
         let (timestamp, packets, octets) = (self.out.timestamp(), self.out.packets as u32, self.out.octets as u32);
         let sender = (packets > 0).then_some(rtcp::SenderInfo { ntp, timestamp, packets, octets });
         let block = self.reception.report(now);

@@ -299,18 +299,18 @@ mod tests {
             for packet in &sent {
                 // Half of all packets lost, but of each press at least the one that comes last survives.
                 let last_of_press = sent.iter().rposition(|p| p.1.timestamp == packet.1.timestamp).map(|at| sent[at].1) == Some(packet.1);
-                let alone = survivors.get(&packet.1.timestamp).is_none();
-                if dice(&mut luck) % 2 == 0 && !(last_of_press && alone) {
+                let alone = !survivors.contains_key(&packet.1.timestamp);
+                if dice(&mut luck).is_multiple_of(2) && !(last_of_press && alone) {
                     continue;
                 }
                 *survivors.entry(packet.1.timestamp).or_default() += 1;
                 arrived.push(*packet);
-                if dice(&mut luck) % 4 == 0 {
+                if dice(&mut luck).is_multiple_of(4) {
                     arrived.push(*packet);
                 }
             }
             for i in 1..arrived.len() {
-                if dice(&mut luck) % 3 == 0 && arrived[i].1.timestamp == arrived[i - 1].1.timestamp {
+                if dice(&mut luck).is_multiple_of(3) && arrived[i].1.timestamp == arrived[i - 1].1.timestamp {
                     arrived.swap(i, i - 1);
                 }
             }
