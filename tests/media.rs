@@ -210,7 +210,7 @@ fn keys_are_heard_once_and_only_from_the_phone() {
         };
         if let Some(outgoing) = keys.handle_tick(timestamp) {
             // Every third packet is lost, and the rest come twice.
-            for _ in 0..if phone.sent % 3 == 0 { 0 } else { 2 } {
+            for _ in 0..if phone.sent.is_multiple_of(3) { 0 } else { 2 } {
                 phone
                     .socket
                     .send_to(&event(outgoing, 77, 65_500u16.wrapping_add(phone.sent as u16)), session.local)
