@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that they link once. `scripts/test` runs them all.
 
+mod call;
 mod dhcp;
 mod doors;
 mod ivr;

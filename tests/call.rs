@@ -1,0 +1,412 @@
+//! Calls over real sockets, against SIPp with scenarios of our own (`tests/sipp/`): phones that register, call, cancel,
+//! hold and hang up. The engine is whole; only the identities come from a table.
+
+use std::{
+    collections::HashMap,
+    fs,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use plugtone::{
+    call::{self, CallState, Neighbours, Office, Originate, OriginateError, ServiceCall},
+    media::{Country, Media},
+    model::{Event, Events, MacAddr, Secret},
+    sip::{self, Account, Accounts, registrar},
+    store::{Store, sqlite::Sqlite},
+};
+use tempfile::TempDir;
+use tokio::{sync::mpsc, time::timeout};
+
+/// Everybody's password is their MAC backwards.
+struct People(HashMap<String, Account>);
+
+fn mac(last: u8) -> MacAddr {
+    MacAddr([0, 0x15, 0x65, 0, 0, last])
+}
+
+fn password(mac: MacAddr) -> String {
+    mac.bare().chars().rev().collect()
+}
+
+impl People {
+    fn new() -> Self {
+        let people = [(1, "2041", "Ada"), (2, "2042", "Bo"), (3, "2042", "Bo"), (4, "new001565000004", "")];
+        Self(
+            people
+                .into_iter()
+                .map(|(last, user, name)| {
+                    let account = Account {
+                        user: user.into(),
+                        mac: mac(last),
+                        line: 1,
+                        generation: 1,
+                        provisional: user.starts_with("new"),
+                        display_name: name.into(),
+                        secret: Secret::new(password(mac(last))),
+                    };
+                    (format!("{}-1", mac(last).bare()), account)
+                })
+                .collect(),
+        )
+    }
+}
+
+impl Accounts for People {
+    fn account(&self, auth_user: &str) -> Option<Account> {
+        self.0.get(auth_user).cloned()
+    }
+}
+
+impl Office for People {
+    fn is_extension(&self, number: &str) -> bool {
+        ["2041", "2042", "2043"].contains(&number)
+    }
+    fn display_name(&self, number: &str) -> String {
+        self.0.values().find(|account| account.user == number).map(|a| a.display_name.clone()).unwrap_or_default()
+    }
+    fn registered(&self, _: &registrar::Contact, _: bool) {}
+    fn unregistered(&self, _: &registrar::Contact) {}
+}
+
+struct Bed {
+    running: call::Running,
+    service: mpsc::Receiver<ServiceCall>,
+    events: Arc<Mutex<Vec<Event>>>,
+    store: Arc<Sqlite>,
+    media: Media,
+    folder: TempDir,
+}
+
+impl Bed {
+    async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut call::Settings)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self::within(folder, change).await
+    }
+
+    async fn within(folder: TempDir, change: impl FnOnce(&mut call::Settings)) -> Self {
+        let mut calls = call::Settings::default();
+        calls.emergency.insert("112".into(), vec!["2041".parse().unwrap()]);
+        change(&mut calls);
+        let anywhere = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+        let sip = sip::settings::Settings { udp: anywhere.clone(), tcp: anywhere, ..Default::default() };
+        let store = Sqlite::open(folder.path().join("store.db")).expect("a store");
+        let media = Media::start(plugtone::media::Config::default()).expect("media");
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let told = events.clone();
+        let (service, inbox) = mpsc::channel(4);
+        let people = Arc::new(People::new());
+        let neighbours = Neighbours {
+            media: media.clone(),
+            accounts: people.clone(),
+            office: people,
+            store: store.clone(),
+            events: Events::new(move |event| told.lock().unwrap().push(event)),
+            tones: Country::Eu,
+            service,
+        };
+        let running = call::worker::start(sip.check().unwrap(), calls.check().unwrap(), neighbours).await.expect("the engine");
+        Self { running, service: inbox, events, store, media, folder }
+    }
+
+    /// Starts SIPp as the phone with this MAC. `edits` are replaced in the scenario.
+    fn phone(&self, last: u8, port: u16, scenario: &str, dials: &str, edits: &[(&str, &str)]) -> Sipp {
+        self.sipp(last, &password(mac(last)), port, scenario, dials, edits, "u1")
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn sipp(&self, last: u8, password: &str, port: u16, scenario: &str, dials: &str, edits: &[(&str, &str)], transport: &str) -> Sipp {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sipp").join(scenario);
+        let mut text = fs::read_to_string(&source).expect("the scenario");
+        for (from, to) in edits {
+            text = text.replace(from, to);
+        }
+        let folder = tempfile::tempdir_in(self.folder.path()).expect("a folder");
+        let file = folder.path().join("scenario.xml");
+        fs::write(&file, text).expect("written");
+        let server = if transport == "t1" { self.running.tcp[0] } else { self.running.udp[0] };
+        let user = People::new().0[&format!("{}-1", mac(last).bare())].user.clone();
+        // SIPp would sign for the server's URI and not for the one that it calls.
+        let signs_for = if dials == "x" { server.to_string() } else { format!("{dials}@{server}") };
+        let child = Command::new("sipp")
+            .arg(server.to_string())
+            .args(["-sf", file.to_str().unwrap(), "-i", "127.0.0.1", "-p", &port.to_string(), "-t", transport])
+            .args(["-mp", &free_port().to_string(), "-m", "1", "-nostdin", "-timeout", "20", "-timeout_error", "-trace_err", "-trace_msg"])
+            .args(["-au", &format!("{}-1", mac(last).bare()), "-ap", password, "-key", "user", &user, "-s", dials])
+            .args(["-auth_uri", &signs_for])
+            .current_dir(folder.path())
+            .env("TERM", "dumb")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("cannot run sipp: install the Debian package sip-tester");
+        Sipp { child, folder, what: format!("{scenario} as {user}") }
+    }
+
+    /// Registers a phone and returns the port that it listens on.
+    async fn registers(&self, last: u8) -> u16 {
+        let port = free_port();
+        self.phone(last, port, "register.xml", "x", &[("EXPECTED", "200")]).succeeds().await;
+        port
+    }
+
+    fn happened(&self, what: impl Fn(&Event) -> bool) -> bool {
+        self.events.lock().unwrap().iter().any(what)
+    }
+
+    /// Waits until something is told.
+    async fn tells(&self, what: impl Fn(&Event) -> bool) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !self.happened(&what) {
+            assert!(Instant::now() < until, "not told; but: {:#?}", self.events.lock().unwrap());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn ended(&self, cause: &str) {
+        self.tells(|event| matches!(event, Event::CallEnded { cause: told, .. } if told == cause)).await;
+        assert!(self.running.handle.list().await.is_empty());
+    }
+}
+
+struct Sipp {
+    child: Child,
+    folder: TempDir,
+    what: String,
+}
+
+impl Sipp {
+    async fn succeeds(mut self) {
+        let until = Instant::now() + Duration::from_secs(25);
+        let status = loop {
+            match self.child.try_wait().expect("a child") {
+                Some(status) => break status,
+                None if Instant::now() > until => break self.child.kill().and_then(|()| self.child.wait()).expect("a child"),
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        };
+        if !status.success() {
+            let mut logs = String::new();
+            for entry in fs::read_dir(self.folder.path()).expect("a folder").flatten() {
+                if entry.path().extension().is_some_and(|e| e == "log") {
+                    logs += &fs::read_to_string(entry.path()).unwrap_or_default();
+                }
+            }
+            panic!("{} failed with {status}:\n{logs}", self.what);
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    // SIPp takes the port and, for media, the three above it.
+    UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_registers_and_is_still_known_after_a_restart() {
+    let bed = Bed::start().await;
+    bed.registers(1).await;
+    bed.tells(|event| matches!(event, Event::Registered { user, .. } if user == "2041")).await;
+    bed.running.handle.stop().await;
+    bed.running.task.await.unwrap();
+    bed.store.close().await;
+    let again = Bed::within(bed.folder, |_| {}).await;
+    let contacts = again.running.handle.contacts().await;
+    assert_eq!(contacts.iter().map(|c| (c.user.as_str(), c.generation)).collect::<Vec<_>>(), [("2041", 1)]);
+    // A new binding makes the old contact worthless.
+    again.running.handle.drop_contacts(mac(1), 2).await;
+    assert!(again.running.handle.contacts().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_neither_registers_nor_calls() {
+    let bed = Bed::start().await;
+    bed.sipp(1, "guess", free_port(), "register.xml", "x", &[("EXPECTED", "401")], "u1").succeeds().await;
+    bed.tells(|event| matches!(event, Event::RegisterRefused { .. })).await;
+    bed.sipp(1, "guess", free_port(), "uac_no_login.xml", "2042", &[], "u1").succeeds().await;
+    bed.tells(|event| matches!(event, Event::CallRefused { mac: None, .. })).await;
+    assert!(bed.running.handle.contacts().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_phones_talk_and_either_hangs_up() {
+    let bed = Bed::start().await;
+    let port = bed.registers(2).await;
+    let callee = bed.phone(2, port, "uas_answer.xml", "x", &[("CALLER", "Ada. .sip:2041@")]);
+    let caller = bed.phone(1, free_port(), "uac_call.xml", "2042", &[("PAUSE", "500")]);
+    bed.tells(|event| matches!(event, Event::CallAnswered { to, .. } if to == "2042")).await;
+    let calls = bed.running.handle.list().await;
+    assert_eq!(calls.iter().map(|c| (c.from.as_str(), c.to.as_str(), c.state)).collect::<Vec<_>>(), [("2041", "2042", CallState::Talking)]);
+    caller.succeeds().await;
+    callee.succeeds().await;
+    bed.ended("caller hung up").await;
+
+    let callee = bed.phone(2, port, "uas_bye.xml", "x", &[("CALLER", "2041")]);
+    bed.phone(1, free_port(), "uac_called_off.xml", "20-42", &[]).succeeds().await;
+    callee.succeeds().await;
+    bed.ended("callee hung up").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_comes_over_tcp() {
+    let bed = Bed::start().await;
+    let port = bed.registers(2).await;
+    let callee = bed.phone(2, port, "uas_answer.xml", "x", &[("CALLER", "2041")]);
+    bed.sipp(1, &password(mac(1)), free_port(), "uac_call.xml", "2042", &[("PAUSE", "200")], "t1").succeeds().await;
+    callee.succeeds().await;
+    bed.ended("caller hung up").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_gives_up() {
+    let bed = Bed::start().await;
+    let port = bed.registers(2).await;
+    let callee = bed.phone(2, port, "uas_cancelled.xml", "x", &[("CALLER", "2041")]);
+    bed.phone(1, free_port(), "uac_cancel.xml", "2042", &[]).succeeds().await;
+    callee.succeeds().await;
+    bed.ended("cancelled").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_phones_of_an_extension_ring_and_one_takes_the_call() {
+    let bed = Bed::start().await;
+    let (one, other) = (bed.registers(2).await, bed.registers(3).await);
+    let rings = bed.phone(2, one, "uas_cancelled.xml", "x", &[("CALLER", "2041")]);
+    let takes = bed.phone(3, other, "uas_answer.xml", "x", &[("CALLER", "2041")]);
+    bed.phone(1, free_port(), "uac_call.xml", "2042", &[("PAUSE", "300")]).succeeds().await;
+    takes.succeeds().await;
+    rings.succeeds().await;
+    bed.ended("caller hung up").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_nobody_takes_say_why() {
+    let bed = Bed::with(|calls| calls.ring_timeout_secs = 5).await;
+    for (dials, status) in [("2999", "404"), ("2043", "480"), ("2042", "480")] {
+        bed.phone(1, free_port(), "uac_refused.xml", dials, &[("EXPECTED", status)]).succeeds().await;
+    }
+    bed.tells(|event| matches!(event, Event::CallRefused { to, reason, .. } if to == "2999" && reason == "no such number")).await;
+    let port = bed.registers(2).await;
+    for (says, status, cause) in
+        [("486 Busy Here", "486", "busy"), ("603 Decline", "603", "declined"), ("404 Not Found", "480", "not reachable")]
+    {
+        let callee = bed.phone(2, port, "uas_refuse.xml", "x", &[("STATUS", says), ("CALLER", "2041")]);
+        bed.phone(1, free_port(), "uac_refused.xml", "2042", &[("EXPECTED", status)]).succeeds().await;
+        callee.succeeds().await;
+        bed.ended(cause).await;
+    }
+    // Nobody lifts: the caller is told after the ring time, the phone stops ringing.
+    let callee = bed.phone(2, port, "uas_cancelled.xml", "x", &[("CALLER", "2041")]);
+    bed.phone(1, free_port(), "uac_refused.xml", "2042", &[("EXPECTED", "480")]).succeeds().await;
+    callee.succeeds().await;
+    bed.ended("no answer").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hold_is_answered_and_told_to_the_other_phone() {
+    let bed = Bed::start().await;
+    let port = bed.registers(2).await;
+    let callee = bed.phone(2, port, "uas_held.xml", "x", &[("CALLER", "2041")]);
+    bed.phone(1, free_port(), "uac_hold.xml", "2042", &[]).succeeds().await;
+    callee.succeeds().await;
+    bed.ended("caller hung up").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_without_owner_reaches_the_menu_whatever_it_dials() {
+    let mut bed = Bed::start().await;
+    for dials in ["2042", "anything", "0"] {
+        let caller = bed.phone(4, free_port(), "uac_call.xml", dials, &[("PAUSE", "400")]);
+        let call = timeout(Duration::from_secs(10), bed.service.recv()).await.expect("in time").expect("a call");
+        assert_eq!((call.caller.mac, call.caller.provisional), (mac(4), true));
+        assert_eq!(bed.running.handle.list().await.first().map(|c| c.state), Some(CallState::Menu));
+        caller.succeeds().await;
+        assert_eq!(timeout(Duration::from_secs(5), call.ended).await.expect("in time"), Ok(call::Cause::CallerHungUp));
+        bed.ended("caller hung up").await;
+    }
+    // And emergency numbers.
+    let port = bed.registers(1).await;
+    let callee = bed.phone(1, port, "uas_answer.xml", "x", &[("CALLER", "new001565000004")]);
+    bed.phone(4, free_port(), "uac_call.xml", "112", &[("PAUSE", "200")]).succeeds().await;
+    callee.succeeds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_menu_hangs_up_and_transfers() {
+    let mut bed = Bed::start().await;
+    let caller = bed.phone(1, free_port(), "uac_called_off.xml", "0", &[]);
+    let call = timeout(Duration::from_secs(10), bed.service.recv()).await.expect("in time").expect("a call");
+    // Nobody is registered there: the menu has the call again, and ends it.
+    assert_eq!(call.control.transfer("2042".parse().unwrap()).await, Ok(false));
+    call.control.hang_up();
+    caller.succeeds().await;
+    bed.ended("menu done").await;
+
+    let port = bed.registers(2).await;
+    let callee = bed.phone(2, port, "uas_answer.xml", "x", &[("CALLER", "2041")]);
+    let caller = bed.phone(1, free_port(), "uac_call.xml", "0", &[("PAUSE", "1500")]);
+    let call = timeout(Duration::from_secs(10), bed.service.recv()).await.expect("in time").expect("a call");
+    assert_eq!(call.control.transfer("2042".parse().unwrap()).await, Ok(true));
+    drop(call);
+    caller.succeeds().await;
+    callee.succeeds().await;
+    bed.ended("caller hung up").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_calls_for_somebody() {
+    let bed = Bed::start().await;
+    let wanted = |from: &str, to: &str| Originate {
+        from: from.parse().unwrap(),
+        to: to.into(),
+        caller_id: None,
+        timeout: Some(Duration::from_secs(10)),
+        labels: vec![("ticket".into(), "7".into())],
+    };
+    let handle = bed.running.handle.clone();
+    assert_eq!(handle.originate(wanted("2041", "2042")).await, Err(OriginateError::NotRegistered("2041".parse().unwrap())));
+    let (near, far) = (bed.registers(1).await, bed.registers(2).await);
+    assert_eq!(handle.originate(wanted("2041", "2999")).await, Err(OriginateError::NoSuchNumber("2999".into())));
+    let caller = bed.phone(1, near, "uas_answer.xml", "x", &[("CALLER", "Bo. .sip:2042@")]);
+    let callee = bed.phone(2, far, "uas_answer.xml", "x", &[("CALLER", "Ada. .sip:2041@")]);
+    let call = handle.originate(wanted("2041", "2042")).await.expect("a call");
+    bed.tells(|event| matches!(event, Event::CallAnswered { .. })).await;
+    let listed = handle.list().await;
+    assert_eq!(listed.first().map(|c| (c.call, c.state, c.labels.len())), Some((call, CallState::Talking, 1)));
+    assert!(handle.hangup(call).await && !handle.hangup(call).await);
+    caller.succeeds().await;
+    callee.succeeds().await;
+    bed.ended("ended on request").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_much_is_refused_and_what_is_up_goes_on() {
+    let mut bed = Bed::with(|calls| calls.max_calls_unbound = 1).await;
+    let caller = bed.phone(4, free_port(), "uac_call.xml", "0", &[("PAUSE", "2500")]);
+    let call = timeout(Duration::from_secs(10), bed.service.recv()).await.expect("in time").expect("a call");
+    bed.phone(4, free_port(), "uac_refused.xml", "0", &[("EXPECTED", "503")]).succeeds().await;
+    caller.succeeds().await;
+    drop(call);
+    bed.ended("caller hung up").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_stops_with_calls_up() {
+    let mut bed = Bed::start().await;
+    let caller = bed.phone(1, free_port(), "uac_called_off.xml", "0", &[]);
+    let call = timeout(Duration::from_secs(10), bed.service.recv()).await.expect("in time").expect("a call");
+    assert_eq!(call.caller.user, "2041");
+    bed.running.handle.stop().await;
+    caller.succeeds().await;
+    bed.running.task.await.expect("the engine ends");
+    assert!(bed.store.contacts().await.expect("contacts").is_empty());
+    bed.media.shutdown();
+}
