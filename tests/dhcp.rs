@@ -346,7 +346,9 @@ fn a_relay_passes_on_requests_and_says_where_they_came_from() {
     relay.bridge("lan", "10.88.0.1/24");
     relay.run("sysctl", &["-q", "-w", "net.ipv4.ip_forward=1"]);
     network.ip("route add 10.88.0.0/24 via 10.77.0.2");
-    let yaml = format!("{LAN}- cidr: 10.88.0.0/24\n  range: 10.88.0.50-10.88.0.60\n  router: 10.88.0.1\n");
+    // Without `interfaces` one socket serves all, and the kernel says where a packet came in.
+    let yaml =
+        format!("{}- cidr: 10.88.0.0/24\n  range: 10.88.0.50-10.88.0.60\n  router: 10.88.0.1\n", LAN.replace("interfaces: [lan]", ""));
     let _server = office.host(&network, &yaml);
     let _dhcrelay = relay.start("dhcrelay", &["-4", "-d", "-a", "-id", "lan", "-iu", "eth0", "10.77.0.1"]);
 
@@ -364,6 +366,43 @@ fn a_relay_passes_on_requests_and_says_where_they_came_from() {
     let other = Client::new("other", "00:15:65:00:00:02", &relay);
     let _udhcpc = other.udhcpc(&["-B"]);
     assert_eq!(other.hears("bound")["ip"], "10.88.0.51");
+    // And one beside the server, by the same socket.
+    let near = Client::new("near", "00:15:65:00:00:03", &network);
+    let _udhcpc = near.udhcpc(&["-B"]);
+    assert_eq!(near.hears("bound")["ip"], "10.77.0.100");
+}
+
+#[test]
+fn without_raw_sockets_new_clients_are_answered_by_broadcast() {
+    let (network, office) = (lan(), Arc::new(Office::new()));
+    let (inside, settings) = (office.clone(), settings(&LAN.replace("conflict_check: false", "conflict_check: true")));
+    let ((), _server) = network.host(move |stop| {
+        give_up_raw_sockets();
+        async move {
+            let server = inside.start(&settings, stop).await;
+            ((), server.stopped())
+        }
+    });
+    let phone = Client::new("phone", "00:15:65:00:00:01", &network);
+    let _udhcpc = phone.udhcpc(&[]);
+    assert_eq!(phone.hears("bound")["ip"], "10.77.0.100");
+}
+
+/// Takes CAP_NET_RAW from this thread, as a service without it would run (capabilities(7)).
+fn give_up_raw_sockets() {
+    const VERSION_3: u32 = 0x2008_0522;
+    const NET_RAW: u32 = 13;
+    let header = [VERSION_3, 0];
+    // Effective, permitted, inheritable of capabilities 0 to 31, then of 32 to 63.
+    let mut sets = [0u32; 6];
+    // SAFETY: both arrays are as capget(2) and capset(2) have them for version 3, and live through the calls.
+    unsafe {
+        assert_eq!(libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()), 0);
+        sets[0] &= !(1 << NET_RAW);
+        assert_eq!(libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()), 0);
+        let refused = libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0);
+        assert_eq!(refused, -1, "the capability is gone");
+    }
 }
 
 #[test]

@@ -518,6 +518,8 @@ impl Server {
         if let Some(offered) = self.table.offer_to(&ask.client, ask.subnet, now) {
             self.table.withdraw(offered);
         }
+        // It did not wait for our offer: an OFFER after the ACK would only confuse it.
+        self.end_probe(address);
         let lease = LeaseRecord {
             address,
             mac: ask.mac,

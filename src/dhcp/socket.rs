@@ -45,7 +45,7 @@ const LARGEST: usize = 2048;
 const WAITING: usize = 1024;
 /// Packets handled before answers are sent and other work is looked at.
 const AT_ONCE: usize = 64;
-const RECEIVE_BUFFER: usize = 2 << 20;
+const RECEIVE_BUFFER: usize = 4 << 20;
 /// Wall time may be set: timers are looked at this often at least.
 const TICK: Duration = Duration::from_secs(1);
 /// Interfaces come and go: they are looked at this often.
@@ -308,8 +308,10 @@ impl Port {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
             socket.set_nonblocking(true)?;
             socket.set_broadcast(true)?;
-            // As much of it as the system allows.
-            let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+            // A building that gets its power back asks all at once. Root gets it all, others what the system allows.
+            if nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+                let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+            }
             if let Some(name) = interface {
                 socket.bind_device(Some(name.as_bytes()))?;
             }
