@@ -3,11 +3,13 @@
 mod call;
 mod dhcp;
 mod doors;
+mod files;
 mod ivr;
 mod journal;
 mod ldap;
 mod media;
 mod netns;
 mod onboarding;
+mod render;
 mod store;
 mod tree;

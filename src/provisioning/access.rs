@@ -109,10 +109,9 @@ impl Claims {
                 return;
             }
         }
-        if let Some((before, _)) = self.by_address.insert(address, (mac, now.plus_secs(self.lifetime_secs))) {
-            if before != mac && self.by_mac.get(&before) == Some(&address) {
-                self.by_mac.remove(&before);
-            }
+        let before = self.by_address.insert(address, (mac, now.plus_secs(self.lifetime_secs)));
+        if let Some((before, _)) = before.filter(|(before, _)| *before != mac && self.by_mac.get(before) == Some(&address)) {
+            self.by_mac.remove(&before);
         }
         self.by_mac.insert(mac, address);
     }

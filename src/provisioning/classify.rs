@@ -2,13 +2,14 @@
 //!
 //! `dhcp` knows no phones and `template` no wire. Both sides here answer from memory. Not here: lease rules, encoding.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     files::Leases,
+    onboarding::{ReloadMethod, ReloadMethods},
     pipeline::Holding,
     settings::Settings,
-    variables::{Endpoints, Keys, server},
+    variables::{Endpoints, Keys, common, server},
 };
 use crate::{
     dhcp::{Class, Classify, ClientFacts, LeaseView, OptionValue},
@@ -66,6 +67,24 @@ impl<K: Keys> Classify for PhoneClasses<K> {
             ..Class::default()
         }
     }
+}
+
+/// How the phones of a family are made to reload, from its template: the soft NOTIFY, then the hard one, then its polling.
+pub fn reload_methods(templates: Templates) -> ReloadMethods {
+    Arc::new(move |family, model| {
+        let set = templates.current();
+        let Some(known) = family.and_then(|family| set.family(family)).or_else(|| set.family("generic")) else {
+            return ReloadMethod::default();
+        };
+        let mut events = vec![known.reload.soft.clone(), known.reload.hard.clone()];
+        events.dedup();
+        let subject = common(&Settings::default(), &Endpoints::default(), model.map(str::to_owned), None, None);
+        // The phone that waits to be told holds the file of an unbound one.
+        let minutes = set.variables(&known.id, &subject).get("unbound_poll_minutes").and_then(|set| u64::try_from(set.value.clone()).ok());
+        let least = u64::from(known.capabilities.poll_minutes_min);
+        let poll = minutes.filter(|_| least > 0).map(|minutes| Duration::from_secs(minutes.max(least) * 60));
+        ReloadMethod { events, poll }
+    })
 }
 
 fn value(value: DhcpValue) -> OptionValue {
@@ -136,6 +155,23 @@ mod tests {
             [(None, &[1, 3, 6][..]), (Some(&b"MSFT 5.0"[..]), &[1, 3, 66]), (Some(b"PXEClient:Arch:00000"), &[66, 67])]
         {
             assert_eq!(class("020000000001", vendor_class, parameter_list), Class::default());
+        }
+    }
+
+    #[test]
+    fn makes_are_told_to_reload_as_they_understand() {
+        let methods = reload_methods(Templates::load(None).expect("the shipped set is good"));
+        let told = |family: Option<&str>| {
+            let ReloadMethod { events, poll } = methods(family, None);
+            (events.join(" | "), poll.map_or(0, |poll| poll.as_secs()))
+        };
+        for (family, events, poll_secs) in [
+            (Some("yealink"), "check-sync;reboot=false | check-sync;reboot=true", 60),
+            (Some("poly"), "check-sync", 60),
+            (Some("grandstream"), "resync | check-sync;reboot=true", 3600),
+            (None, "check-sync | check-sync;reboot=true", 0),
+        ] {
+            assert_eq!(told(family), (events.to_owned(), poll_secs), "{family:?}");
         }
     }
 

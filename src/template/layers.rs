@@ -148,11 +148,15 @@ impl Overrides {
         site.into_iter().chain(groups).chain(users).chain(device)
     }
 
+    /// Every layer that is written here.
+    pub(super) fn variables(&self) -> impl Iterator<Item = &LayerMap> {
+        let wide = self.sites.iter().map(|site| &site.variables).chain(self.groups.iter().map(|group| &group.variables));
+        wide.chain(self.users.values()).chain(self.devices.values().map(|device| &device.variables))
+    }
+
     /// Families and variables that are named but do not exist.
     pub(super) fn check(&self, file: &str, variables: &[&str], families: &[&str], faults: &mut Vec<Fault>) {
-        let all = self.sites.iter().map(|s| &s.variables).chain(self.groups.iter().map(|g| &g.variables));
-        let all = all.chain(self.users.values()).chain(self.devices.values().map(|d| &d.variables));
-        for map in all {
+        for map in self.variables() {
             check_names(map, variables, faults);
         }
         for (mac, device) in &self.devices {

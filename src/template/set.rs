@@ -8,6 +8,7 @@ use std::{
 
 use minijinja::{Environment, Error, ErrorKind, Value};
 use regex::Regex;
+use serde_yaml::Location;
 
 use super::fault::{Fault, Suggest, fault};
 use super::layers::{Layer, LayerMap, Layered, Overrides, Whose, check_names, layer};
@@ -260,7 +261,7 @@ impl TemplateSet {
 
     /// The file's bytes for this phone. Pure: the same subject, the same bytes.
     pub fn render(&self, file: &FileRef, subject: &Subject) -> Result<Rendered, Fault> {
-        let gone = || fault(&*file.family, 0, 0, "the file is not in the set that is live");
+        let gone = || fault(&file.family, 0, 0, "the file is not in the set that is live");
         let family = self.families.get(&file.family).ok_or_else(gone)?;
         let entry = family.files.get(file.index).ok_or_else(gone)?;
         let context = self.context(family, subject, entry.readers)?;
@@ -301,6 +302,22 @@ impl TemplateSet {
             options.extend(value.map(|value| DhcpOption { code: option.code, value, when: option.send.into() }));
         }
         Ok(options)
+    }
+
+    /// Renders every file of every family for sample phones, unbound and bound; gives how many files and bytes that was.
+    /// For measuring: it is the work of a boot storm without its network.
+    pub fn render_samples(&self) -> (usize, usize) {
+        let mut done = (0, 0);
+        for family in self.families.values() {
+            for subject in sample::subjects(family) {
+                for file in self.files(&family.id, &subject) {
+                    if let Ok(rendered) = self.render(&file, &subject) {
+                        done = (done.0 + 1, done.1 + rendered.bytes.len());
+                    }
+                }
+            }
+        }
+        done
     }
 
     /// The layered variables as this phone gets them, each with its origin.
@@ -379,6 +396,8 @@ impl TemplateSet {
         let names: Vec<_> = names.into_iter().collect();
         let families: Vec<_> = self.families.keys().map(String::as_str).collect();
         self.overrides.check(overrides_file, &names, &families, faults);
+        let zones = self.overrides.variables().chain(self.families.values().map(|family| &family.base));
+        faults.extend(zones.filter_map(|layer| self.zone(layer).err()));
         self.check_patterns(faults);
         if !faults.is_empty() {
             return; // A sample would only say the same again.
@@ -495,8 +514,7 @@ impl Family {
         let template = match (entry.body, entry.template) {
             (Some(body), None) => {
                 let name = format!("{}#{}", source.name, entry.name);
-                let place =
-                    Place { origin: Arc::from(&*source.origin), first_line: first_line(&source.text, body.referenced.line() as u32) };
+                let place = Place { origin: Arc::from(&*source.origin), first_line: first_line(&source.text, body.referenced) };
                 self.add_template(&name, &body.value, place, faults);
                 name
             }
@@ -669,7 +687,7 @@ fn load_zones(source: Option<&Source>, faults: &mut Vec<Fault>) -> BTreeMap<Stri
                 zones.insert(name, (posix, value));
             }
             None => faults.push(fault(
-                &*source.origin,
+                &source.origin,
                 0,
                 0,
                 format!("{name}: '{posix}' is not a POSIX time zone as CET-1CEST,M3.5.0,M10.5.0/3"),
@@ -732,9 +750,142 @@ fn glob(pattern: &str) -> Option<Regex> {
     Regex::new(&format!("(?i)^(?:SIP-)?{}$", regex::escape(pattern).replace(r"\*", ".*"))).ok()
 }
 
-/// The line on which a body's text begins: below its `|`, or beside its key.
-fn first_line(yaml: &str, at: u32) -> u32 {
-    let head = yaml.lines().nth(at.saturating_sub(1) as usize).unwrap_or_default();
-    let head = head.split(" #").next().unwrap_or_default().trim_end();
-    if head.ends_with(['|', '>']) || ["|-", "|+", ">-", ">+"].iter().any(|mark| head.ends_with(mark)) { at + 1 } else { at }
+/// The line on which a body's text begins: below its `|`, if the place is that of the `|`.
+fn first_line(yaml: &str, at: Location) -> u32 {
+    let (line, column) = (at.line() as usize, at.column() as usize);
+    let mark = yaml.lines().nth(line.saturating_sub(1)).and_then(|text| text.chars().nth(column.saturating_sub(1)));
+    line as u32 + u32::from(matches!(mark, Some('|' | '>')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::shipped;
+
+    /// The faults of the shipped set with these files in place of, or beside, the shipped ones.
+    fn faults(files: &[(&str, &str)]) -> Vec<String> {
+        let mut sources = shipped();
+        for (name, text) in files {
+            sources.retain(|source| source.name != *name);
+            sources.push(Source { name: (*name).to_owned(), origin: (*name).to_owned(), text: (*text).to_owned() });
+        }
+        let faults = TemplateSet::load(&sources).err().unwrap_or_default();
+        let told = |fault: Fault| {
+            format!("{}:{}: {}{}", fault.file, fault.line, fault.message, fault.hint.map(|h| format!(" ({h})")).unwrap_or_default())
+        };
+        faults.into_iter().map(told).collect()
+    }
+
+    fn acme(files: &str) -> String {
+        format!("name: Acme\nreload: {{ soft: check-sync, hard: check-sync }}\nfiles:\n{files}")
+    }
+
+    #[test]
+    fn faults_name_file_line_word_and_remedy() {
+        let body = |name: &str, more: &str, body: &str| {
+            acme(&format!("  - name: \"{name}\"\n    grammar: xml\n{more}    body: |\n      <a>\n      {body}\n      </a>\n"))
+        };
+        let mut wrong = Vec::new();
+        let anyone = "    readers: anyone\n";
+        for (story, text, told) in [
+            (
+                "a misspelt key",
+                acme("  - name: a.xml\n    gramar: xml\n"),
+                "acme.yaml:5: there is no setting 'gramar' here (did you mean 'grammar'?)",
+            ),
+            (
+                "a misspelt variable",
+                body("acme{mac}.xml", "", "{{ ntp_servr }}"),
+                "acme.yaml:8: 'ntp_servr' has no value (did you mean 'ntp_server'?)",
+            ),
+            (
+                "a part that is not there",
+                body("acme{mac}.xml", "", "{{ server.hots }}"),
+                "acme.yaml:8: 'server.hots' has no value ('server' is there, but not that part of it)",
+            ),
+            ("a syntax error", body("acme{mac}.xml", "", "{% if %}"), "acme.yaml:8: syntax error: unexpected end of block"),
+            (
+                "a secret for everybody",
+                body("acme.xml", anyone, "{{ lines[0].secret }}"),
+                "acme.yaml:9: 'lines[0]' has no value (only files with `readers: own` have 'lines')",
+            ),
+            (
+                "a password for everybody",
+                body("acme.xml", anyone, "{{ admin_password }}"),
+                "acme.yaml:9: 'admin_password' has no value (only files with `readers: own` have 'admin_password')",
+            ),
+            (
+                "somebody's file for everybody",
+                body("acme{mac}.xml", anyone, "x"),
+                "acme.yaml:4: 'acme{mac}.xml' is one phone's file: it cannot be read by anyone",
+            ),
+            ("XML that is none", body("acme{mac}.xml", "", "<b>"), "acme.yaml:7: acme025"),
+            (
+                "no end",
+                body("acme{mac}.xml", "", "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}"),
+                "acme.yaml:8: takes too long: it loops without end or nearly so",
+            ),
+            (
+                "a wrong place",
+                body("{mca}.xml", "", "x"),
+                "acme.yaml:4: '{mca}.xml' has a place that is not known; known are {mac}, {MAC}, {model}, {model_code}",
+            ),
+            (
+                "a name that covers others",
+                body("cfg{model}.xml", anyone, "x"),
+                "acme.yaml:8: 'cfg{model}.xml' is for anyone and also covers 'cfg{mac}.xml' of another phone (choose a name that cannot hold a MAC address)",
+            ),
+            ("no account in the account", body("acme{mac}.xml", "    account: true\n", "x"), "acme.yaml:8: acme025"),
+            (
+                "no template",
+                acme("  - name: a.xml\n    grammar: xml\n    template: acme/b.j2\n"),
+                "acme.yaml:6: there is no template file 'acme/b.j2'",
+            ),
+        ] {
+            let found = faults(&[("acme.yaml", &text)]);
+            if !found.first().is_some_and(|fault| fault.starts_with(told)) {
+                wrong.push(format!("{story}: {found:#?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        let sibling = acme("  - name: \"acme{mac}.xml\"\n    grammar: xml\n    template: acme/a.xml.j2\n");
+        let found = faults(&[("acme.yaml", &sibling), ("acme/a.xml.j2", "<a>\n\n{{ nothing }}</a>\n")]);
+        assert_eq!(found, ["acme/a.xml.j2:3: 'nothing' has no value"]);
+    }
+
+    #[test]
+    fn overrides_are_checked_too() {
+        let with = |text: &str| faults(&[("overrides.yaml", text)]);
+        for (text, told) in [
+            ("sites:\n  a:\n    variables:\n      timezone: Europe/Berln\n", "did you mean"),
+            ("devices:\n  \"00:15\":\n    model: x\n", "is not a MAC address"),
+            ("devices:\n  \"00:15:65:00:00:01\":\n    family: yaelink\n", "(did you mean 'yealink'?)"),
+            ("sites:\n  a:\n    subnets: [10.0.0]\n", "overrides.yaml:3"),
+        ] {
+            let found = with(text);
+            assert!(found.iter().any(|fault| fault.contains(told)), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_layer_wins_and_says_so() {
+        let overrides = "sites:\n  all: { subnets: [10.0.0.0/8], variables: { language: de, codecs: [pcma] } }\n  here: { subnets: [10.1.0.0/16], variables: { language: fr } }\ngroups:\n  g: { members: [\"2041\"], variables: { poll_minutes: 7 } }\nusers:\n  \"2041\": { poll_minutes: 8 }\ndevices:\n  \"001565000001\":\n    variables: { ntp_server: 10.0.0.1 }\n";
+        let mut sources = shipped();
+        sources.retain(|source| source.name != OVERRIDES);
+        sources.push(Source { name: OVERRIDES.into(), origin: OVERRIDES.into(), text: overrides.into() });
+        let set = TemplateSet::load(&sources).unwrap_or_else(|faults| panic!("{faults:?}"));
+        let mut subject = sample::subjects(&set.families["yealink"]).pop().unwrap();
+        subject.mac = "001565000001".parse().ok();
+        subject.address = "10.1.2.3".parse().ok();
+        let variables = set.variables("yealink", &subject);
+        let told = |name: &str| format!("{} ({})", variables[name].value, variables[name].origin);
+        assert_eq!(told("language"), "fr (site, overrides.yaml:3)");
+        assert_eq!(told("poll_minutes"), "8 (user, overrides.yaml:7)");
+        assert_eq!(told("ntp_server"), "10.0.0.1 (device, overrides.yaml:10)");
+        assert!(told("transports").contains("(family, yealink.yaml (shipped):"));
+        assert!(told("sip_dscp").starts_with("26 (defaults, defaults.yaml (shipped):"));
+        subject.address = "10.2.2.3".parse().ok();
+        let variables = set.variables("yealink", &subject);
+        assert_eq!(variables["language"].value.as_str(), Some("de"), "the wider subnet");
+    }
 }

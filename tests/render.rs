@@ -1,0 +1,209 @@
+//! What phones get, to the letter. One text file per case in `tests/render/`: what is asked, `---`, what comes.
+//!
+//! After a wanted change: `UPDATE_RENDERS=1 cargo test --test all render::` writes them anew; read the diff before you commit.
+//! The same files are then read by the simulated phones' own parsers, which know nothing of the templates.
+
+use std::{fs, path::Path};
+
+use plugtone::{
+    model::{MacAddr, Secret},
+    phone::{
+        boot::{Boot, Outcome, Server as BootServer},
+        make::{FAMILIES, Make},
+    },
+    template::{Line, Readers, Server, Source, Subject, TemplateSet, shipped},
+};
+use serde::Deserialize;
+
+const SECRET: &str = "0123456789abcdefGHIJ_-45";
+
+/// The part of a case above its `---`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    /// Why this case is there.
+    #[serde(default, rename = "why")]
+    _why: String,
+    family: String,
+    file: String,
+    mac: MacAddr,
+    #[serde(default)]
+    model: Option<String>,
+    /// The owner's extension and name; none: unbound.
+    #[serde(default)]
+    extension: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    overrides: String,
+}
+
+fn set(overrides: &str) -> TemplateSet {
+    let mut sources = shipped();
+    if !overrides.is_empty() {
+        sources.retain(|source| source.name != "overrides.yaml");
+        sources.push(Source { name: "overrides.yaml".into(), origin: "overrides.yaml".into(), text: overrides.into() });
+    }
+    TemplateSet::load(&sources).unwrap_or_else(|faults| panic!("{faults:?}"))
+}
+
+fn subject(mac: MacAddr, model: Option<&str>, owner: Option<(&str, &str)>) -> Subject {
+    let line = Line {
+        number: 1,
+        user: owner.map_or_else(|| format!("new{}", mac.bare()), |(extension, _)| extension.into()),
+        auth_user: format!("{}-1", mac.bare()),
+        secret: Secret::new(SECRET),
+        display_name: owner.map_or("New phone", |(_, name)| name).into(),
+        label: None,
+        extension: owner.map(|(extension, _)| extension.parse().expect("extension")),
+    };
+    Subject {
+        mac: Some(mac),
+        model: model.map(str::to_owned),
+        bound: owner.is_some(),
+        lines: vec![line],
+        server: Server { host: "10.0.0.2".into(), sip_port: 5060, url: "http://10.0.0.2:8080".into(), realm: "plugtone".into() },
+        address: "10.0.1.7".parse().ok(),
+        user_id: None,
+        admin_password: Some(Secret::new("admin23456ab")),
+    }
+}
+
+fn rendered(set: &TemplateSet, family: &str, file: &str, subject: &Subject) -> Option<String> {
+    let file = set.locate(family, file)?;
+    let rendered = set.render(&file, subject).unwrap_or_else(|fault| panic!("{fault}"));
+    Some(String::from_utf8(rendered.bytes).expect("UTF-8"))
+}
+
+#[test]
+fn files_are_as_written_down() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/render");
+    let update = std::env::var_os("UPDATE_RENDERS").is_some();
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for entry in fs::read_dir(folder).expect("tests/render") {
+        let path = entry.expect("entry").path();
+        let text = fs::read_to_string(&path).expect("a case is text");
+        let (input, expected) = text.split_once("\n---\n").unwrap_or((text.trim_end(), ""));
+        let case: Case = serde_yaml::from_str(input).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()));
+        let name = case.name.as_deref().unwrap_or("Ann Example");
+        let subject = subject(case.mac, case.model.as_deref(), case.extension.as_deref().map(|extension| (extension, name)));
+        let made = rendered(&set(&case.overrides), &case.family, &case.file, &subject).unwrap_or_else(|| "(no such file)\n".into());
+        if update {
+            fs::write(&path, format!("{input}\n---\n{made}")).expect("written");
+        } else if made != expected {
+            wrong.push(format!("{}: wanted\n{expected}\ngot\n{made}", path.display()));
+        }
+        count += 1;
+    }
+    assert!(count >= 16, "only {count} cases: do the tests look at the wrong place?");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_makes_own_parsers_learn_the_account() {
+    let set = set("");
+    let nasty = "O'Neil & <Söhne> \"x\" 100%\r\naccount.1.password = 1";
+    // Without line ends, which no file can hold; the baresip and XML quoting is undone by the parser.
+    let shown = nasty.replace(['\r', '\n'], " ");
+    for family in FAMILIES {
+        for owner in [None, Some(("2041", nasty))] {
+            let make = Make::of(family).expect("known");
+            let mac = make.mac(0x0a0b0c);
+            let subject = subject(mac, Some(make.model), owner);
+            let mut boot = Boot::new(make, mac, &BootServer::parse("http://10.0.0.2:8080", "http").expect("server"));
+            while let Some(name) = boot.poll_fetch() {
+                boot.handle_file(rendered(&set, family, &name, &subject).as_deref().map(str::as_bytes));
+            }
+            let Outcome::Ready(account) = boot.outcome() else { panic!("{family} {owner:?}: no account") };
+            let (user, display_name, label) = match owner {
+                Some((extension, _)) => (extension.to_owned(), shown.as_str(), "2041"),
+                None => (format!("new{}", mac.bare()), "New phone", "Lift to sign in"),
+            };
+            assert_eq!(account.user, user, "{family}");
+            assert_eq!(account.auth_user, format!("{}-1", mac.bare()), "{family}");
+            assert_eq!(account.password.expose(), SECRET, "{family}");
+            assert_eq!((account.server.as_str(), account.port, account.tcp), ("10.0.0.2", 5060, false), "{family}");
+            assert_eq!(account.display_name, display_name, "{family}");
+            assert_eq!(account.label, label, "{family}");
+            assert_eq!(account.expires_secs, if owner.is_some() { 3600 } else { 120 }, "{family}");
+            assert_eq!(account.hotline.as_deref(), if owner.is_some() { None } else { Some("0") }, "{family}");
+        }
+    }
+}
+
+#[test]
+fn the_same_phone_gets_the_same_bytes() {
+    let (one, other) = (set(""), set(""));
+    for family in one.families() {
+        let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+        let subject = subject(mac, Some("T46S"), Some(("2041", "Ann")));
+        for file in one.files(&family.id, &subject) {
+            let first = one.render(&file, &subject).expect("renders");
+            assert_eq!(first, one.render(&file, &subject.clone()).expect("renders"));
+            assert_eq!(first, other.render(&file, &subject).expect("renders"), "a restart changes nothing");
+        }
+    }
+}
+
+#[test]
+fn common_files_hold_nothing_of_anybody() {
+    let set = set("");
+    let mut common = 0;
+    for family in set.families() {
+        let subject = subject(MacAddr([2, 0xab, 0xcd, 0xef, 0x98, 0x76]), Some("T46S"), Some(("204199", "Ann Example")));
+        for file in set.files(&family.id, &subject).into_iter().filter(|file| file.readers == Readers::Anyone) {
+            let text = String::from_utf8(set.render(&file, &subject).expect("renders").bytes).expect("UTF-8").to_lowercase();
+            for secret in [SECRET, "admin23456ab", "204199", "ann example", "02abcdef9876"] {
+                assert!(!text.contains(&secret.to_lowercase()), "{} holds {secret}", file.family);
+            }
+            common += 1;
+        }
+    }
+    assert!(common >= 3, "{common}");
+}
+
+/// User agents as makes send them; the shapes are public, the last three bytes of the addresses are not.
+#[test]
+fn user_agents_are_recognised() {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Agent {
+        agent: String,
+        family: Option<String>,
+        #[serde(default)]
+        model: Option<String>,
+        #[serde(default)]
+        firmware: Option<String>,
+        #[serde(default)]
+        mac: Option<MacAddr>,
+    }
+    let set = set("");
+    let text = include_str!("vectors/user_agents.yaml");
+    let agents: Vec<Agent> = serde_yaml::from_str(text).expect("vectors");
+    assert!(agents.len() > 20);
+    for Agent { agent, family, model, firmware, mac } in agents {
+        let found = set.recognise_user_agent(agent.as_bytes());
+        let parts = found.map(|found| (Some(found.family), found.model, found.firmware, found.mac));
+        assert_eq!(parts.unwrap_or_default(), (family, model, firmware, mac), "{agent}");
+    }
+    for junk in [&b""[..], b"\xff\xfe\x00", &[b'a'; 100_000], b"AVAYA/SIP12x0\x17/04.00.04.00", "Yealink SIP-T46G \u{1f600}".as_bytes()] {
+        assert!(set.recognise_user_agent(junk).is_none());
+    }
+}
+
+/// `cargo test --release --test all render::speed -- --ignored --nocapture`
+#[test]
+#[ignore = "measures"]
+fn speed() {
+    let set = set("");
+    let (mut files, mut bytes) = (0, 0);
+    let started = std::time::Instant::now();
+    while started.elapsed().as_secs() < 3 {
+        let (more_files, more_bytes) = set.render_samples();
+        files += more_files;
+        bytes += more_bytes;
+    }
+    let secs = started.elapsed().as_secs_f64();
+    println!("{:.0} files/s, {:.1} MB/s, {:.0} µs each", files as f64 / secs, bytes as f64 / secs / 1e6, secs * 1e6 / files as f64);
+}
