@@ -11,5 +11,7 @@ mod media;
 mod netns;
 mod onboarding;
 mod render;
+mod rfc;
+mod sip_differential;
 mod store;
 mod tree;

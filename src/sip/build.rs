@@ -124,17 +124,14 @@ impl Response {
                     put_top_via(&mut head, value, request.source());
                     first_via = false;
                 }
-                Name::To => {
-                    let value = if NameAddr::parse(value).is_ok_and(|to| to.tag().is_none()) {
-                        value
-                    } else {
-                        put_raw(&mut head, b"To", value);
-                        continue;
-                    };
-                    put_raw(&mut head, b"To", value);
-                    tag_at = (status > 100).then(|| head.len() - 2);
+                Name::Via => put_raw(&mut head, b"Via", value),
+                // A request that has one of these twice is refused, and its answer has each once.
+                Name::From | Name::To | Name::CallId | Name::CSeq if request.header(name).is_some_and(|v| v.as_ptr() == value.as_ptr()) => {
+                    put_raw(&mut head, name.as_str().as_bytes(), value);
+                    if name == Name::To && status > 100 && NameAddr::parse(value).is_ok_and(|to| to.tag().is_none()) {
+                        tag_at = Some(head.len() - 2);
+                    }
                 }
-                Name::Via | Name::From | Name::CallId | Name::CSeq => put_raw(&mut head, name.as_str().as_bytes(), value),
                 // RFC 3261 §8.2.6.1: a 100 repeats the Timestamp.
                 Name::Timestamp if status == 100 => put_raw(&mut head, written, value),
                 _ => {}

@@ -292,7 +292,7 @@ impl<'a> NameAddr<'a> {
 
     /// The dialog's tag in From and To.
     pub fn tag(&self) -> Option<&'a str> {
-        self.params.value("tag").filter(|tag| !tag.is_empty())
+        self.params.iter().filter(|(name, _)| name.eq_ignore_ascii_case("tag")).find_map(|(_, value)| value.filter(|tag| !tag.is_empty()))
     }
 }
 

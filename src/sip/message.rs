@@ -464,9 +464,12 @@ impl Message {
             }
         }
         self.via()?;
+        // The others are copied into answers and followed by nobody here, but half a Via is no Via.
+        for value in self.elements(Name::Via).skip(1) {
+            Via::parse(value).map_err(|what| Fault::new(Name::Via, what))?;
+        }
         for name in [Name::From, Name::To] {
-            let uri = self.name_addr(name)?.uri().map_err(|e| Fault::new(name, uri_fault(e)))?;
-            let _ = uri;
+            self.name_addr(name)?.uri().map_err(|e| Fault::new(name, uri_fault(e)))?;
         }
         self.call_id()?;
         let cseq = self.cseq()?;
@@ -480,9 +483,18 @@ impl Message {
             if cseq.method != method.as_str() {
                 return Err(Fault::new(Name::CSeq, "another method than the request's"));
             }
+            // Where to reach the sender must be plain (RFC 4475 §3.1.2.13); elsewhere a bad Contact does no harm.
+            if matches!(method, Method::Register | Method::Invite) {
+                self.contacts().try_for_each(|contact| contact.map(|_| ()))?;
+            }
             // A scheme that nobody here speaks is 416, whatever else may be in the URI (RFC 3261 §8.2.2.1).
-            if self.uri()?.scheme == Scheme::Other {
+            let uri = self.uri()?;
+            if uri.scheme == Scheme::Other {
                 return Err(Fault { status: 416, header: Name::Other, what: "only sip, sips and tel are spoken here" });
+            }
+            // RFC 3261 §19.1.1: no headers in a Request-URI.
+            if !uri.headers().is_empty() {
+                return Err(Fault::new(Name::Other, "Request-URI with headers"));
             }
         }
         Ok(())

@@ -92,8 +92,10 @@ impl Abilities {
         let unknown: Vec<_> = [Name::Require, Name::ProxyRequire]
             .into_iter()
             .flat_map(|name| request.elements(name))
-            .map(super::header::text)
+            // Enough to see what is meant; an answer must not be longer than what it answers.
+            .map(|tag| super::header::text(tag).chars().take(64).collect::<String>())
             .filter(|tag| !self.extensions.iter().any(|known| tag.eq_ignore_ascii_case(known)))
+            .take(16)
             .collect();
         (!unknown.is_empty()).then(|| Response::to(request, 420).header(Name::Unsupported, unknown.join(", ")))
     }
