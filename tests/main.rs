@@ -13,5 +13,6 @@ mod onboarding;
 mod render;
 mod rfc;
 mod sip_differential;
+mod sip_transport;
 mod store;
 mod tree;

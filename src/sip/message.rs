@@ -619,3 +619,87 @@ fn parse_status_line(text: &[u8], from: usize) -> Result<(Start, bool, Option<&'
     let reason = Span { start: start as u16, end: (from + text.len()) as u16 };
     Ok((Start::Status { code: code as u16, reason }, version.eq_ignore_ascii_case(b"SIP/2.0"), None))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REST: &str = "Via: SIP/2.0/UDP h;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: 1\r\nCSeq: 1 INFO\r\n";
+
+    fn parse(text: impl Into<Bytes>) -> Message {
+        Message::parse(text.into()).expect("a message")
+    }
+
+    #[test]
+    fn what_real_senders_send_is_read() {
+        let compact = "\r\n\r\nINFO sip:a SIP/2.0\nv:SIP/2.0/UDP [2001:db8::5]:5062;branch=z9hG4bKx\nf : A <tel:+49301;phone-context=x>;tag = 7\n\
+                       t: sip:b@[::1]\ni: id\nm: *\nCSeq: 3\n INFO\nl:2\n\nhello";
+        let message = parse(compact);
+        assert!(message.check().is_ok());
+        assert_eq!(message.via().unwrap().host(), "[2001:db8::5]");
+        assert_eq!((message.from().unwrap().tag(), message.from().unwrap().display_name().as_ref()), (Some("7"), "A"));
+        assert_eq!(message.to().unwrap().uri().unwrap().host(), "::1");
+        assert_eq!((message.call_id(), message.cseq().unwrap().number), (Ok("id"), 3));
+        assert!(matches!(message.contacts().next(), Some(Ok(Contact::Star))));
+        assert_eq!(message.body(), b"he", "a datagram may be longer than it says");
+        let latin1 = [b"INFO sip:a SIP/2.0\r\nX-Name: Zo\xeb\r\nSubject: \xff\xfe\r\n", REST.as_bytes(), b"\r\n\x00\xff\xfe"].concat();
+        let message = parse(latin1.clone());
+        assert_eq!(message.header_named("x-name"), Some(&b"Zo\xeb"[..]));
+        assert_eq!((message.check(), message.body()), (Ok(()), &b"\x00\xff\xfe"[..]));
+        assert_eq!(message.bytes(), &latin1);
+    }
+
+    #[test]
+    fn what_is_no_message_is_told_apart() {
+        let with = |line: &str| format!("{line}\r\n{REST}\r\n");
+        for (text, error) in [
+            ("\r\n\r\n".to_owned(), ParseError::Empty),
+            ("\0\0\0\0".to_owned(), ParseError::Empty),
+            ("hello".to_owned(), ParseError::Unfinished),
+            (with("GET / HTTP/1.1"), ParseError::NotSip),
+            (with("SIP/2.0 99 Too Small"), ParseError::NotSip),
+            (with("SIP/2.0 0200 OK"), ParseError::NotSip),
+            ("INFO sip:a SIP/2.0\r\nVia: x\r\n".to_owned(), ParseError::Unfinished),
+            ("INFO sip:a SIP/2.0\r\nno colon\r\n\r\n".to_owned(), ParseError::NoName),
+            ("INFO sip:a SIP/2.0\r\n: x\r\n\r\n".to_owned(), ParseError::NoName),
+            (format!("INFO sip:a SIP/2.0\r\n{}\r\n", "a:b\r\n".repeat(MAX_HEADERS + 1)), ParseError::TooManyHeaders),
+            (format!("INFO sip:a SIP/2.0\r\nX: {}\r\n\r\n", "x".repeat(MAX_LEN)), ParseError::TooLong),
+        ] {
+            assert_eq!(Message::parse(text.clone().into()).err(), Some(error), "{text:.60}");
+        }
+    }
+
+    #[test]
+    fn headers_beyond_the_inline_room_are_found() {
+        let message = parse(format!("INFO sip:a SIP/2.0\r\n{}{REST}\r\n", "X: y\r\n".repeat(INLINE)));
+        assert!(message.check().is_ok());
+        assert_eq!(message.headers().count(), INLINE + 5);
+    }
+
+    #[test]
+    fn answers_copy_what_they_must_and_smuggle_nothing() {
+        use crate::sip::build::{Request, Response};
+        let mut request = parse(
+            "INVITE sip:a SIP/2.0\r\nVia: SIP/2.0/UDP 192.168.1.5:5060;branch=z9hG4bK1;rport;received=9.9.9.9, SIP/2.0/TCP second\r\n\
+             Via: SIP/2.0/UDP third\r\nRecord-Route: <sip:p;lr>\r\nf: <sip:a@b>;tag=1\r\nTo: \"X\"\r\n <sip:a@b>\r\ni: 1\r\nCSeq: 1 INVITE\r\n\r\n",
+        );
+        request.set_source("203.0.113.7:1024".parse().unwrap());
+        let answer = Response::to(&request, 200)
+            .to_tag("t\r\nEvil: 1")
+            .record_routes_of(&request)
+            .header(Name::Subject, "a\r\nEvil: 2")
+            .body("text/plain", "hi");
+        let text = String::from_utf8(answer.encode().to_vec()).unwrap();
+        assert_eq!(
+            text,
+            "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP 192.168.1.5:5060;branch=z9hG4bK1;received=203.0.113.7;rport=1024, SIP/2.0/TCP second\r\n\
+             Via: SIP/2.0/UDP third\r\nFrom: <sip:a@b>;tag=1\r\nTo: \"X\"   <sip:a@b>;tag=t  Evil: 1\r\nCall-ID: 1\r\nCSeq: 1 INVITE\r\n\
+             Record-Route: <sip:p;lr>\r\nSubject: a  Evil: 2\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi"
+        );
+        let again = parse(text);
+        assert_eq!(again.via().unwrap().seen_at(), Some("203.0.113.7:1024".parse().unwrap()));
+        let sent =
+            Request::new(Method::Bye, "sip:a@b").header_named("X-A\r\nEvil", "1").raw_header(b"X-B", b"2\r\n 3").encode("SIP/2.0/UDP h");
+        assert!(!parse(sent.clone()).headers().any(|(_, name, _)| name.starts_with(b"Evil")), "{sent:?}");
+    }
+}

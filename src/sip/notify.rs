@@ -174,3 +174,105 @@ impl Notifier {
         self.done.push_back(Done { mac, event, outcome });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        model::Secret,
+        sip::{Message, Response, endpoint},
+    };
+
+    /// Sends the order and lets `phone` answer each NOTIFY that goes out; time passes when it does not.
+    fn outcome(credentials: Option<Credentials>, phone: impl Fn(&Message) -> Option<Response>) -> (Outcome, Vec<Message>) {
+        let mut now = Instant::now();
+        let mut endpoint = Endpoint::new(endpoint::Config::default(), [3; 32]);
+        let mut notifier = Notifier::new();
+        let flow = Flow::udp("10.0.0.1:5060".parse().unwrap(), "10.0.0.5:1024".parse().unwrap());
+        let order = Order {
+            mac: MacAddr([0; 6]),
+            uri: "sip:2041@192.168.1.5:5060".into(),
+            user: "2041".into(),
+            flow,
+            event: "check-sync;reboot=false".into(),
+            credentials,
+        };
+        notifier.notify(now, &mut endpoint, order);
+        let mut seen = Vec::new();
+        loop {
+            let mut quiet = true;
+            while let Some(transmit) = endpoint.poll_transmit() {
+                assert_eq!(transmit.flow, flow, "over the registered flow, not to the address in the URI");
+                let notify = Message::parse(transmit.bytes).unwrap();
+                if let Some(answer) = phone(&notify) {
+                    endpoint.handle_message(now, flow, answer.to_tag("p").encode());
+                }
+                seen.push(notify);
+            }
+            while let Some(event) = endpoint.poll_event() {
+                assert!(notifier.handle_event(now, &mut endpoint, event).is_none(), "all events are the notifier's");
+                quiet = false;
+            }
+            if let Some(done) = notifier.poll_done() {
+                assert!(notifier.pending.is_empty() && notifier.poll_done().is_none());
+                return (done.outcome, seen);
+            }
+            if quiet {
+                now = endpoint.poll_timeout().unwrap_or(now);
+                endpoint.handle_timeout(now);
+            }
+        }
+    }
+
+    #[test]
+    fn each_answer_is_a_result_of_its_own() {
+        for (status, expected) in [
+            (200, Outcome::Taken { status: 200 }),
+            (202, Outcome::Taken { status: 202 }),
+            (481, Outcome::NoSubscription),
+            (489, Outcome::NotKnown { status: 489 }),
+            (405, Outcome::NotKnown { status: 405 }),
+            (403, Outcome::NotTrusted { status: 403 }),
+            (401, Outcome::NotTrusted { status: 401 }),
+            (500, Outcome::Refused { status: 500 }),
+        ] {
+            let (outcome, seen) = outcome(None, |notify| Some(Response::to(notify, status)));
+            assert_eq!((outcome, seen.len()), (expected, 1));
+            assert_eq!(seen[0].header(Name::Event), Some(&b"check-sync;reboot=false"[..]));
+            assert_eq!(seen[0].raw_uri(), b"sip:2041@192.168.1.5:5060");
+            assert!(seen[0].check().is_ok());
+        }
+        let (outcome, seen) = outcome(None, |_| None);
+        assert_eq!((outcome, seen.len()), (Outcome::TimedOut, 11));
+    }
+
+    #[test]
+    fn a_phone_that_challenges_is_answered_once() {
+        let credentials = |secret: &str| Some(Credentials { username: "001565aabbcc-1".into(), secret: Secret::new(secret) });
+        // The phone is a verifier of its own, with the line's account.
+        let challenge = |notify: &Message| {
+            let value = "Digest realm=\"phone\", nonce=\"n1\", algorithm=MD5, qop=\"auth\"";
+            let answered = notify.header(Name::Authorization).map(Bytes::copy_from_slice);
+            match answered {
+                None => Some(Response::to(notify, 401).header(Name::WwwAuthenticate, value)),
+                Some(value) if value.starts_with(b"Digest username=\"001565aabbcc-1\", realm=\"phone\", nonce=\"n1\"") => {
+                    Some(Response::to(notify, 200))
+                }
+                Some(_) => Some(Response::to(notify, 401).header(Name::WwwAuthenticate, value)),
+            }
+        };
+        let (outcome_of, seen) = outcome(credentials("s"), challenge);
+        assert_eq!(outcome_of, Outcome::Taken { status: 200 });
+        let cseqs: Vec<_> = seen.iter().map(|notify| notify.cseq().unwrap().number).collect();
+        assert_eq!(cseqs, [1, 2]);
+        assert_eq!(seen[0].call_id(), seen[1].call_id());
+        let always = |notify: &Message| {
+            let value = "Digest realm=\"phone\", nonce=\"n2\", qop=\"auth\"";
+            Some(Response::to(notify, 407).header(Name::ProxyAuthenticate, value))
+        };
+        let (outcome, seen) = outcome(credentials("s"), always);
+        assert_eq!((outcome, seen.len()), (Outcome::NotTrusted { status: 407 }, 2));
+    }
+}

@@ -1,0 +1,131 @@
+//! SIP over real sockets on the loopback: source addresses, streams in pieces, pings, limits, broken connections.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use plugtone::sip::{
+    Flow, Transmit, Transport,
+    transport::{Config, Inbound, Transports},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::mpsc::Receiver,
+    time::timeout,
+};
+
+const OPTIONS: &[u8] = b"OPTIONS sip:a SIP/2.0\r\nContent-Length: 3\r\n\r\nabc";
+
+fn config() -> Config {
+    Config {
+        udp: vec!["0.0.0.0:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
+        tcp: vec!["0.0.0.0:0".parse().unwrap()],
+        max_connections: 10,
+        max_connections_per_source: 3,
+        idle: Duration::from_secs(30),
+    }
+}
+
+async fn next(inbox: &mut Receiver<Inbound>) -> Inbound {
+    timeout(Duration::from_secs(10), inbox.recv()).await.expect("in time").expect("open")
+}
+
+async fn message(inbox: &mut Receiver<Inbound>) -> (Flow, Bytes) {
+    match next(inbox).await {
+        Inbound::Message { flow, bytes } => (flow, bytes),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+#[tokio::test]
+async fn answers_leave_from_the_address_that_was_asked() {
+    let (transports, mut inbox) = Transports::bind(config()).unwrap();
+    let port = transports.udp_addresses()[0].port();
+    let phone = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // Two addresses of one host: the kernel alone would answer both from 127.0.0.1.
+    for server in ["127.0.0.1", "127.0.0.77"] {
+        let server = SocketAddr::new(server.parse().unwrap(), port);
+        phone.send_to(OPTIONS, server).await.unwrap();
+        let (flow, bytes) = message(&mut inbox).await;
+        assert_eq!((flow.local, flow.peer, &bytes[..]), (server, phone.local_addr().unwrap(), OPTIONS));
+        assert!(transports.send(Transmit { flow, bytes: Bytes::from(vec![b'x'; 60_000]) }), "large answers too");
+        let mut buffer = vec![0; 65_535];
+        let (len, from) = timeout(Duration::from_secs(10), phone.recv_from(&mut buffer)).await.unwrap().unwrap();
+        assert_eq!((len, from), (60_000, server));
+    }
+    let six = UdpSocket::bind("[::1]:0").await.unwrap();
+    six.send_to(OPTIONS, transports.udp_addresses()[1]).await.unwrap();
+    let (flow, bytes) = message(&mut inbox).await;
+    assert!(transports.send(Transmit { flow, bytes }));
+    let mut buffer = [0; 100];
+    assert_eq!(timeout(Duration::from_secs(10), six.recv(&mut buffer)).await.unwrap().unwrap(), OPTIONS.len());
+}
+
+#[tokio::test]
+async fn streams_are_cut_answered_and_limited() {
+    let (transports, mut inbox) = Transports::bind(config()).unwrap();
+    let port = transports.tcp_addresses()[0].port();
+    let mut phone = TcpStream::connect(local(port)).await.unwrap();
+    for piece in [OPTIONS, b"\r\n\r\n", OPTIONS].concat().chunks(7) {
+        phone.write_all(piece).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let (flow, first) = message(&mut inbox).await;
+    let (_, second) = message(&mut inbox).await;
+    assert_eq!((&first[..], &second[..], flow.transport), (OPTIONS, OPTIONS, Transport::Tcp));
+    let mut pong = [0; 2];
+    timeout(Duration::from_secs(10), phone.read_exact(&mut pong)).await.unwrap().unwrap();
+    assert_eq!(&pong, b"\r\n");
+    assert!(transports.send(Transmit { flow, bytes: Bytes::from_static(OPTIONS) }));
+    let mut answer = vec![0; OPTIONS.len()];
+    timeout(Duration::from_secs(10), phone.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, OPTIONS);
+    // The same connection is found by its peer alone.
+    assert!(transports.send(Transmit { flow: Flow::tcp(flow.local, flow.peer), bytes: Bytes::from_static(OPTIONS) }));
+    timeout(Duration::from_secs(10), phone.read_exact(&mut answer)).await.unwrap().unwrap();
+
+    // Three from one address, and no more.
+    let others = [TcpStream::connect(local(port)).await.unwrap(), TcpStream::connect(local(port)).await.unwrap()];
+    let mut fourth = TcpStream::connect(local(port)).await.unwrap();
+    assert_eq!(timeout(Duration::from_secs(10), fourth.read(&mut pong)).await.unwrap().unwrap_or(0), 0, "closed at once");
+    assert_eq!(transports.connections(), 3);
+    drop(others);
+    for _ in 0..2 {
+        assert!(matches!(next(&mut inbox).await, Inbound::Closed { .. }));
+    }
+    // Who talks no SIP is cut off; what is sent there afterwards fails.
+    phone.write_all(b"\x16\x03\x01\x00\x00").await.unwrap();
+    assert!(matches!(next(&mut inbox).await, Inbound::Closed { flow: closed } if closed == flow));
+    assert!(!transports.send(Transmit { flow, bytes: Bytes::from_static(OPTIONS) }));
+}
+
+#[tokio::test]
+async fn connections_are_made_where_there_is_none() {
+    let (transports, mut inbox) = Transports::bind(config()).unwrap();
+    let far = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let flow = transports.flow_to(Transport::Tcp, far.local_addr().unwrap()).unwrap();
+    assert_eq!(flow.local, local(transports.tcp_addresses()[0].port()));
+    assert!(transports.send(Transmit { flow, bytes: Bytes::from_static(OPTIONS) }));
+    let (mut stream, _) = timeout(Duration::from_secs(10), far.accept()).await.unwrap().unwrap();
+    let mut got = vec![0; OPTIONS.len()];
+    timeout(Duration::from_secs(10), stream.read_exact(&mut got)).await.unwrap().unwrap();
+    stream.write_all(OPTIONS).await.unwrap();
+    assert_eq!(message(&mut inbox).await.0.peer, flow.peer);
+    drop(stream);
+    assert!(matches!(next(&mut inbox).await, Inbound::Closed { .. }));
+    drop(far);
+    assert!(transports.send(Transmit { flow, bytes: Bytes::from_static(OPTIONS) }));
+    assert!(matches!(next(&mut inbox).await, Inbound::Closed { flow: closed } if closed.peer == flow.peer), "nobody there any more");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_said_by_name() {
+    let taken = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let _held = UdpSocket::bind(taken).await.unwrap();
+    let error = Transports::bind(Config { udp: vec![taken], ..config() }).err().expect("it is taken");
+    assert!(error.to_string().contains(&taken.to_string()) && error.to_string().contains("sip.udp"), "{error}");
+}
