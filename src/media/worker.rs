@@ -70,6 +70,8 @@ struct Lane {
     messages: SyncSender<Message>,
     frames: SyncSender<(SessionId, OwnedFrame)>,
     wake: EventFd,
+    /// The system's number of the thread, once it runs; 0 before.
+    task: AtomicU64,
 }
 
 enum Message {
@@ -112,7 +114,7 @@ impl Media {
             let (messages, message_inbox) = sync_channel(COMMANDS);
             let (frames, frame_inbox) = sync_channel(FRAMES);
             let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(os_thread)?;
-            lanes.push(Lane { messages, frames, wake });
+            lanes.push(Lane { messages, frames, wake, task: AtomicU64::new(0) });
             inboxes.push((message_inbox, frame_inbox));
         }
         let owner = Owner {
@@ -169,6 +171,11 @@ impl Media {
         // If there is no room, `reply` is dropped and the asker learns it.
         let _ = self.lane(id).and_then(|lane| lane.send(Message::Stats(id, reply)));
         answer
+    }
+
+    /// The threads by the system's numbers, as in `/proc/self/task`; 0 for one that does not run yet.
+    pub fn tasks(&self) -> Vec<u64> {
+        self.0.lanes.iter().map(|lane| lane.task.load(Ordering::Relaxed)).collect()
     }
 
     /// Ends all sessions and the threads; returns when they have ended.
@@ -333,6 +340,11 @@ impl Worker {
     }
 
     fn run(mut self) {
+        let task = std::fs::read_link("/proc/thread-self").ok();
+        let task = task.as_ref().and_then(|path| path.file_name()?.to_str()?.parse().ok()).unwrap_or(0);
+        if let Some(lane) = self.lanes.get(self.number) {
+            lane.task.store(task, Ordering::Relaxed);
+        }
         let mut ready = vec![EpollEvent::empty(); 256];
         let mut buffer = vec![0; 2048];
         loop {

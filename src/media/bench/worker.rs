@@ -69,7 +69,11 @@ pub fn relay(calls: usize, time: Duration, codecs: (Codec, Codec)) -> Result<Rel
         media.command(a.id, Command::Bridge(b.id));
         legs.extend([(a, codecs.0), (b, codecs.1)]);
     }
-    let before = cpu_of("media-0").map_err(socket_fault)?;
+    // An answer means that the thread runs and all calls are up.
+    if let Some((leg, _)) = legs.last() {
+        let _ = media.stats(leg.id).blocking_recv();
+    }
+    let before = cpu_of(&media).map_err(socket_fault)?;
     let begin = Instant::now();
     let frames = (time.as_millis() / 20) as u32;
     let payload = [0x55; 160];
@@ -90,26 +94,17 @@ pub fn relay(calls: usize, time: Duration, codecs: (Codec, Codec)) -> Result<Rel
         std::thread::sleep((begin + Duration::from_millis(20) * (frame + 1)).saturating_duration_since(Instant::now()));
     }
     let took = begin.elapsed();
-    let cpu = cpu_of("media-0").map_err(socket_fault)?.saturating_sub(before);
+    let cpu = cpu_of(&media).map_err(socket_fault)?.saturating_sub(before);
     let relayed =
         legs.iter().filter_map(|(leg, _)| media.stats(leg.id).blocking_recv().ok()).map(|stats: Stats| stats.packets_received).sum();
     media.shutdown();
     Ok(Relay { calls, took, relayed, missed: (u64::from(frames) * legs.len() as u64).saturating_sub(relayed), cpu })
 }
 
-/// Processor time of this process's thread with a name; with several of that name, of the newest.
-fn cpu_of(name: &str) -> io::Result<Duration> {
-    let mut found = None;
-    for task in fs::read_dir("/proc/self/task")? {
-        let folder = task?.path();
-        if fs::read_to_string(folder.join("comm"))?.trim() == name {
-            let id: u64 = folder.file_name().and_then(|id| id.to_str()).and_then(|id| id.parse().ok()).unwrap_or(0);
-            // The first number is the time on a processor in nanoseconds (kernel's sched-stats documentation).
-            let times = fs::read_to_string(folder.join("schedstat"))?;
-            let nanos = times.split_whitespace().next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0);
-            found = found.max(Some((id, nanos)));
-        }
-    }
-    let (_, nanos) = found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no thread is named {name}")))?;
-    Ok(Duration::from_nanos(nanos))
+/// Processor time that the one media thread has taken.
+fn cpu_of(media: &Media) -> io::Result<Duration> {
+    let task = media.tasks().first().copied().unwrap_or(0);
+    // The first number is the time on a processor in nanoseconds (the kernel's documentation of sched-stats).
+    let times = fs::read_to_string(format!("/proc/self/task/{task}/schedstat"))?;
+    Ok(Duration::from_nanos(times.split_whitespace().next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)))
 }
