@@ -5,6 +5,7 @@ mod dhcp;
 mod doors;
 mod files;
 mod ivr;
+mod ivr_calls;
 mod journal;
 mod ldap;
 mod media;

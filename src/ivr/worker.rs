@@ -27,6 +27,10 @@ use super::{
 };
 use crate::{
     binding::{Outcome, Verdict},
+    call::{
+        half::Cause,
+        worker::{ServiceCall, ServiceControl},
+    },
     directory::{Denied, Directory},
     media::{Command, Media, MediaEvent, PlaybackId, SessionId},
     model::{
@@ -54,8 +58,32 @@ pub struct IvrCall {
     /// Its audio, connected already.
     pub session: SessionId,
     /// What happens on it. The caller is gone when this closes.
-    pub events: mpsc::Receiver<MediaEvent>,
+    pub events: mpsc::Receiver<(SessionId, MediaEvent)>,
+    /// Fires when the call is over.
+    pub ended: oneshot::Receiver<Cause>,
+    /// Kept until the menu is done with the call: the engine ends a call whose control is gone.
     pub control: Box<dyn Control>,
+}
+
+impl From<ServiceCall> for IvrCall {
+    fn from(call: ServiceCall) -> Self {
+        let caller = call.caller;
+        let (device_state, device_extension) = match caller.provisional {
+            true => ("provisional", None),
+            false => ("bound", caller.user.parse().ok()),
+        };
+        Self {
+            call: call.call,
+            mac: Some(caller.mac),
+            line: caller.line,
+            source: call.source.ip(),
+            facts: Facts { device_state: device_state.into(), device_extension },
+            session: call.session,
+            events: call.events,
+            ended: call.ended,
+            control: Box::new(call.control),
+        }
+    }
 }
 
 /// What the menu may do to a call that it was given.
@@ -65,6 +93,16 @@ pub trait Control: Send + Sync + 'static {
     /// Rings the extension and joins it with the caller. `true` comes when the menu has nothing more to do with the call,
     /// `false` or nothing when nobody took it.
     fn transfer(&self, to: Extension) -> oneshot::Receiver<bool>;
+}
+
+impl Control for ServiceControl {
+    fn hang_up(&self) {
+        Self::hang_up(self);
+    }
+
+    fn transfer(&self, to: Extension) -> oneshot::Receiver<bool> {
+        Self::transfer(self, to)
+    }
 }
 
 /// The menu, ready for calls. Cheap to clone.
@@ -126,9 +164,9 @@ impl Ivr {
     }
 
     /// Takes calls until the inbox closes.
-    pub async fn serve(&self, mut inbox: mpsc::Receiver<IvrCall>) {
+    pub async fn serve(&self, mut inbox: mpsc::Receiver<ServiceCall>) {
         while let Some(call) = inbox.recv().await {
-            let ivr = self.clone();
+            let (ivr, call) = (self.clone(), IvrCall::from(call));
             let span = info_span!("ivr", call = %call.call, mac = call.mac.map(tracing::field::display));
             tokio::spawn(async move { ivr.take(call).await }.instrument(span));
         }
@@ -173,6 +211,7 @@ struct Attendant {
     /// Is a transfer under way? Then this says how it ended.
     transfer: Option<oneshot::Receiver<bool>>,
     outcome: Option<String>,
+    ended: bool,
 }
 
 enum Answer {
@@ -192,7 +231,7 @@ impl Attendant {
     fn new(shared: Arc<Shared>, script: Arc<Script>, call: IvrCall) -> Self {
         let machine = Machine::new(script.loaded.flow.clone(), call.facts.clone());
         let (answer, answers) = mpsc::channel(8);
-        Self { shared, script, call, machine, answers, answer, transfer: None, outcome: None }
+        Self { shared, script, call, machine, answers, answer, transfer: None, outcome: None, ended: false }
     }
 
     async fn attend(mut self) -> String {
@@ -239,9 +278,18 @@ impl Attendant {
         };
         let woken = tokio::select! {
             biased;
-            event = self.call.events.recv() => event.map_or(Woken::Gone, Woken::Media),
-            Some(answer) = self.answers.recv() => Woken::Answer(answer),
+            // First: a call that was taken over ends for the menu at the same moment.
             done = transferred => Woken::Transferred(done),
+            event = self.call.events.recv() => event.map_or(Woken::Gone, |(_, event)| Woken::Media(event)),
+            cause = &mut self.call.ended, if !self.ended => {
+                self.ended = true;
+                match cause {
+                    Ok(cause) => debug!(cause = cause.as_str(), "the call is over"),
+                    Err(_) => debug!("the engine has gone"),
+                }
+                Woken::Gone
+            }
+            Some(answer) = self.answers.recv() => Woken::Answer(answer),
             () = sleep_until(wake.into()) => Woken::Time,
         };
         if let Woken::Transferred(_) = woken {
