@@ -15,7 +15,7 @@ use std::{
 
 use plugtone::{
     model::{BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, LeaseRecord, LeaseState, MacAddr, Recorded, Timestamp},
-    store::{Claim, ContactRecord, Error, Sqlite, Store, TokenRecord},
+    store::{Claim, ContactRecord, Error, Sqlite, Store, TokenRecord, worker::durable_leases},
 };
 use proptest::prelude::*;
 
@@ -414,6 +414,21 @@ fn a_newer_or_foreign_file_is_refused() {
     assert!(matches!(Sqlite::open(&text), Err(Error::Open { .. })));
     let nowhere = Sqlite::open("/nonexistent/plugtone.db").err().map(|error| error.to_string()).unwrap_or_default();
     assert!(nowhere.contains("check that the folder exists"), "{nowhere}");
+}
+
+/// The rate is for people (`--nocapture`); that every lease is there is for the test.
+#[test]
+fn many_clients_share_an_fsync() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on the disk of the build");
+    block_on(async {
+        let store = Sqlite::open(folder.path().join("rate.db")).expect("opens");
+        for (clients, each) in [(1, 100), (16, 50), (256, 20)] {
+            let rate = durable_leases(store.clone(), clients, each).await.expect("saved");
+            println!("{clients} clients: {:.0} durable leases/s", rate.per_second());
+        }
+        assert_eq!(store.leases().await.expect("listed").len(), 256);
+        store.close().await;
+    });
 }
 
 // --- properties

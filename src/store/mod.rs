@@ -7,6 +7,7 @@ mod rows;
 mod schema;
 mod settings;
 pub mod sqlite;
+pub mod worker;
 
 use std::net::Ipv4Addr;
 
