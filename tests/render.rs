@@ -120,6 +120,12 @@ fn the_makes_own_parsers_learn_the_account() {
                 Some((extension, _)) => (extension.to_owned(), shown.as_str(), "2041"),
                 None => (format!("new{}", mac.bare()), "New phone", "Lift to sign in"),
             };
+            // The soft phone reads JSON, which can hold a line end and has no label.
+            let (display_name, label) = match (*family, owner) {
+                ("generic", Some((_, name))) => (name, user.as_str()),
+                ("generic", None) => (display_name, user.as_str()),
+                _ => (display_name, label),
+            };
             assert_eq!(account.user, user, "{family}");
             assert_eq!(account.auth_user, format!("{}-1", mac.bare()), "{family}");
             assert_eq!(account.password.expose(), SECRET, "{family}");
