@@ -8,12 +8,12 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use plugtone::{
     dhcp::{
-        Class, ClientFacts, LeaseView, OptionValue, Settings,
+        Class, ClientFacts, Error, LeaseView, OptionValue, Settings,
         client::{LoopbackClient, load},
         client_core::{ClientConfig, ClientEvent, Lease},
         socket::{Running as Server, serve},
@@ -72,7 +72,15 @@ impl Office {
         let events = self.events.clone();
         let events = Events::new(move |event| events.lock().unwrap().push(event));
         let config = settings.check().expect("settings");
-        serve(config, Arc::new(classify), self.store.clone(), events, self.view.clone(), stop).await.expect("serve")
+        // A program that a test beside this one is just starting holds our old sockets too, until it is that program.
+        let ends = Instant::now() + PATIENCE;
+        loop {
+            let (classify, store) = (Arc::new(classify), self.store.clone());
+            match serve(config.clone(), classify, store, events.clone(), self.view.clone(), stop.clone()).await {
+                Err(Error::Busy { .. }) if Instant::now() < ends => tokio::time::sleep(Duration::from_millis(50)).await,
+                served => return served.expect("serve"),
+            }
+        }
     }
 
     /// In a namespace, until the guard is dropped.
