@@ -55,9 +55,8 @@ impl Settings {
                 return wrong(key, &format!("'{name}' is a name of letters, digits, - and _, without folder or extension"));
             }
         }
-        if !self.tts_command.is_empty()
-            && !(self.tts_command.iter().any(|w| w.contains("{file}")) && self.tts_command.iter().any(|w| w.contains("{text}")))
-        {
+        let holds = |place: &str| self.tts_command.iter().any(|word| word.contains(place));
+        if !(self.tts_command.is_empty() || holds("{file}") && holds("{text}")) {
             return wrong("tts_command", "needs {file} and {text}, as [espeak-ng, -w, \"{file}\", \"{text}\"]");
         }
         if self.calls == 0 {
