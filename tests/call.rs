@@ -7,13 +7,16 @@ use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use plugtone::{
     call::{self, CallState, Neighbours, Office, Originate, OriginateError, ServiceCall},
-    media::{Country, Media},
+    media::{self, Clip, Country, Media, MediaEvent, SessionConfig},
     model::{Event, Events, MacAddr, Secret},
     sip::{self, Account, Accounts, registrar},
     store::{Store, sqlite::Sqlite},
@@ -98,7 +101,7 @@ impl Bed {
         let anywhere = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
         let sip = sip::settings::Settings { udp: anywhere.clone(), tcp: anywhere, ..Default::default() };
         let store = Sqlite::open(folder.path().join("store.db")).expect("a store");
-        let media = Media::start(plugtone::media::Config::default()).expect("media");
+        let media = Media::start(media::Config::default()).expect("media");
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = events.clone();
         let (service, inbox) = mpsc::channel(4);
@@ -148,6 +151,12 @@ impl Bed {
             .stderr(Stdio::null())
             .spawn()
             .expect("cannot run sipp: install the Debian package sip-tester");
+        // A phone that is to be called must listen before somebody calls it.
+        let until = Instant::now() + Duration::from_secs(10);
+        while scenario.starts_with("uas") && !is_bound(port) {
+            assert!(Instant::now() < until, "sipp does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         Sipp { child, folder, what: format!("{scenario} as {user}") }
     }
 
@@ -205,9 +214,23 @@ impl Sipp {
     }
 }
 
+/// A UDP port of loopback that is free and that the system gives to nobody by itself: those begin at 32768.
 fn free_port() -> u16 {
-    // SIPp takes the port and, for media, the three above it.
-    UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + (std::process::id() % 1000) as u16 * 12;
+    loop {
+        // SIPp takes more ports for sound above the one that it is given.
+        let port = first.wrapping_add(NEXT.fetch_add(4, Ordering::Relaxed)).clamp(20_000, 32_700);
+        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Whether somebody has bound the UDP port; asked without touching it.
+fn is_bound(port: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/udp").expect("/proc/net/udp");
+    table.lines().filter_map(|line| line.split_whitespace().nth(1)).any(|local| local.ends_with(&format!(":{port:04X}")))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,6 +276,64 @@ async fn two_phones_talk_and_either_hangs_up() {
     bed.phone(1, free_port(), "uac_called_off.xml", "20-42", &[]).succeeds().await;
     callee.succeeds().await;
     bed.ended("callee hung up").await;
+}
+
+/// The port that the engine named to this SIPp for its sound.
+async fn named_port(sipp: &Sipp, own: u16) -> u16 {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        assert!(Instant::now() < until, "no session description came to {}", sipp.what);
+        for entry in fs::read_dir(sipp.folder.path()).expect("a folder").flatten() {
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            let ports = text.split("m=audio ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse::<u16>().ok());
+            if let Some(port) = ports.filter(|port| *port != own).last() {
+                return port;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sound_and_keys_go_both_ways() {
+    let bed = Bed::start().await;
+    // SIPp speaks SIP for both phones; their ears and mouths are media sessions of the test.
+    let phones = Media::start(media::Config::default()).expect("media");
+    let (told, mut hears) = mpsc::channel(64);
+    let open = || phones.open(SessionConfig::new(Ipv4Addr::LOCALHOST.into(), told.clone())).expect("a session");
+    let (near, far) = (open(), open());
+    let (near_port, far_port) = (near.local.port(), far.local.port());
+    let port = bed.registers(2).await;
+    let edit = |port: u16| port.to_string();
+    let callee = bed.phone(2, port, "uas_answer.xml", "x", &[("CALLER", "2041"), ("[media_port]", &edit(far_port))]);
+    let caller = bed.phone(1, free_port(), "uac_call.xml", "2042", &[("PAUSE", "4000"), ("[media_port]", &edit(near_port))]);
+    bed.tells(|event| matches!(event, Event::CallAnswered { .. })).await;
+    let wave: Vec<i16> = (0..8000).map(|i| (8000.0 * (i as f32 * 0.35).sin()) as i16).collect();
+    let clip = Arc::new(Clip::new("tone", 8000, &wave));
+    for (session, sipp, own) in [(near, &caller, near_port), (far, &callee, far_port)] {
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, named_port(sipp, own).await));
+        phones.command(session.id, media::Command::SetRemote(media::Remote::new(server, media::Codec::Pcma)));
+        let play = media::Command::Play { playback: media::PlaybackId(1), clips: vec![clip.clone()], repeat: true };
+        phones.command(session.id, play);
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for session in [near, far] {
+        let stats = phones.stats(session.id).await.expect("figures");
+        // The tone has -15 dB below the loudest square wave; a lost or silent path has none.
+        assert!(stats.rms_dbfs.is_some_and(|rms| (-20.0..-10.0).contains(&rms)) && stats.packets_received > 40, "{stats:?}");
+    }
+    phones.command(near.id, media::Command::SendKeys("5".into()));
+    let key = async {
+        loop {
+            match hears.recv().await.expect("an event") {
+                (session, MediaEvent::Key { key }) if session == far.id => break key,
+                _ => {}
+            }
+        }
+    };
+    assert_eq!(Some(timeout(Duration::from_secs(3), key).await.expect("in time")), media::Key::from_char('5'));
+    caller.succeeds().await;
+    callee.succeeds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
