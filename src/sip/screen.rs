@@ -103,7 +103,7 @@ impl Abilities {
     fn screen_invite(&self, request: &Message) -> Option<Response> {
         let known = |kind: &str| self.bodies.iter().any(|body| body.eq_ignore_ascii_case(kind));
         // A call whose peer cannot read our session description cannot be made (RFC 3261 §13.3.1.3, RFC 4475 §3.3.11).
-        if request.header(Name::Accept).is_some() && !request.elements(Name::Accept).any(|range| accepts(range, &known)) {
+        if request.header(Name::Accept).is_some() && !request.elements(Name::Accept).any(|range| accepts(range, known)) {
             return Some(Response::to(request, 406));
         }
         let kind = request.content_type()?;

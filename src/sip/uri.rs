@@ -70,7 +70,7 @@ impl<'a> Uri<'a> {
         };
         // A user part may hold `;` and `?`; neither parameters nor headers may hold `@`: look for that first.
         let (raw_user, rest) = match rest.split_once('@') {
-            Some((user, _)) if user.is_empty() => return Err(UriError::BadHost),
+            Some(("", _)) => return Err(UriError::BadHost),
             Some((_, rest)) if rest.contains('@') => return Err(UriError::BadCharacter),
             Some((user, rest)) => (Some(user.split_once(':').map_or(user, |(user, _password)| user)), rest),
             None => (None, rest),

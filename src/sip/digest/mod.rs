@@ -8,7 +8,7 @@ pub mod verifier;
 
 use std::fmt;
 
-use md5::{Digest as _, Md5};
+use md5::Md5;
 use sha2::Sha256;
 
 use crate::model::{Generation, LineNumber, MacAddr, Secret};
