@@ -88,7 +88,7 @@ pub struct MediaPort {
 #[derive(Clone, Debug)]
 pub(super) enum HalfState {
     /// It called us and has no answer; without a description it wants our offer.
-    Offered(Option<Description>),
+    Offered(Option<Box<Description>>),
     /// We call it; once it rings, its caller hears so.
     Called,
     /// We answered. `ours`: the offer was in our answer, so the ACK brings the answer.

@@ -317,7 +317,7 @@ impl Switch {
         // The user's own phone shows where the call will go.
         let callee = CallerId { display_name: world.display_name(&wanted.to), user: wanted.to };
         let plan = Plan { shown: callee, codecs: self.config.codecs.clone(), foreign: Vec::new(), purpose, except: None };
-        let near = self.ring(world, id, &[wanted.from.clone()], plan);
+        let near = self.ring(world, id, std::slice::from_ref(&wanted.from), plan);
         if near.is_empty() {
             return Err(overload);
         }
@@ -441,7 +441,8 @@ impl Switch {
         let media = world.open_media(&incoming.flow, purpose)?;
         let sdp = sdp::Session::new(world.random(), media.address, &self.config.codecs);
         let wants = offer.as_ref().and_then(|o| o.audio().map(|(_, stream)| stream.direction()));
-        let mut half = Half::new(incoming.leg, &incoming.caller.user, incoming.caller.mac, media, sdp, HalfState::Offered(offer));
+        let mut half =
+            Half::new(incoming.leg, &incoming.caller.user, incoming.caller.mac, media, sdp, HalfState::Offered(offer.map(Box::new)));
         half.wants = wants.unwrap_or(Direction::SendRecv);
         Some(half)
     }
