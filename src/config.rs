@@ -1,1 +1,205 @@
-//! The YAML file as a whole: defaults, secrets, errors with line numbers.
+//! The YAML file as a whole: which sections there are, and what is wrong in them, with file and line.
+//!
+//! What a section means is its folder's affair: each checks its own. Reading a file is `cli`'s and `node`'s.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer};
+
+use crate::{
+    api, binding, call, dhcp, directory, fileserver, ivr, media,
+    model::Extension,
+    provisioning, sip, store, template,
+    yaml::{self, Fault},
+};
+
+/// Everything that can be set. A section or key that is absent has its default; one that is not known is an error.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Whose numbers we hand out.
+    pub extensions: Extensions,
+    /// Who may log in: LDAP, or a file.
+    pub directory: directory::Settings,
+    /// Addresses for phones.
+    pub dhcp: dhcp::Settings,
+    /// Files for phones over TFTP.
+    pub tftp: fileserver::tftp::Settings,
+    /// Files for phones over FTP.
+    pub ftp: fileserver::ftp::Settings,
+    /// Files for phones over HTTP.
+    pub http: fileserver::http::Settings,
+    /// Where templates are, and values that they may use.
+    pub templates: template::Settings,
+    /// Who may read which file.
+    pub provisioning: provisioning::Settings,
+    /// Which phone is whose, and how often one may try to log in.
+    pub bindings: binding::Settings,
+    /// Signalling.
+    pub sip: sip::Settings,
+    /// Sound.
+    pub media: media::Settings,
+    /// Who may call whom.
+    pub calls: call::Settings,
+    /// The voice that asks who you are.
+    pub ivr: ivr::settings::Settings,
+    /// The web service.
+    pub api: api::Settings,
+    /// The database.
+    pub store: store::Settings,
+    /// What is written to standard error.
+    pub log: Log,
+}
+
+/// Numbers for users whose directory entry names none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Extensions {
+    /// First and last, as `2000-2999`, with as many digits each.
+    pub range: ExtensionRange,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtensionRange {
+    pub first: Extension,
+    pub last: Extension,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a range of extensions: write first and last, as 2000-2999, with as many digits each")]
+pub struct ParseRangeError(String);
+
+impl Default for ExtensionRange {
+    fn default() -> Self {
+        "2000-2999".parse().expect("the default is a range")
+    }
+}
+
+impl FromStr for ExtensionRange {
+    type Err = ParseRangeError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRangeError> {
+        let fault = || ParseRangeError(text.to_owned());
+        let (first, last) = text.split_once('-').ok_or_else(fault)?;
+        let first: Extension = first.trim().parse().map_err(|_| fault())?;
+        let last: Extension = last.trim().parse().map_err(|_| fault())?;
+        if first.as_str().len() == last.as_str().len() && first <= last { Ok(Self { first, last }) } else { Err(fault()) }
+    }
+}
+
+impl fmt::Display for ExtensionRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl<'de> Deserialize<'de> for ExtensionRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`; also per module, as `info,plugtone::dhcp=debug`.
+    pub level: String,
+    /// One JSON object per line instead of text.
+    pub json: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), json: false }
+    }
+}
+
+impl Settings {
+    /// Reads the text of a configuration file; `file` is how faults name it.
+    pub fn read(file: &str, text: &str) -> Result<Self, Fault> {
+        yaml::read(file, text)
+    }
+
+    /// What the sections find wrong with themselves, each with the line of the key that it names.
+    pub fn check(&self, file: &str, text: &str) -> Result<(), Vec<Fault>> {
+        let http = || fileserver::http::Settings::check(&self.http);
+        let found: Vec<String> = [
+            self.directory.check().err().map(|error| error.to_string()),
+            self.dhcp.check().err().map(|error| error.to_string()),
+            self.tftp.check().err().map(|error| error.to_string()),
+            self.ftp.check().err().map(|error| error.to_string()),
+            http().err().map(|error| error.to_string()),
+            self.provisioning.check().err().map(|error| error.to_string()),
+            self.bindings.check().err().map(|error| error.to_string()),
+            self.sip.check().err().map(|error| error.to_string()),
+            self.media.check(1).err().map(|error| error.to_string()),
+            self.calls.check().err().map(|error| error.to_string()),
+            self.ivr.check().err().map(|error| error.to_string()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        match found.is_empty() {
+            true => Ok(()),
+            false => Err(found.into_iter().map(|message| placed(file, text, message)).collect()),
+        }
+    }
+}
+
+/// The fault at the line of the key that its message begins with, as "`calls.codecs` is empty" does.
+fn placed(file: &str, text: &str, message: String) -> Fault {
+    let key: String = message.trim_start_matches('`').chars().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.')).collect();
+    match line_of(text, &key) {
+        Some((line, column)) => Fault::at(file, text, line, column, message),
+        None => Fault::in_file(file, message),
+    }
+}
+
+/// Where `section.key` stands in block style, or its nearest section above; counted from 1.
+fn line_of(text: &str, key: &str) -> Option<(u64, u64)> {
+    let mut found = None;
+    let mut parts = key.split('.').filter(|part| !part.is_empty()).peekable();
+    // Deeper than the key found last.
+    let mut deeper_than = None;
+    for (index, line) in text.lines().enumerate() {
+        let Some(part) = parts.peek() else { break };
+        let indent = line.len() - line.trim_start().len();
+        let content = line.trim_start();
+        if content.is_empty() || content.starts_with('#') {
+            continue;
+        }
+        if deeper_than.is_some_and(|above| indent <= above) {
+            break;
+        }
+        if content.strip_prefix(part).is_some_and(|rest| rest.trim_start().starts_with(':')) {
+            found = Some((index as u64 + 1, indent as u64 + 1));
+            deeper_than = Some(indent);
+            parts.next();
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_that_cannot_work_is_told_with_its_line() {
+        let text = "# office\ncalls:\n  ivr_number: \"0\"\n  ring_timeout_secs: 1\nsip:\n  realm: \"\"\n";
+        let settings = Settings::read("plugtone.yaml", text).expect("well-formed");
+        let faults = settings.check("plugtone.yaml", text).expect_err("two faults");
+        let lines: Vec<u64> = faults.iter().map(|fault| fault.line).collect();
+        assert!(lines.contains(&4) && lines.contains(&6), "{faults:?}");
+    }
+
+    #[test]
+    fn keys_are_found_at_any_depth() {
+        let text = "a:\n  b: 1\nc:\n  # b:\n  d:\n    b: 2\n";
+        assert_eq!(line_of(text, "a.b"), Some((2, 3)));
+        assert_eq!(line_of(text, "c.d.b"), Some((6, 5)));
+        assert_eq!(line_of(text, "c.x"), Some((3, 1)));
+        assert_eq!(line_of(text, "z"), None);
+    }
+}

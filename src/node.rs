@@ -1,1 +1,553 @@
-//! Builds every service, hands each its neighbours, stops all in order.
+//! Builds every service, hands each its neighbours, stops all in order. The one file that sees everyone, and decides nothing.
+//!
+//! ```text
+//!  store ─► journal ─► events            master key ─► identities ─► onboarding ⇄ SIP engine ⇄ media
+//!  templates ─► files ─► TFTP, FTP, HTTP     leases ◄─ DHCP             directory ─► menu ◄──┘
+//! ```
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    api,
+    binding,
+    call,
+    config::Settings,
+    dhcp, directory,
+    directory::Directory,
+    fileserver::{self, ftp, http, tftp},
+    ivr::{
+        loader,
+        machine::Facts,
+        worker::{Control, Ivr, IvrCall},
+    },
+    journal::{self, Journal},
+    media::Media,
+    model::{BindingRecord, Event, Events, Extension, Keys, MacAddr, Secret, User},
+    provisioning::{
+        self, Endpoints, Files, Identities, Identity, Neighbours, Onboarding, PhoneClasses,
+        onboarding::{self, CallKind, Output, Registration, Sighting},
+        reload,
+    },
+    sip::{notify, registrar},
+    store::{Store, sqlite::Sqlite},
+    template::Templates,
+};
+
+/// Where the settings came from, and so where they are read from again.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    File(PathBuf),
+    /// Made by a program; there is nothing to read again but templates and flows.
+    Embedded,
+}
+
+/// Where the services listen, with the ports that were got where port 0 was asked for.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    pub dhcp: Vec<SocketAddr>,
+    pub tftp: Vec<SocketAddr>,
+    pub ftp: Vec<SocketAddr>,
+    pub http: Vec<SocketAddr>,
+    pub sip_udp: Vec<SocketAddr>,
+    pub sip_tcp: Vec<SocketAddr>,
+    pub api: SocketAddr,
+}
+
+/// A running Plugtone.
+pub struct Node {
+    pub addresses: Addresses,
+    pub journal: Journal,
+    /// What the API takes as its own; also in a file beside the database.
+    pub local_token: Secret,
+    live: Arc<Live>,
+    store: Arc<Sqlite>,
+    media: Media,
+    shutdown: CancellationToken,
+    doors: Vec<fileserver::Running>,
+    api: TaskTracker,
+    engine: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// What a reload of the configuration reaches.
+struct Live {
+    origin: Origin,
+    events: Events,
+    templates: Templates,
+    directory: Arc<Replaceable>,
+    ivr: Ivr,
+    calls: call::Handle,
+    onboarding: Onboarding,
+    dhcp: Option<dhcp::socket::Running>,
+    settings: ArcSwap<Settings>,
+}
+
+/// The first line of a device, the one that is bound.
+const FIRST_LINE: u8 = 1;
+/// Connections of programs to the API.
+const API_LIMITS: http::Limits = http::Limits {
+    connections: 1024,
+    connections_per_source: 256,
+    header_timeout: Duration::from_secs(15),
+    stall_timeout: Duration::from_secs(60),
+    head_bytes: 16 * 1024,
+};
+
+impl Node {
+    /// Starts everything, from the store up; an error names what could not start and what to do.
+    pub async fn start(settings: Settings, origin: Origin) -> anyhow::Result<Self> {
+        let data = folder_of(&settings.store.path);
+        std::fs::create_dir_all(&data).with_context(|| format!("cannot make the folder {}", data.display()))?;
+        let metrics = recorder();
+        let shutdown = CancellationToken::new();
+
+        // --- what is known
+        let store = Sqlite::open(&settings.store.path)?;
+        let shared: Arc<dyn Store> = store.clone();
+        let keep = (settings.store.journal_days > 0).then(|| Duration::from_secs(u64::from(settings.store.journal_days) * 86_400));
+        let journal = Journal::start(shared.clone(), journal::Config { ring: settings.store.journal_ring, keep, ..Default::default() }).await?;
+        let told = journal.events();
+        let key = binding::files::load_or_create(&data.join("master.key"))?;
+        let identities = Identities::new(key.clone());
+        let templates = Templates::load(settings.templates.path.as_deref())?;
+        let config = onboarding::Config {
+            devices_per_extension: settings.bindings.devices_per_extension,
+            extensions: (settings.extensions.range.first.clone(), settings.extensions.range.last.clone()),
+            reload: settings.bindings.reload.clone(),
+            limits: settings.bindings.attempts.limits(),
+        };
+        let methods = reload::methods(templates.clone());
+        let (onboarding, orders) = Onboarding::start(shared.clone(), identities.clone(), told.clone(), config, methods).await?;
+        let events = noticing(told, onboarding.clone());
+        let directory = Arc::new(Replaceable(ArcSwap::from_pointee(directory::open(settings.directory.check()?, events.clone())?)));
+
+        // --- calls
+        let cores = available_parallelism().map_or(1, usize::from);
+        let media = Media::start(settings.media.check(cores)?)?;
+        let (service, service_inbox) = mpsc::channel(settings.ivr.calls.clamp(1, 10_000));
+        let office = Office { onboarding: onboarding.clone(), templates: templates.clone() };
+        let engine = call::worker::start(
+            settings.sip.check()?,
+            settings.calls.check()?,
+            call::Neighbours {
+                media: media.clone(),
+                accounts: Arc::new(identities.clone()),
+                office: Arc::new(office),
+                store: shared.clone(),
+                events: events.clone(),
+                tones: settings.media.tones,
+                service,
+            },
+        )
+        .await?;
+        let loaded = loader::load(&settings.ivr)?;
+        let ivr = Ivr::new(&settings.ivr, loaded, media.clone(), onboarding.clone(), directory.clone(), events.clone());
+        let mut tasks = vec![
+            tokio::spawn(serve_menu(ivr.clone(), service_inbox, onboarding.clone())),
+            tokio::spawn(carry_out(orders, engine.handle.clone(), onboarding.clone(), shared.clone())),
+        ];
+
+        // --- files
+        let lease_view = dhcp::LeaseView::default();
+        let mut endpoints = Endpoints {
+            address: own_address(&settings),
+            http_port: None,
+            tftp_port: 69,
+            sip_port: engine.udp.first().or(engine.tcp.first()).map_or(5060, SocketAddr::port),
+            realm: settings.sip.realm.clone(),
+        };
+        let neighbours = Neighbours {
+            templates: templates.clone(),
+            leases: Arc::new(lease_view.clone()),
+            devices: Arc::new(onboarding.clone()),
+            keys: Arc::new(key.clone()),
+            store: shared.clone(),
+            events: events.clone(),
+        };
+        let files = Files::new(settings.provisioning.clone(), endpoints.clone(), neighbours);
+        let service: Arc<dyn provisioning::FileService> = Arc::new(files.clone());
+        let tftp = tftp::start(&settings.tftp, service.clone(), shutdown.clone())?;
+        let ftp = ftp::start(&settings.ftp, service.clone(), shutdown.clone())?;
+        let probes = api::probes(shared.clone(), metrics.clone(), settings.api.open_metrics);
+        let http = http::start(&settings.http, service, probes, shutdown.clone())?;
+        endpoints.http_port = http.addrs().first().map(SocketAddr::port);
+        endpoints.tftp_port = tftp.addrs().first().map_or(69, SocketAddr::port);
+        files.reachable_at(endpoints.clone());
+
+        // --- addresses: last, as a phone that has one comes for everything else
+        let dhcp = match settings.dhcp.mode {
+            dhcp::settings::Mode::Off => None,
+            _ => {
+                let classes = PhoneClasses::new(templates.clone(), settings.provisioning.clone(), endpoints, key);
+                let config = settings.dhcp.check()?;
+                Some(dhcp::socket::serve(config, Arc::new(classes), shared.clone(), events.clone(), lease_view, shutdown.clone()).await?)
+            }
+        };
+
+        // --- programs and people
+        let (local_token, local_hash) = api::auth::new_token().map_err(|error| anyhow::anyhow!("the system gives no random numbers: {error}"))?;
+        write_private(&data.join(api::LOCAL_TOKEN_FILE), local_token.expose())?;
+        let addresses_dhcp = dhcp.as_ref().map(|dhcp| dhcp.addresses.clone()).unwrap_or_default();
+        let live = Arc::new(Live {
+            origin,
+            events: events.clone(),
+            templates,
+            directory: directory.clone(),
+            ivr,
+            calls: engine.handle.clone(),
+            onboarding: onboarding.clone(),
+            dhcp,
+            settings: ArcSwap::from_pointee(settings.clone()),
+        });
+        let reload: api::Reload = {
+            let live = live.clone();
+            Arc::new(move || {
+                let live = live.clone();
+                Box::pin(async move { live.reload().await })
+            })
+        };
+        let listener = http::bind("API", "api", settings.api.listen)?;
+        let api_address = listener.local_addr()?;
+        let context = api::Context {
+            store: shared,
+            directory,
+            journal: journal.clone(),
+            owners: onboarding.clone(),
+            calls: engine.handle.clone(),
+            reload,
+            metrics: metrics.clone(),
+            local_token: local_hash,
+            open_metrics: settings.api.open_metrics,
+        };
+        let api = TaskTracker::new();
+        api.spawn(http::serve(listener, api::router(context), API_LIMITS, shutdown.clone()));
+        api.close();
+        tasks.push(tokio::spawn(upkeep(metrics)));
+
+        let addresses = Addresses {
+            dhcp: addresses_dhcp,
+            tftp: tftp.addrs().to_vec(),
+            ftp: ftp.addrs().to_vec(),
+            http: http.addrs().to_vec(),
+            sip_udp: engine.udp,
+            sip_tcp: engine.tcp,
+            api: api_address,
+        };
+        events.tell(Event::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
+        let doors = vec![tftp, ftp, http];
+        Ok(Self { addresses, journal, local_token, live, store, media, shutdown, doors, api, engine: engine.task, tasks })
+    }
+
+    /// Reads configuration, templates, flows and users again. With any fault all stays as it was.
+    pub async fn reload(&self) -> Result<String, String> {
+        self.live.reload().await
+    }
+
+    /// What a device logs in with, for a soft phone that is set up by hand.
+    pub fn account(&self, mac: MacAddr) -> Option<Identity> {
+        self.live.onboarding.identities().identity(mac, FIRST_LINE)
+    }
+
+    /// Gives a device to somebody, as the menu would; the account is the new one.
+    pub async fn give(&self, mac: MacAddr, login: &str) -> anyhow::Result<BindingRecord> {
+        let user = self.live.directory.find(login).await?.with_context(|| format!("nobody has the login {login}"))?;
+        self.live.onboarding.seen(Sighting { phone: true, ..Sighting::of(mac) });
+        Ok(self.live.onboarding.bind(mac, FIRST_LINE, user, "the command line").await?)
+    }
+
+    pub fn calls(&self) -> &call::Handle {
+        &self.live.calls
+    }
+
+    pub fn onboarding(&self) -> &Onboarding {
+        &self.live.onboarding
+    }
+
+    /// Stops in order: no new work, then what is under way, then what is kept.
+    pub async fn stop(self) {
+        self.live.events.tell(Event::Stopping);
+        self.shutdown.cancel();
+        self.live.calls.stop().await;
+        let _ = self.engine.await;
+        for door in &self.doors {
+            door.stopped().await;
+        }
+        self.api.wait().await;
+        self.media.shutdown();
+        self.live.onboarding.stop().await;
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.journal.stop().await;
+        self.store.close().await;
+    }
+}
+
+impl Live {
+    async fn reload(&self) -> Result<String, String> {
+        let result = self.try_reload().await;
+        self.events.tell(match &result {
+            Ok(what) => Event::ConfigReloaded { what: what.clone() },
+            Err(error) => Event::ConfigRejected { what: "configuration".to_owned(), error: error.clone() },
+        });
+        result
+    }
+
+    /// Everything is read and checked before anything changes.
+    async fn try_reload(&self) -> Result<String, String> {
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let old = self.settings.load_full();
+        let new = match &self.origin {
+            Origin::Embedded => (*old).clone(),
+            Origin::File(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+                let file = path.display().to_string();
+                let settings = Settings::read(&file, &text).map_err(|fault| told(&fault))?;
+                settings.check(&file, &text).map_err(|faults| faults.iter().map(|fault| told(fault)).collect::<Vec<_>>().join("\n"))?;
+                settings
+            }
+        };
+        let loaded = loader::load(&new.ivr).map_err(|error| told(&error))?;
+        let people = new.directory.check().and_then(|config| directory::open(config, self.events.clone())).map_err(|error| told(&error))?;
+        let dhcp = new.dhcp.check().map_err(|error| told(&error))?;
+        let calls = new.calls.check().map_err(|error| told(&error))?;
+        self.templates.reload().map_err(|faults| told(&faults))?;
+
+        self.directory.0.store(Arc::new(people));
+        self.ivr.replace_flow(&new.ivr, loaded);
+        self.calls.reload(calls).await;
+        if let Some(running) = &self.dhcp {
+            running.reload(dhcp).await;
+        }
+        let rest = unchanged_until_restart(&old, &new);
+        self.settings.store(Arc::new(new));
+        let done = "templates, flows, prompts, users, DHCP's subnets, call rules";
+        Ok(if rest.is_empty() { done.to_owned() } else { format!("{done}; after a restart also: {}", rest.join(", ")) })
+    }
+}
+
+/// Sections that differ and are read at start only.
+fn unchanged_until_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let listens = |settings: &Settings| (settings.dhcp.listen, settings.dhcp.interfaces.clone(), settings.dhcp.mode);
+    [
+        ("where DHCP listens", listens(old) != listens(new)),
+        ("tftp", format!("{:?}", old.tftp) != format!("{:?}", new.tftp)),
+        ("ftp", format!("{:?}", old.ftp) != format!("{:?}", new.ftp)),
+        ("http", format!("{:?}", old.http) != format!("{:?}", new.http)),
+        ("templates.path", old.templates != new.templates),
+        ("provisioning", old.provisioning != new.provisioning),
+        ("bindings", old.bindings != new.bindings),
+        ("extensions", old.extensions != new.extensions),
+        ("sip", old.sip != new.sip),
+        ("media", old.media != new.media),
+        ("api", old.api != new.api),
+        ("store", old.store != new.store),
+    ]
+    .into_iter()
+    .filter_map(|(name, differs)| differs.then_some(name))
+    .collect()
+}
+
+/// A directory that a reload may replace.
+struct Replaceable(ArcSwap<Arc<dyn Directory>>);
+
+#[async_trait]
+impl Directory for Replaceable {
+    async fn authenticate(&self, login: &str, pin: &Keys) -> Result<User, directory::Denied> {
+        self.0.load_full().authenticate(login, pin).await
+    }
+
+    async fn find(&self, login: &str) -> Result<Option<User>, directory::Denied> {
+        self.0.load_full().find(login).await
+    }
+
+    async fn list(&self, limit: usize) -> Result<Vec<User>, directory::Denied> {
+        self.0.load_full().list(limit).await
+    }
+}
+
+/// What the SIP engine asks and tells.
+struct Office {
+    onboarding: Onboarding,
+    templates: Templates,
+}
+
+impl call::Office for Office {
+    fn is_extension(&self, number: &str) -> bool {
+        !self.onboarding.identities().devices_of(number).is_empty()
+    }
+
+    fn display_name(&self, number: &str) -> String {
+        let identities = self.onboarding.identities();
+        let first = identities.devices_of(number).into_iter().next();
+        first.and_then(|(mac, line)| identities.identity(mac, line)).map(|identity| identity.display_name).unwrap_or_default()
+    }
+
+    fn registered(&self, contact: &registrar::Contact, refreshed: bool) {
+        if !refreshed && let Some(user_agent) = &contact.user_agent {
+            let recognised = self.templates.current().recognise_user_agent(user_agent.as_bytes()).unwrap_or_default();
+            let address = Some(contact.flow.peer.ip());
+            let (family, model, firmware) = (Some(recognised.family).filter(|family| !family.is_empty()), recognised.model, recognised.firmware);
+            self.onboarding.seen(Sighting { family, model, firmware, address, phone: true, ..Sighting::of(contact.mac) });
+        }
+        let reached = reload::Contact { line: contact.line, user: contact.user.clone(), uri: contact.uri.clone(), flow: contact.flow };
+        self.onboarding.registered(Registration { mac: contact.mac, generation: contact.generation, contact: reached });
+    }
+
+    fn unregistered(&self, contact: &registrar::Contact) {
+        self.onboarding.unregistered(contact.mac, contact.line, contact.generation);
+    }
+}
+
+/// What the menu may do with a call that it was handed.
+struct ServiceControl(call::ServiceControl);
+
+impl Control for ServiceControl {
+    fn hang_up(&self) {
+        self.0.hang_up();
+    }
+
+    fn transfer(&self, to: Extension) -> tokio::sync::oneshot::Receiver<bool> {
+        self.0.transfer(to)
+    }
+}
+
+/// Calls that the engine hands over become calls of the menu.
+async fn serve_menu(ivr: Ivr, mut handed_over: mpsc::Receiver<call::ServiceCall>, onboarding: Onboarding) {
+    let (calls, inbox) = mpsc::channel(16);
+    let menu = tokio::spawn(async move { ivr.serve(inbox).await });
+    while let Some(mut call) = handed_over.recv().await {
+        let identity = onboarding.identities().identity(call.caller.mac, call.caller.line);
+        let extension = identity.and_then(|identity| identity.extension);
+        let state = if extension.is_some() { "bound" } else { "provisional" };
+        let (tell, events) = mpsc::channel(64);
+        let mut ended = call.ended;
+        tokio::spawn(async move {
+            // Closing the menu's end is how it learns that the caller has gone.
+            loop {
+                tokio::select! {
+                    event = call.events.recv() => {
+                        let Some((_, event)) = event else { return };
+                        if tell.send(event).await.is_err() {
+                            return;
+                        }
+                    }
+                    _ = &mut ended => return,
+                }
+            }
+        });
+        let call = IvrCall {
+            call: call.call,
+            mac: Some(call.caller.mac),
+            line: call.caller.line,
+            source: call.source.ip(),
+            facts: Facts { device_state: state.to_owned(), device_extension: extension },
+            session: call.session,
+            events,
+            control: Box::new(ServiceControl(call.control)),
+        };
+        if calls.send(call).await.is_err() {
+            break;
+        }
+    }
+    drop(calls);
+    let _ = menu.await;
+}
+
+/// Onboarding's orders to the SIP engine. A phone that answers slowly holds up nobody.
+async fn carry_out(mut orders: mpsc::Receiver<Output>, calls: call::Handle, onboarding: Onboarding, store: Arc<dyn Store>) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Output::DropContacts { mac, keep_generation } => calls.drop_contacts(mac, keep_generation).await,
+            Output::Reload(reload) => {
+                // What the last owner changed on the phone would win over the new files.
+                if let Err(error) = store.remove_uploads(reload.mac).await {
+                    tracing::warn!(mac = %reload.mac, %error, "what the phone uploaded stays");
+                }
+                let (calls, onboarding) = (calls.clone(), onboarding.clone());
+                tokio::spawn(async move {
+                    let outcome = match reload.order() {
+                        Some(order) => calls.notify(order).await,
+                        None => notify::Outcome::Unreachable,
+                    };
+                    onboarding.reload_answered(reload.mac, reload.generation, outcome.status());
+                });
+            }
+        }
+    }
+}
+
+/// Lets onboarding see what concerns it on its way to the journal.
+fn noticing(told: Events, onboarding: Onboarding) -> Events {
+    Events::new(move |event| {
+        match &event {
+            Event::DhcpDiscover { mac, family, .. } => {
+                onboarding.seen(Sighting { family: family.clone(), phone: family.is_some(), ..Sighting::of(*mac) });
+            }
+            Event::LeaseGranted { mac, address, family, .. } => {
+                let address = Some(IpAddr::V4(*address));
+                onboarding.seen(Sighting { family: family.clone(), phone: family.is_some(), address, ..Sighting::of(*mac) });
+            }
+            Event::CallStarted { mac: Some(mac), call, .. } => onboarding.call_began(*mac, *call, CallKind::Other),
+            Event::CallEnded { mac: Some(mac), call, .. } => onboarding.call_ended(*mac, *call),
+            _ => {}
+        }
+        told.tell(event);
+    })
+}
+
+/// For phones whose request does not tell where it arrived: what we listen on, or our address in the first subnet.
+fn own_address(settings: &Settings) -> IpAddr {
+    let listens = settings.sip.udp.iter().chain(&settings.sip.tcp).map(SocketAddr::ip).find(|ip| !ip.is_unspecified());
+    let in_subnet = || {
+        let interfaces = dhcp::interfaces().ok()?;
+        let addresses = interfaces.into_iter().flat_map(|interface| interface.addresses);
+        let subnets = &settings.dhcp.subnets;
+        addresses.into_iter().find(|address| subnets.iter().any(|subnet| subnet.cidr.contains(address))).map(IpAddr::V4)
+    };
+    listens.or_else(in_subnet).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// One for the process, however many nodes a test starts.
+fn recorder() -> PrometheusHandle {
+    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+    RECORDER
+        .get_or_init(|| match PrometheusBuilder::new().install_recorder() {
+            Ok(handle) => handle,
+            // Somebody else records: ours shows nothing.
+            Err(_) => PrometheusBuilder::new().build_recorder().handle(),
+        })
+        .clone()
+}
+
+/// Histograms grow until somebody looks.
+async fn upkeep(metrics: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        metrics.run_upkeep();
+    }
+}
+
+fn folder_of(database: &Path) -> PathBuf {
+    database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// A file that only its owner can read.
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let _ = std::fs::remove_file(path);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let file = file.as_mut().map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
+    Ok(writeln!(file, "{text}")?)
+}

@@ -1,1 +1,174 @@
-//! HTTP/JSON for programs and people: calls, devices, users, bindings, events.
+//! HTTP/JSON under `/api/v1`, described by OpenAPI that is made from this code: a file per resource. Rules live below.
+//!
+//! Not here: the listener with its limits (`fileserver/http`), what a call or a binding is.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::{Deserialize, Serialize};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{call, directory::Directory, journal::Journal, provisioning::worker::Onboarding, store::Store};
+
+pub mod auth;
+pub mod calls;
+pub mod devices;
+pub mod events;
+pub mod problem;
+
+pub use problem::Problem;
+
+/// Where the running server leaves a token for the command line on the same machine, beside the database, mode 0600.
+pub const LOCAL_TOKEN_FILE: &str = "cli.token";
+
+/// Largest JSON body that is read.
+const MAX_BODY: usize = 64 * 1024;
+
+/// The `api` section of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where programs reach the API, `/healthz` and `/metrics`. Plain HTTP: keep it on loopback or behind a proxy with TLS.
+    pub listen: std::net::SocketAddr,
+    /// Whether `/metrics` is shown without a token.
+    pub open_metrics: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { listen: ([127, 0, 0, 1], 8088).into(), open_metrics: true }
+    }
+}
+
+/// Asks the node to read its configuration again; the answer is what changed or what is wrong.
+pub type Reload = Arc<dyn Fn() -> futures_util::future::BoxFuture<'static, Result<String, String>> + Send + Sync>;
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct Context {
+    pub store: Arc<dyn Store>,
+    pub directory: Arc<dyn Directory>,
+    pub journal: Journal,
+    pub owners: Onboarding,
+    pub calls: call::Handle,
+    pub reload: Reload,
+    pub metrics: PrometheusHandle,
+    /// Hash of the token in [`LOCAL_TOKEN_FILE`].
+    pub local_token: [u8; 32],
+    pub open_metrics: bool,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Plugtone", description = "Place and watch calls; see devices, users and whose is what.\n\nSend `Authorization: Bearer <token>`; make a token with `plugtone token create NAME`."),
+    tags((name = "calls"), (name = "devices"), (name = "users"), (name = "events"), (name = "server")),
+    modifiers(&BearerScheme)
+)]
+struct Description;
+
+struct BearerScheme;
+
+impl utoipa::Modify for BearerScheme {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+        let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        openapi.components.get_or_insert_default().add_security_scheme("token", scheme);
+        openapi.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>("token", [])]);
+    }
+}
+
+fn routes() -> (Router<Context>, utoipa::openapi::OpenApi) {
+    let resources = OpenApiRouter::new()
+        .routes(routes!(calls::place, calls::list))
+        .routes(routes!(calls::hang_up))
+        .routes(routes!(devices::list))
+        .routes(routes!(devices::show))
+        .routes(routes!(devices::bind, devices::unbind))
+        .routes(routes!(devices::bindings))
+        .routes(routes!(devices::users))
+        .routes(routes!(events::follow))
+        .routes(routes!(reload));
+    OpenApiRouter::with_openapi(Description::openapi()).nest("/api/v1", resources).split_for_parts()
+}
+
+/// The description of the API as JSON, kept in `tests/openapi.json` so that a change of it is seen.
+pub fn openapi() -> String {
+    routes().1.to_pretty_json().unwrap_or_default()
+}
+
+/// Everything under `/`: the API, its description, `/healthz` and `/metrics`.
+pub fn router(context: Context) -> Router {
+    let (resources, description) = routes();
+    let description = Json(description);
+    resources
+        .layer(middleware::from_fn_with_state(context.clone(), auth::require_token))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|State(context): State<Context>| health(context.store)))
+        .route("/api/v1/openapi.json", get(move || async move { description.clone() }))
+        .fallback(|| async { Problem::not_found("no such resource", "GET /api/v1/openapi.json describes what there is") })
+        .layer(middleware::from_fn(as_problems))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(context)
+}
+
+/// `/healthz` and, where everybody may see them, `/metrics`: for the listener of the phones' files.
+pub fn probes(store: Arc<dyn Store>, metrics: PrometheusHandle, open_metrics: bool) -> Router {
+    let health = Router::new().route("/healthz", get(move || health(store.clone())));
+    match open_metrics {
+        true => health.route("/metrics", get(move || async move { exposition(&metrics) })),
+        false => health,
+    }
+}
+
+/// Whether the server can do its work: the store answers.
+async fn health(store: Arc<dyn Store>) -> Response {
+    match tokio::time::timeout(Duration::from_secs(2), store.last_seq()).await {
+        Ok(Ok(_)) => Json(serde_json::json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") })).into_response(),
+        Ok(Err(error)) => Problem::from(error).into_response(),
+        Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the store is slow", "no answer within 2 s").into_response(),
+    }
+}
+
+async fn metrics(State(context): State<Context>, headers: HeaderMap) -> Response {
+    if !context.open_metrics
+        && let Err(refusal) = auth::check(&context, &headers).await
+    {
+        return refusal.into_response();
+    }
+    exposition(&context.metrics)
+}
+
+fn exposition(metrics: &PrometheusHandle) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()).into_response()
+}
+
+/// Reads configuration and templates again, as SIGHUP does. A bad file changes nothing.
+#[utoipa::path(post, path = "/reload", tag = "server", responses((status = 200, body = Object), (status = 409, body = Problem)))]
+async fn reload(State(context): State<Context>) -> Result<Json<serde_json::Value>, Problem> {
+    match (context.reload)().await {
+        Ok(what) => Ok(Json(serde_json::json!({ "reloaded": what }))),
+        Err(faults) => Err(Problem::new(StatusCode::CONFLICT, "the last good configuration stays", faults)),
+    }
+}
+
+/// What axum itself refuses (bad JSON, wrong method) leaves as a problem too.
+async fn as_problems(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let has_own_body = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/"));
+    if !(status.is_client_error() || status.is_server_error()) || has_own_body {
+        return response;
+    }
+    let title = status.canonical_reason().unwrap_or("refused").to_lowercase();
+    let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap_or_default();
+    Problem::new(status, &title, String::from_utf8_lossy(&body).into_owned()).into_response()
+}

@@ -1,1 +1,132 @@
-//! One file per subcommand: reads arguments, calls the library or the API, prints.
+//! The command line: one file per subcommand. Reads arguments, calls the library or the API, prints; decides nothing.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Settings;
+
+mod check;
+mod client;
+mod demo;
+mod dial;
+mod ivr;
+mod lists;
+mod manual;
+mod phone;
+mod pin;
+mod render;
+mod serve;
+mod table;
+mod token;
+
+/// Plug in a desk phone, dial anything, say who you are: your extension is on it.
+#[derive(Parser)]
+#[command(name = "plugtone", version, about, arg_required_else_help = true, propagate_version = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  plugtone demo                                 see it all on this machine, without root
+  plugtone check --config config/plugtone.yaml  what is wrong, with file, line and a hint
+  plugtone serve --config config/plugtone.yaml
+  plugtone devices                              what is plugged in, and whose it is";
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Serve(serve::Serve),
+    Check(check::Check),
+    Reload(serve::Reload),
+    Render(render::Render),
+    Devices(lists::Devices),
+    Users(lists::Users),
+    Bindings(lists::Bindings),
+    Bind(lists::Bind),
+    Unbind(lists::Unbind),
+    Dial(dial::Dial),
+    Calls(dial::Calls),
+    Phone(phone::Phone),
+    Ivr(ivr::Ivr),
+    Token(token::Token),
+    Pin(pin::Pin),
+    Completions(manual::Completions),
+    Man(manual::Man),
+}
+
+impl Cli {
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Demo(command) => command.run().await,
+            Command::Serve(command) => command.run().await,
+            Command::Check(command) => command.run(),
+            Command::Reload(command) => command.run().await,
+            Command::Render(command) => command.run().await,
+            Command::Devices(command) => command.run().await,
+            Command::Users(command) => command.run().await,
+            Command::Bindings(command) => command.run().await,
+            Command::Bind(command) => command.run().await,
+            Command::Unbind(command) => command.run().await,
+            Command::Dial(command) => command.run().await,
+            Command::Calls(command) => command.run().await,
+            Command::Phone(command) => command.run().await,
+            Command::Ivr(command) => command.run(),
+            Command::Token(command) => command.run().await,
+            Command::Pin(command) => command.run(),
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
+        }
+    }
+}
+
+/// Where the configuration is, for every subcommand that needs it.
+#[derive(Args, Clone, Debug)]
+pub struct ConfigArg {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE", default_value = "/etc/plugtone/plugtone.yaml", env = "PLUGTONE_CONFIG")]
+    pub config: PathBuf,
+}
+
+impl ConfigArg {
+    pub fn text(&self) -> anyhow::Result<String> {
+        read(&self.config)
+    }
+
+    pub fn load(&self) -> anyhow::Result<Settings> {
+        Ok(Settings::read(&self.config.display().to_string(), &self.text()?)?)
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}: name the configuration with --config", path.display()))
+}
+
+/// Which running server to ask.
+#[derive(Args, Clone, Debug)]
+pub struct ServerArg {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// A server elsewhere, as http://10.0.0.2:8088. Without it: the one on this machine, found by its configuration.
+    #[arg(long, value_name = "URL", requires = "token", env = "PLUGTONE_API")]
+    api: Option<String>,
+    /// A token for it, made there with `plugtone token create`.
+    #[arg(long, value_name = "TOKEN", env = "PLUGTONE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+impl ServerArg {
+    pub fn client(&self) -> anyhow::Result<client::Client> {
+        if let (Some(url), Some(token)) = (&self.api, &self.token) {
+            return client::Client::remote(url, token.clone());
+        }
+        let settings = self.config.load()?;
+        let mut at = settings.api.listen;
+        if at.ip().is_unspecified() {
+            at.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        client::Client::local(at.to_string(), settings.store.path.parent().unwrap_or(Path::new(".")))
+    }
+}

@@ -20,6 +20,7 @@ pub mod socket;
 
 pub use class::{Class, Classify, ClientFacts, OptionValue};
 pub use lease::{Holder, LeaseView};
+pub use raw::interfaces;
 pub use settings::{Config, Settings};
 
 /// Why the server does not start.

@@ -10,6 +10,7 @@ use std::{
     time::SystemTime,
 };
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -75,7 +76,7 @@ pub struct Neighbours {
 struct Inner {
     neighbours: Neighbours,
     settings: Settings,
-    endpoints: Endpoints,
+    endpoints: ArcSwap<Endpoints>,
     started: Timestamp,
     claims: Mutex<Claims>,
     /// Account files on their way by a door that tells the end of it.
@@ -85,14 +86,20 @@ struct Inner {
 impl Files {
     pub fn new(settings: Settings, endpoints: Endpoints, neighbours: Neighbours) -> Self {
         let claims = Mutex::new(Claims::new(i64::from(settings.open.claim_minutes) * 60));
+        let endpoints = ArcSwap::from_pointee(endpoints);
         Self(Arc::new(Inner { neighbours, settings, endpoints, started: now(), claims, under_way: Mutex::default() }))
+    }
+
+    /// Where phones reach the services, once the sockets are open.
+    pub fn reachable_at(&self, endpoints: Endpoints) {
+        self.0.endpoints.store(Arc::new(endpoints));
     }
 
     /// The URL that proves a phone wherever it is: to be typed in, or put into another DHCP server's option 66.
     pub fn token_url(&self, mac: MacAddr) -> String {
         let inner = &self.0;
         let key = inner.neighbours.keys.url_token(mac);
-        super::variables::server(&inner.settings, &inner.endpoints, None, Some((mac, &key))).url
+        super::variables::server(&inner.settings, &inner.endpoints.load(), None, Some((mac, &key))).url
     }
 
     /// What this phone would get now, every file of its family: for `plugtone render` and the console. It proves nothing and
@@ -108,7 +115,7 @@ impl Files {
         let known = inner.neighbours.devices.known(mac).await;
         let family = family.or(known.family.as_deref()).or(set.recognise_mac(mac)).unwrap_or("generic").to_owned();
         let model = model.map(str::to_owned).or(known.model.clone());
-        let subject = inner.own_subject(&set, Own { mac, known: &known, model, source: inner.endpoints.address, local: None });
+        let subject = inner.own_subject(&set, Own { mac, known: &known, model, source: inner.endpoints.load().address, local: None });
         set.files(&family, &subject).iter().map(|file| set.render(file, &subject)).collect()
     }
 }
@@ -141,7 +148,7 @@ impl Inner {
     }
 
     fn own_subject(&self, set: &TemplateSet, phone: Own<'_>) -> Subject {
-        own(set, &self.settings, &self.endpoints, &*self.neighbours.keys, phone)
+        own(set, &self.settings, &self.endpoints.load(), &*self.neighbours.keys, phone)
     }
 
     fn tell(&self, event: Event) {
@@ -289,7 +296,7 @@ impl FileService for Files {
             Verdict::Common { file, path, peer } => {
                 let model = peer.model.clone().or_else(|| file.model.clone());
                 let local = request.local.map(|local: SocketAddr| local.ip());
-                let subject = common(&inner.settings, &inner.endpoints, model, Some(plain(request.source)), local);
+                let subject = common(&inner.settings, &inner.endpoints.load(), model, Some(plain(request.source)), local);
                 inner.render(&set, &request, peer.mac, &path, &file, &subject)
             }
             Verdict::Missing { mac, path } => inner.missing(&request, mac, &path),

@@ -1,0 +1,207 @@
+//! `/devices`, `/bindings`, `/users`: what is on the wall, whose it is, and who there is.
+
+use std::collections::HashMap;
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::StatusCode,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Context, problem::Problem};
+use crate::model::{BindingRecord, DeviceRecord, LineNumber, MacAddr, Recorded, User};
+
+/// The line that is bound.
+const FIRST_LINE: LineNumber = 1;
+
+/// A device as it stands now.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Device {
+    #[schema(example = "00:15:65:aa:bb:cc")]
+    pub mac: String,
+    pub family: Option<String>,
+    pub model: Option<String>,
+    pub firmware: Option<String>,
+    /// `unknown`, `provisional`, `authenticating`, `bound`, `reloading` or `in_service`.
+    pub state: String,
+    pub generation: u32,
+    #[schema(example = "2026-11-21T08:30:00.000Z")]
+    pub first_seen: String,
+    pub last_seen: String,
+    pub address: Option<String>,
+    pub location: Option<String>,
+    /// Whose it is; absent while it is nobody's.
+    pub binding: Option<Binding>,
+}
+
+/// Whose line it is.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Binding {
+    #[schema(example = "00:15:65:aa:bb:cc")]
+    pub mac: String,
+    pub line: u8,
+    #[schema(example = "2041")]
+    pub extension: String,
+    pub user_id: String,
+    pub display_name: String,
+    pub generation: u32,
+    pub since: String,
+}
+
+/// A device with what happened to it, oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeviceDetail {
+    #[serde(flatten)]
+    pub device: Device,
+    /// Events as in `/events`: `seq`, `at` (milliseconds since 1970), `type` and its fields.
+    #[schema(value_type = Vec<Object>)]
+    pub timeline: Vec<Recorded>,
+}
+
+/// Somebody in the directory.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Person {
+    pub id: String,
+    pub login: String,
+    pub display_name: String,
+    pub mail: Option<String>,
+    pub extension: Option<String>,
+    pub groups: Vec<String>,
+}
+
+/// Who is to own the device.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BindRequest {
+    /// As the user would key it in: employee number or extension.
+    #[schema(example = "1001")]
+    pub login: String,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+pub struct Limit {
+    /// At most so many, 1 to 10000.
+    #[serde(default = "usual_limit")]
+    pub limit: usize,
+}
+
+fn usual_limit() -> usize {
+    1000
+}
+
+impl Limit {
+    fn checked(&self) -> usize {
+        self.limit.clamp(1, 10_000)
+    }
+}
+
+impl From<BindingRecord> for Binding {
+    fn from(record: BindingRecord) -> Self {
+        Self {
+            mac: record.mac.to_string(),
+            line: record.line,
+            extension: record.extension.to_string(),
+            user_id: record.user_id,
+            display_name: record.display_name,
+            generation: record.generation,
+            since: record.since.to_string(),
+        }
+    }
+}
+
+impl From<User> for Person {
+    fn from(user: User) -> Self {
+        let extension = user.extension.map(|extension| extension.to_string());
+        Self { id: user.id, login: user.login, display_name: user.display_name, mail: user.mail, extension, groups: user.groups }
+    }
+}
+
+fn device(record: DeviceRecord, binding: Option<BindingRecord>) -> Device {
+    let binding = binding.map(Binding::from);
+    let state = serde_json::to_value(record.state).ok().and_then(|state| state.as_str().map(str::to_owned)).unwrap_or_default();
+    Device {
+        mac: record.mac.to_string(),
+        family: record.family,
+        model: record.model,
+        firmware: record.firmware,
+        state,
+        generation: record.generation,
+        first_seen: record.first_seen.to_string(),
+        last_seen: record.last_seen.to_string(),
+        address: record.address.map(|address| address.to_string()),
+        location: record.location,
+        binding,
+    }
+}
+
+/// All devices ever seen.
+#[utoipa::path(get, path = "/devices", tag = "devices", params(Limit), responses((status = 200, body = Vec<Device>), (status = 401, body = Problem)))]
+pub async fn list(State(context): State<Context>, Query(limit): Query<Limit>) -> Result<Json<Vec<Device>>, Problem> {
+    let mut bindings: HashMap<_, _> = context.store.bindings().await?.into_iter().map(|binding| (binding.mac, binding)).collect();
+    let devices = context.store.devices().await?.into_iter().take(limit.checked());
+    let with_binding = devices.map(|record| {
+        let binding = bindings.remove(&record.mac);
+        device(record, binding)
+    });
+    Ok(Json(with_binding.collect()))
+}
+
+/// One device with its timeline, the newest 500 events.
+#[utoipa::path(get, path = "/devices/{mac}", tag = "devices", params(("mac" = String, Path, description = "In any spelling")),
+    responses((status = 200, body = DeviceDetail), (status = 404, body = Problem)))]
+pub async fn show(State(context): State<Context>, Path(mac): Path<String>) -> Result<Json<DeviceDetail>, Problem> {
+    let mac = mac_of(&mac)?;
+    let record = context.store.device(mac).await?.ok_or_else(|| unknown(mac))?;
+    let binding = context.store.bindings().await?.into_iter().find(|binding| binding.mac == mac);
+    let timeline = context.store.timeline(mac, 500).await?;
+    Ok(Json(DeviceDetail { device: device(record, binding), timeline }))
+}
+
+/// All bindings.
+#[utoipa::path(get, path = "/bindings", tag = "devices", responses((status = 200, body = Vec<Binding>)))]
+pub async fn bindings(State(context): State<Context>) -> Result<Json<Vec<Binding>>, Problem> {
+    Ok(Json(context.store.bindings().await?.into_iter().map(Binding::from).collect()))
+}
+
+/// Gives the device to a user, as the IVR would; the phone reloads by itself.
+#[utoipa::path(put, path = "/devices/{mac}/binding", tag = "devices", request_body = BindRequest,
+    params(("mac" = String, Path, description = "In any spelling")),
+    responses((status = 200, body = Binding), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn bind(
+    State(context): State<Context>,
+    Path(mac): Path<String>,
+    Json(request): Json<BindRequest>,
+) -> Result<Json<Binding>, Problem> {
+    let mac = mac_of(&mac)?;
+    let nobody = || Problem::not_found("no such user", format!("nobody in the directory has the login '{}'", request.login));
+    let user = context.directory.find(&request.login).await?.ok_or_else(nobody)?;
+    if context.store.device(mac).await?.is_none() {
+        return Err(unknown(mac));
+    }
+    Ok(Json(context.owners.bind(mac, FIRST_LINE, user, "the API").await?.into()))
+}
+
+/// Takes the device from its user; the phone reloads and is provisional again.
+#[utoipa::path(delete, path = "/devices/{mac}/binding", tag = "devices", params(("mac" = String, Path, description = "In any spelling")),
+    responses((status = 204), (status = 404, body = Problem)))]
+pub async fn unbind(State(context): State<Context>, Path(mac): Path<String>) -> Result<StatusCode, Problem> {
+    let mac = mac_of(&mac)?;
+    context.owners.unbind(mac, FIRST_LINE, "the API").await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The directory's users.
+#[utoipa::path(get, path = "/users", tag = "users", params(Limit), responses((status = 200, body = Vec<Person>), (status = 502, body = Problem)))]
+pub async fn users(State(context): State<Context>, Query(limit): Query<Limit>) -> Result<Json<Vec<Person>>, Problem> {
+    Ok(Json(context.directory.list(limit.checked()).await?.into_iter().map(Person::from).collect()))
+}
+
+fn mac_of(text: &str) -> Result<MacAddr, Problem> {
+    text.parse().map_err(|error: crate::model::ParseMacError| Problem::bad_request(error.to_string()))
+}
+
+fn unknown(mac: MacAddr) -> Problem {
+    Problem::not_found("no such device", format!("{mac} was never seen: plug it in, or look for it in GET /api/v1/devices"))
+}

@@ -1,0 +1,71 @@
+//! `check`: reads configuration, templates, flows and users as `serve` would, and tells everything that is wrong.
+
+use clap::Args;
+
+use super::ConfigArg;
+use crate::{
+    config::Settings,
+    directory,
+    ivr::{self, loader},
+    template::TemplateSet,
+    yaml::Fault,
+};
+
+/// Tells what is wrong with the configuration, templates, flows and users: file, line, column, and what to do.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone check --config config/plugtone.yaml
+  plugtone check --json | jq -r '.[].file'")]
+pub struct Check {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Print the faults as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    pub fn run(self) -> anyhow::Result<()> {
+        let file = self.config.config.display().to_string();
+        let text = self.config.text()?;
+        let faults = match Settings::read(&file, &text) {
+            Err(fault) => vec![fault],
+            Ok(settings) => all(&file, &text, &settings),
+        };
+        if self.json {
+            let row = |f: &Fault| serde_json::json!({ "file": f.file, "line": f.line, "column": f.column, "message": f.message, "hint": f.hint });
+            super::lists::json(&faults.iter().map(row).collect::<Vec<_>>())?;
+        } else {
+            faults.iter().for_each(|fault| eprintln!("{fault}\n"));
+        }
+        match faults.len() {
+            0 if self.json => Ok(()),
+            0 => Ok(println!("{file}: good; templates, flows and users too")),
+            1 => anyhow::bail!("1 fault"),
+            many => anyhow::bail!("{many} faults"),
+        }
+    }
+}
+
+/// Everything that can be known without serving.
+pub fn all(file: &str, text: &str, settings: &Settings) -> Vec<Fault> {
+    let mut faults = settings.check(file, text).err().unwrap_or_default();
+    match crate::template::read(settings.templates.path.as_deref()) {
+        Ok(sources) => faults.extend(TemplateSet::load(&sources).err().unwrap_or_default()),
+        Err(more) => faults.extend(more.0),
+    }
+    match loader::load_all(&settings.ivr) {
+        Ok(_) => {}
+        Err(ivr::settings::Error::Faults { faults: more }) => faults.extend(more),
+        // Told by the section's own check.
+        Err(ivr::settings::Error::Setting { .. }) => {}
+    }
+    if let Ok(directory::Config::File(config)) = settings.directory.check() {
+        match directory::files::Files::open(config) {
+            Ok(_) => {}
+            Err(directory::Error::Users(fault)) => faults.push(fault),
+            Err(other) => faults.push(Fault::in_file(file, other.to_string())),
+        }
+    }
+    faults
+}

@@ -1,0 +1,127 @@
+//! `dial` and `calls`: place a call for somebody through the API, see and end those that are up.
+
+use clap::Args;
+use hyper::Method;
+
+use super::{ServerArg, table};
+use crate::{
+    api::calls::{Call, NewCall, Placed},
+    model::{Event, Recorded},
+};
+
+/// Rings your phone, then the far end.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone dial 2042 --from 2041
+  plugtone dial 2042 --from 2041 --label ticket=4711 --no-wait")]
+pub struct Dial {
+    /// Whom to call.
+    to: String,
+    /// Whose phone rings first.
+    #[arg(long, env = "PLUGTONE_EXTENSION")]
+    from: String,
+    /// Shown to the far end instead of --from.
+    #[arg(long)]
+    caller_id: Option<String>,
+    /// How long each side may ring, in seconds.
+    #[arg(long)]
+    timeout: Option<u64>,
+    /// Kept with the call: NAME=VALUE. Repeat for more.
+    #[arg(long, value_parser = label)]
+    label: Vec<(String, String)>,
+    /// Do not wait for the end of the call.
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists the calls that are up, or ends one.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone calls
+  plugtone calls --hang-up 00000000000004d2")]
+pub struct Calls {
+    /// End this one.
+    #[arg(long, value_name = "ID")]
+    hang_up: Option<String>,
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl Dial {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let client = self.server.client()?;
+        let new = NewCall {
+            from: self.from,
+            to: self.to,
+            caller_id: self.caller_id,
+            timeout_secs: self.timeout,
+            labels: self.label.into_iter().collect(),
+        };
+        let placed: Placed = client.send_json(Method::POST, "/api/v1/calls", &new).await?;
+        if self.json {
+            super::lists::json(&placed)?;
+        } else {
+            println!("call {}: your phone rings", placed.id);
+        }
+        if self.no_wait {
+            return Ok(());
+        }
+        // From the beginning: the call may have gone on before we listen.
+        let path = format!("/api/v1/events?call={}&after=0", placed.id);
+        let mut failed = None;
+        client
+            .follow(&path, |data| {
+                let Ok(recorded) = serde_json::from_str::<Recorded>(data) else { return true };
+                if !self.json {
+                    println!("{}", crate::journal::sentence(&recorded.event));
+                } else {
+                    println!("{data}");
+                }
+                match recorded.event {
+                    Event::CallEnded { talk_ms: 0, cause, .. } => {
+                        failed = Some(cause);
+                        false
+                    }
+                    Event::CallEnded { .. } => false,
+                    _ => true,
+                }
+            })
+            .await?;
+        match failed {
+            Some(cause) => anyhow::bail!("nobody talked: {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Calls {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let client = self.server.client()?;
+        if let Some(id) = self.hang_up {
+            return client.delete(&format!("/api/v1/calls/{id}")).await;
+        }
+        let calls: Vec<Call> = client.get("/api/v1/calls").await?;
+        if self.json {
+            return super::lists::json(&calls);
+        }
+        let row = |call: &Call| {
+            let talk = call.talk_secs.map_or_else(String::new, |secs| format!("{secs:.0} s"));
+            vec![call.id.clone(), call.from.clone(), call.to.clone(), call.state.clone(), talk]
+        };
+        table::print(&["ID", "FROM", "TO", "STATE", "TALKING"], &calls.iter().map(row).collect::<Vec<_>>(), "nobody is in a call");
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+//! `devices`, `users`, `bindings`, `bind`, `unbind`: what the API knows, as tables or JSON.
+
+use clap::Args;
+use hyper::Method;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{ServerArg, table};
+use crate::{
+    api::devices::{BindRequest, Binding, Device, DeviceDetail, Person},
+    model::MacAddr,
+};
+
+/// Lists the devices that were ever seen, or shows one with its timeline.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone devices
+  plugtone devices 00:15:65:aa:bb:cc       what happened to this phone, step by step
+  plugtone devices --json | jq '.[] | select(.state != \"in_service\")'")]
+pub struct Devices {
+    /// Show only this one, with its timeline.
+    mac: Option<MacAddr>,
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists the users of the directory.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone users
+  plugtone users --json | jq -r '.[].mail'")]
+pub struct Users {
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists which device belongs to whom.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone bindings
+  plugtone bindings --json")]
+pub struct Bindings {
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Gives a device to a user, as the user could by keying in number and PIN.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone bind 00:15:65:aa:bb:cc 1001")]
+pub struct Bind {
+    /// The device.
+    mac: MacAddr,
+    /// The user's login: employee number or extension.
+    login: String,
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Takes a device from its user: it reloads and reaches only the IVR again.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone unbind 00:15:65:aa:bb:cc")]
+pub struct Unbind {
+    /// The device.
+    mac: MacAddr,
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Devices {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let client = self.server.client()?;
+        if let Some(mac) = self.mac {
+            let detail: DeviceDetail = client.get(&format!("/api/v1/devices/{mac}")).await?;
+            if self.json {
+                return json(&detail);
+            }
+            device_table(std::slice::from_ref(&detail.device));
+            println!();
+            for recorded in &detail.timeline {
+                println!("{}  {}", recorded.at, crate::journal::sentence(&recorded.event));
+            }
+            return Ok(());
+        }
+        let devices: Vec<Device> = client.get("/api/v1/devices").await?;
+        if self.json { json(&devices) } else { Ok(device_table(&devices)) }
+    }
+}
+
+fn device_table(devices: &[Device]) {
+    let rows: Vec<_> = devices
+        .iter()
+        .map(|device| {
+            let owner = device.binding.as_ref().map(|binding| format!("{} {}", binding.extension, binding.display_name));
+            let make = [device.family.as_deref(), device.model.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
+            vec![
+                device.mac.clone(),
+                make,
+                device.state.clone(),
+                device.address.clone().unwrap_or_default(),
+                owner.unwrap_or_default(),
+                device.last_seen.clone(),
+            ]
+        })
+        .collect();
+    table::print(&["MAC", "MAKE", "STATE", "ADDRESS", "OWNER", "LAST SEEN"], &rows, "no device was seen yet: plug one in");
+}
+
+impl Users {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let users: Vec<Person> = self.server.client()?.get("/api/v1/users").await?;
+        if self.json {
+            return json(&users);
+        }
+        let row = |user: &Person| vec![user.login.clone(), user.extension.clone().unwrap_or_default(), user.display_name.clone(), user.id.clone()];
+        table::print(&["LOGIN", "EXTENSION", "NAME", "ID"], &users.iter().map(row).collect::<Vec<_>>(), "the directory has no users");
+        Ok(())
+    }
+}
+
+impl Bindings {
+    pub async fn run(self) -> anyhow::Result<()> {
+        list(self.server, self.json, "/api/v1/bindings", |bindings: &[Binding]| binding_table(bindings)).await
+    }
+}
+
+impl Bind {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let path = format!("/api/v1/devices/{}/binding", self.mac);
+        let binding: Binding = self.server.client()?.send_json(Method::PUT, &path, &BindRequest { login: self.login }).await?;
+        if self.json { json(&binding) } else { Ok(binding_table(std::slice::from_ref(&binding))) }
+    }
+}
+
+impl Unbind {
+    pub async fn run(self) -> anyhow::Result<()> {
+        self.server.client()?.delete(&format!("/api/v1/devices/{}/binding", self.mac)).await?;
+        match self.json {
+            true => json(&serde_json::json!({ "mac": self.mac, "bound": false })),
+            false => Ok(println!("{} belongs to nobody now; it was told to reload", self.mac)),
+        }
+    }
+}
+
+fn binding_table(bindings: &[Binding]) {
+    let row = |binding: &Binding| vec![binding.extension.clone(), binding.display_name.clone(), binding.mac.clone(), binding.since.clone()];
+    table::print(&["EXTENSION", "NAME", "DEVICE", "SINCE"], &bindings.iter().map(row).collect::<Vec<_>>(), "nobody has a phone yet");
+}
+
+async fn list<T: DeserializeOwned + Serialize>(server: ServerArg, as_json: bool, path: &str, show: impl Fn(&[T])) -> anyhow::Result<()> {
+    let items: Vec<T> = server.client()?.get(path).await?;
+    if as_json { json(&items) } else { Ok(show(&items)) }
+}
+
+/// Pretty JSON on standard output.
+pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! `render`: prints what a phone would get, from the configuration and templates on disk; the server need not run.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::ConfigArg;
+use crate::{
+    binding,
+    model::{Extension, MacAddr},
+    provisioning::{
+        Endpoints, Known,
+        identities::{auth_user, provisional_user},
+        variables::{self, Own},
+    },
+    store::{Store, sqlite::Sqlite},
+    template::{Line, Templates},
+};
+
+/// Prints the files that a phone would get, with secrets masked.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone render --mac 00:15:65:aa:bb:cc               as it is now
+  plugtone render --mac 00:15:65:aa:bb:cc --as 2041     as if it were bound
+  plugtone render --mac c0:74:ad:00:00:01 --model GRP2614 --unbound
+  plugtone render --mac 00:15:65:aa:bb:cc --explain     which file each value comes from")]
+pub struct Render {
+    #[arg(long)]
+    mac: MacAddr,
+    /// The family; told by the MAC's prefix if absent.
+    #[arg(long)]
+    family: Option<String>,
+    #[arg(long)]
+    model: Option<String>,
+    /// As a phone that nobody owns.
+    #[arg(long, conflicts_with = "extension")]
+    unbound: bool,
+    /// As if it were bound to this extension.
+    #[arg(long = "as", value_name = "EXTENSION", id = "extension")]
+    extension: Option<Extension>,
+    /// Show the secrets too. Who sees them can register as this phone.
+    #[arg(long)]
+    show_secrets: bool,
+    /// Instead of files: every variable with its value and where it was set.
+    #[arg(long)]
+    explain: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+impl Render {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let settings = self.config.load()?;
+        let templates = Templates::load(settings.templates.path.as_deref())?;
+        let set = templates.current();
+        let data = settings.store.path.parent().unwrap_or(Path::new("."));
+        let key = binding::files::load_or_create(&data.join("master.key"))?;
+
+        let (mut known, generation) = (Known::default(), 0);
+        let mut owner = self.extension.clone().map(|extension| (extension.clone(), format!("Extension {extension}")));
+        let mut generation = generation;
+        if owner.is_none() && !self.unbound && settings.store.path.exists() {
+            let store = Sqlite::open(&settings.store.path)?;
+            if let Some(device) = store.device(self.mac).await? {
+                generation = device.generation;
+                (known.family, known.model) = (device.family, device.model);
+            }
+            let binding = store.bindings().await?.into_iter().find(|binding| binding.mac == self.mac && binding.line == 1);
+            owner = binding.map(|binding| (binding.extension, binding.display_name));
+            store.close().await;
+        }
+        let line = Line {
+            number: 1,
+            user: owner.as_ref().map_or_else(|| provisional_user(self.mac), |(extension, _)| extension.to_string()),
+            auth_user: auth_user(self.mac, 1),
+            secret: key.sip_secret(self.mac, 1, generation),
+            display_name: owner.as_ref().map_or_else(|| "New phone".to_owned(), |(_, name)| name.clone()),
+            label: owner.as_ref().map(|(extension, _)| extension.to_string()),
+            extension: owner.map(|(extension, _)| extension),
+        };
+        let secrets = [line.secret.clone(), key.admin_password(""), key.url_token(self.mac)];
+        known.lines = vec![line];
+        let family = self.family.clone().or(known.family.clone());
+        let family = family.as_deref().or(set.recognise_mac(self.mac)).unwrap_or("generic").to_owned();
+        if set.family(&family).is_none() {
+            let names: Vec<&str> = set.families().map(|family| &*family.id).collect();
+            anyhow::bail!("there is no family '{family}'; there are {}", names.join(", "));
+        }
+        let endpoints = Endpoints {
+            address: settings.sip.udp.first().map_or(Endpoints::default().address, |at| at.ip()),
+            http_port: settings.http.enabled.then(|| settings.http.listen.first().map_or(80, |at| at.port())),
+            tftp_port: settings.tftp.listen.first().map_or(69, |at| at.port()),
+            sip_port: settings.sip.udp.first().map_or(5060, |at| at.port()),
+            realm: settings.sip.realm.clone(),
+        };
+        let model = self.model.clone().or(known.model.clone());
+        let own = Own { mac: self.mac, known: &known, model, source: endpoints.address, local: None };
+        let subject = variables::own(&set, &settings.provisioning, &endpoints, &key, own);
+        let masked = |text: &str| match self.show_secrets {
+            true => text.to_owned(),
+            false => secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose(), "••••••")),
+        };
+        if self.explain {
+            for (name, value) in set.variables(&family, &subject) {
+                println!("{name} = {}    # {}", masked(&value.value.to_string()), value.origin);
+            }
+            return Ok(());
+        }
+        let mut files = Vec::new();
+        for file in set.files(&family, &subject) {
+            let rendered = set.render(&file, &subject)?;
+            let text = masked(&String::from_utf8_lossy(&rendered.bytes));
+            files.push(serde_json::json!({ "name": rendered.name, "content_type": rendered.content_type, "text": text }));
+        }
+        if self.json {
+            return super::lists::json(&files);
+        }
+        for file in &files {
+            println!("──── {}  ({})", file["name"].as_str().unwrap_or_default(), file["content_type"].as_str().unwrap_or_default());
+            println!("{}", file["text"].as_str().unwrap_or_default());
+        }
+        Ok(())
+    }
+}
