@@ -21,9 +21,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api,
-    binding,
-    call,
+    api, binding, call,
     config::Settings,
     dhcp, directory,
     directory::Directory,
@@ -118,7 +116,8 @@ impl Node {
         let store = Sqlite::open(&settings.store.path)?;
         let shared: Arc<dyn Store> = store.clone();
         let keep = (settings.store.journal_days > 0).then(|| Duration::from_secs(u64::from(settings.store.journal_days) * 86_400));
-        let journal = Journal::start(shared.clone(), journal::Config { ring: settings.store.journal_ring, keep, ..Default::default() }).await?;
+        let journal =
+            Journal::start(shared.clone(), journal::Config { ring: settings.store.journal_ring, keep, ..Default::default() }).await?;
         let told = journal.events();
         let key = binding::files::load_or_create(&data.join("master.key"))?;
         let identities = Identities::new(key.clone());
@@ -198,7 +197,8 @@ impl Node {
         };
 
         // --- programs and people
-        let (local_token, local_hash) = api::auth::new_token().map_err(|error| anyhow::anyhow!("the system gives no random numbers: {error}"))?;
+        let (local_token, local_hash) =
+            api::auth::new_token().map_err(|error| anyhow::anyhow!("the system gives no random numbers: {error}"))?;
         write_private(&data.join(api::LOCAL_TOKEN_FILE), local_token.expose())?;
         let addresses_dhcp = dhcp.as_ref().map(|dhcp| dhcp.addresses.clone()).unwrap_or_default();
         let live = Arc::new(Live {
@@ -398,7 +398,8 @@ impl call::Office for Office {
         if !refreshed && let Some(user_agent) = &contact.user_agent {
             let recognised = self.templates.current().recognise_user_agent(user_agent.as_bytes()).unwrap_or_default();
             let address = Some(contact.flow.peer.ip());
-            let (family, model, firmware) = (Some(recognised.family).filter(|family| !family.is_empty()), recognised.model, recognised.firmware);
+            let (family, model, firmware) =
+                (Some(recognised.family).filter(|family| !family.is_empty()), recognised.model, recognised.firmware);
             self.onboarding.seen(Sighting { family, model, firmware, address, phone: true, ..Sighting::of(contact.mac) });
         }
         let reached = reload::Contact { line: contact.line, user: contact.user.clone(), uri: contact.uri.clone(), flow: contact.flow };

@@ -86,8 +86,10 @@ const MAX_LABEL_CHARS: usize = 128;
 
 impl NewCall {
     fn checked(self) -> Result<call::Originate, Problem> {
-        let from = self.from.parse().map_err(|error: crate::model::ParseExtensionError| Problem::bad_request(format!("`from`: {error}")))?;
-        let dialable = |text: &str| (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'*' | b'#' | b'+'));
+        let from =
+            self.from.parse().map_err(|error: crate::model::ParseExtensionError| Problem::bad_request(format!("`from`: {error}")))?;
+        let dialable =
+            |text: &str| (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'*' | b'#' | b'+'));
         if !dialable(&self.to) {
             return Err(Problem::bad_request("`to`: 1 to 32 of 0-9 * # +"));
         }
@@ -152,7 +154,9 @@ pub async fn place(State(context): State<Context>, headers: HeaderMap, Json(new)
             Claim::Conflict => return Err(Problem::conflict("this Idempotency-Key was used for another request: choose a new one")),
             Claim::Repeated { answer: Some(answer) } => return replay(&answer),
             Claim::Repeated { answer: None } => {
-                return Err(Problem::conflict("the first request with this Idempotency-Key is not answered yet, or was cut off: look at GET /calls"));
+                return Err(Problem::conflict(
+                    "the first request with this Idempotency-Key is not answered yet, or was cut off: look at GET /calls",
+                ));
             }
         }
     }

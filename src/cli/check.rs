@@ -33,7 +33,8 @@ impl Check {
             Ok(settings) => all(&file, &text, &settings),
         };
         if self.json {
-            let row = |f: &Fault| serde_json::json!({ "file": f.file, "line": f.line, "column": f.column, "message": f.message, "hint": f.hint });
+            let row =
+                |f: &Fault| serde_json::json!({ "file": f.file, "line": f.line, "column": f.column, "message": f.message, "hint": f.hint });
             super::lists::json(&faults.iter().map(row).collect::<Vec<_>>())?;
         } else {
             faults.iter().for_each(|fault| eprintln!("{fault}\n"));

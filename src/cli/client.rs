@@ -23,7 +23,10 @@ impl Client {
     pub fn local(authority: String, data: &Path) -> anyhow::Result<Self> {
         let path = data.join(crate::api::LOCAL_TOKEN_FILE);
         let token = std::fs::read_to_string(&path).with_context(|| {
-            format!("cannot read {}: Plugtone is not running here, or runs as another user (try sudo); from elsewhere use --api and --token", path.display())
+            format!(
+                "cannot read {}: Plugtone is not running here, or runs as another user (try sudo); from elsewhere use --api and --token",
+                path.display()
+            )
         })?;
         Ok(Self { authority, token: Secret::new(token.trim()) })
     }
@@ -67,7 +70,13 @@ impl Client {
     }
 
     /// One request; `idempotency_key` makes a repetition harmless.
-    pub async fn send<B: Serialize>(&self, method: Method, path: &str, body: Option<&B>, idempotency_key: Option<&str>) -> anyhow::Result<Bytes> {
+    pub async fn send<B: Serialize>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+        idempotency_key: Option<&str>,
+    ) -> anyhow::Result<Bytes> {
         Ok(self.open(method, path, body, idempotency_key).await?.collect().await?.to_bytes())
     }
 

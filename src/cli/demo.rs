@@ -290,7 +290,10 @@ impl Screen {
         while let Some(delivery) = events.next().await {
             let Delivery::Event(recorded) = delivery else { continue };
             // Phones ask for many files that are not there: that is no news.
-            if !matches!(recorded.event, Event::FileMissing { .. } | Event::DeviceSeen { .. } | Event::DeviceChanged { .. } | Event::Started { .. }) {
+            if !matches!(
+                recorded.event,
+                Event::FileMissing { .. } | Event::DeviceSeen { .. } | Event::DeviceChanged { .. } | Event::Started { .. }
+            ) {
                 self.line(recorded.event.mac(), &journal::sentence(&recorded.event));
             }
         }

@@ -1,9 +1,6 @@
 //! `ivr`: lists the call flows, and rehearses one offline with a scripted caller.
 
-use std::{
-    path::PathBuf,
-    time::Instant,
-};
+use std::{path::PathBuf, time::Instant};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};

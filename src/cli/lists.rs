@@ -127,7 +127,9 @@ impl Users {
         if self.json {
             return json(&users);
         }
-        let row = |user: &Person| vec![user.login.clone(), user.extension.clone().unwrap_or_default(), user.display_name.clone(), user.id.clone()];
+        let row = |user: &Person| {
+            vec![user.login.clone(), user.extension.clone().unwrap_or_default(), user.display_name.clone(), user.id.clone()]
+        };
         table::print(&["LOGIN", "EXTENSION", "NAME", "ID"], &users.iter().map(row).collect::<Vec<_>>(), "the directory has no users");
         Ok(())
     }

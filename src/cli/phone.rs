@@ -83,8 +83,10 @@ impl Phone {
             let mac = next(first, number);
             let answer_after = self.answer.then_some(Duration::from_secs(2));
             let phone = DeskPhone::plug_in(Config { make: make.clone(), mac, network: network.clone(), answer_after });
-            let person = Person::new(phone, move |news: &News| println!("{:8.3}  {mac}  {}", began.elapsed().as_secs_f64(), sentence(news)));
-            let wish = Wish { sign_in: self.sign_in.clone(), extension: self.extension.clone(), menu: self.menu.clone(), call: self.call.clone() };
+            let person =
+                Person::new(phone, move |news: &News| println!("{:8.3}  {mac}  {}", began.elapsed().as_secs_f64(), sentence(news)));
+            let wish =
+                Wish { sign_in: self.sign_in.clone(), extension: self.extension.clone(), menu: self.menu.clone(), call: self.call.clone() };
             let pin = match &self.pin_file {
                 Some(path) => Some(Secret::new(std::fs::read_to_string(path)?.trim())),
                 None => None,

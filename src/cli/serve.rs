@@ -79,7 +79,8 @@ impl Reload {
 /// Logs to standard error; colour only on a terminal. `RUST_LOG` wins over the configuration.
 pub fn start_log(log: &Log) -> anyhow::Result<()> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| log.level.clone());
-    let filter = EnvFilter::try_new(&directives).with_context(|| format!("`log.level` is '{directives}': write info, or info,plugtone::dhcp=debug"))?;
+    let filter = EnvFilter::try_new(&directives)
+        .with_context(|| format!("`log.level` is '{directives}': write info, or info,plugtone::dhcp=debug"))?;
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colour).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);

@@ -65,8 +65,13 @@ impl Token {
                     let shown = tokens.iter().map(|t| serde_json::json!({ "name": t.name, "created": t.created, "expires": t.expires }));
                     return super::lists::json(&shown.collect::<Vec<_>>());
                 }
-                let row = |t: &TokenRecord| vec![t.name.clone(), t.created.to_string(), t.expires.map_or("never".into(), |at| at.to_string())];
-                table::print(&["NAME", "CREATED", "EXPIRES"], &tokens.iter().map(row).collect::<Vec<_>>(), "no tokens; make one with `plugtone token create NAME`");
+                let row =
+                    |t: &TokenRecord| vec![t.name.clone(), t.created.to_string(), t.expires.map_or("never".into(), |at| at.to_string())];
+                table::print(
+                    &["NAME", "CREATED", "EXPIRES"],
+                    &tokens.iter().map(row).collect::<Vec<_>>(),
+                    "no tokens; make one with `plugtone token create NAME`",
+                );
             }
             Action::Revoke { name } => match store.remove_token(&name).await? {
                 true => println!("'{name}' is revoked"),
