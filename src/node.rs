@@ -26,14 +26,10 @@ use crate::{
     dhcp, directory,
     directory::Directory,
     fileserver::{self, ftp, http, tftp},
-    ivr::{
-        loader,
-        machine::Facts,
-        worker::{Control, Ivr, IvrCall},
-    },
+    ivr::{loader, worker::Ivr},
     journal::{self, Journal},
     media::Media,
-    model::{BindingRecord, Event, Events, Extension, Keys, MacAddr, Secret, User},
+    model::{BindingRecord, Event, Events, Keys, MacAddr, Secret, User},
     provisioning::{
         self, Endpoints, Files, Identities, Identity, Neighbours, Onboarding, PhoneClasses,
         onboarding::{self, CallKind, Output, Registration, Sighting},
@@ -155,7 +151,10 @@ impl Node {
         let loaded = loader::load(&settings.ivr)?;
         let ivr = Ivr::new(&settings.ivr, loaded, media.clone(), onboarding.clone(), directory.clone(), events.clone());
         let mut tasks = vec![
-            tokio::spawn(serve_menu(ivr.clone(), service_inbox, onboarding.clone())),
+            tokio::spawn({
+                let ivr = ivr.clone();
+                async move { ivr.serve(service_inbox).await }
+            }),
             tokio::spawn(carry_out(orders, engine.handle.clone(), onboarding.clone(), shared.clone())),
         ];
 
@@ -402,68 +401,12 @@ impl call::Office for Office {
                 (Some(recognised.family).filter(|family| !family.is_empty()), recognised.model, recognised.firmware);
             self.onboarding.seen(Sighting { family, model, firmware, address, phone: true, ..Sighting::of(contact.mac) });
         }
-        let reached = reload::Contact { line: contact.line, user: contact.user.clone(), uri: contact.uri.clone(), flow: contact.flow };
-        self.onboarding.registered(Registration { mac: contact.mac, generation: contact.generation, contact: reached });
+        self.onboarding.registered(Registration::from(contact));
     }
 
     fn unregistered(&self, contact: &registrar::Contact) {
         self.onboarding.unregistered(contact.mac, contact.line, contact.generation);
     }
-}
-
-/// What the menu may do with a call that it was handed.
-struct ServiceControl(call::ServiceControl);
-
-impl Control for ServiceControl {
-    fn hang_up(&self) {
-        self.0.hang_up();
-    }
-
-    fn transfer(&self, to: Extension) -> tokio::sync::oneshot::Receiver<bool> {
-        self.0.transfer(to)
-    }
-}
-
-/// Calls that the engine hands over become calls of the menu.
-async fn serve_menu(ivr: Ivr, mut handed_over: mpsc::Receiver<call::ServiceCall>, onboarding: Onboarding) {
-    let (calls, inbox) = mpsc::channel(16);
-    let menu = tokio::spawn(async move { ivr.serve(inbox).await });
-    while let Some(mut call) = handed_over.recv().await {
-        let identity = onboarding.identities().identity(call.caller.mac, call.caller.line);
-        let extension = identity.and_then(|identity| identity.extension);
-        let state = if extension.is_some() { "bound" } else { "provisional" };
-        let (tell, events) = mpsc::channel(64);
-        let mut ended = call.ended;
-        tokio::spawn(async move {
-            // Closing the menu's end is how it learns that the caller has gone.
-            loop {
-                tokio::select! {
-                    event = call.events.recv() => {
-                        let Some((_, event)) = event else { return };
-                        if tell.send(event).await.is_err() {
-                            return;
-                        }
-                    }
-                    _ = &mut ended => return,
-                }
-            }
-        });
-        let call = IvrCall {
-            call: call.call,
-            mac: Some(call.caller.mac),
-            line: call.caller.line,
-            source: call.source.ip(),
-            facts: Facts { device_state: state.to_owned(), device_extension: extension },
-            session: call.session,
-            events,
-            control: Box::new(ServiceControl(call.control)),
-        };
-        if calls.send(call).await.is_err() {
-            break;
-        }
-    }
-    drop(calls);
-    let _ = menu.await;
 }
 
 /// Onboarding's orders to the SIP engine. A phone that answers slowly holds up nobody.
