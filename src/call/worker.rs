@@ -624,9 +624,13 @@ impl Engine {
         let Ground { agent, endpoint, media, taps, commands, transports, .. } = &mut self.ground;
         match action {
             Action::Invite { leg, contact, caller, offer } => {
-                let flow = match transports.flow_to(contact.flow.transport, contact.flow.peer) {
-                    Ok(found) if contact.flow.local.ip().is_unspecified() => Flow { id: contact.flow.id, ..found },
-                    _ => contact.flow,
+                // Asking the system for a route costs three calls: only where the flow does not tell our address.
+                let flow = match contact.flow.local.ip().is_unspecified() {
+                    true => {
+                        let found = transports.flow_to(contact.flow.transport, contact.flow.peer);
+                        found.map_or(contact.flow, |found| Flow { id: contact.flow.id, ..found })
+                    }
+                    false => contact.flow,
                 };
                 let invite = invite(endpoint, flow, contact, caller, offer);
                 agent.invite(now, endpoint, leg, invite);
