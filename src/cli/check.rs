@@ -41,7 +41,10 @@ impl Check {
         }
         match faults.len() {
             0 if self.json => Ok(()),
-            0 => Ok(println!("{file}: good; templates, flows and users too")),
+            0 => {
+                println!("{file}: good; templates, flows and users too");
+                Ok(())
+            }
             1 => anyhow::bail!("1 fault"),
             many => anyhow::bail!("{many} faults"),
         }

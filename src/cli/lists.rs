@@ -2,7 +2,7 @@
 
 use clap::Args;
 use hyper::Method;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 
 use super::{ServerArg, table};
 use crate::{
@@ -98,7 +98,11 @@ impl Devices {
             return Ok(());
         }
         let devices: Vec<Device> = client.get("/api/v1/devices").await?;
-        if self.json { json(&devices) } else { Ok(device_table(&devices)) }
+        if self.json {
+            return json(&devices);
+        }
+        device_table(&devices);
+        Ok(())
     }
 }
 
@@ -137,7 +141,12 @@ impl Users {
 
 impl Bindings {
     pub async fn run(self) -> anyhow::Result<()> {
-        list(self.server, self.json, "/api/v1/bindings", |bindings: &[Binding]| binding_table(bindings)).await
+        let bindings: Vec<Binding> = self.server.client()?.get("/api/v1/bindings").await?;
+        if self.json {
+            return json(&bindings);
+        }
+        binding_table(&bindings);
+        Ok(())
     }
 }
 
@@ -145,28 +154,28 @@ impl Bind {
     pub async fn run(self) -> anyhow::Result<()> {
         let path = format!("/api/v1/devices/{}/binding", self.mac);
         let binding: Binding = self.server.client()?.send_json(Method::PUT, &path, &BindRequest { login: self.login }).await?;
-        if self.json { json(&binding) } else { Ok(binding_table(std::slice::from_ref(&binding))) }
+        if self.json {
+            return json(&binding);
+        }
+        binding_table(std::slice::from_ref(&binding));
+        Ok(())
     }
 }
 
 impl Unbind {
     pub async fn run(self) -> anyhow::Result<()> {
         self.server.client()?.delete(&format!("/api/v1/devices/{}/binding", self.mac)).await?;
-        match self.json {
-            true => json(&serde_json::json!({ "mac": self.mac, "bound": false })),
-            false => Ok(println!("{} belongs to nobody now; it was told to reload", self.mac)),
+        if self.json {
+            return json(&serde_json::json!({ "mac": self.mac, "bound": false }));
         }
+        println!("{} belongs to nobody now; it was told to reload", self.mac);
+        Ok(())
     }
 }
 
 fn binding_table(bindings: &[Binding]) {
     let row = |binding: &Binding| vec![binding.extension.clone(), binding.display_name.clone(), binding.mac.clone(), binding.since.clone()];
     table::print(&["EXTENSION", "NAME", "DEVICE", "SINCE"], &bindings.iter().map(row).collect::<Vec<_>>(), "nobody has a phone yet");
-}
-
-async fn list<T: DeserializeOwned + Serialize>(server: ServerArg, as_json: bool, path: &str, show: impl Fn(&[T])) -> anyhow::Result<()> {
-    let items: Vec<T> = server.client()?.get(path).await?;
-    if as_json { json(&items) } else { Ok(show(&items)) }
 }
 
 /// Pretty JSON on standard output.

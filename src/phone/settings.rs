@@ -113,10 +113,9 @@ pub fn read_grandstream(file: &str, bytes: &[u8], mac: MacAddr, values: &mut Val
     if !root.has_tag_name("gs_provision") {
         return Err(Fault::WrongRoot { file: file.into(), root: root.tag_name().name().into(), wanted: "<gs_provision>" });
     }
-    if let Some(named) = root.children().find(|node| node.has_tag_name("mac")).and_then(|node| node.text()) {
-        if named.parse() != Ok(mac) {
-            return Err(Fault::WrongDevice { file: file.into(), found: named.into(), own: mac });
-        }
+    let named = root.children().find(|node| node.has_tag_name("mac")).and_then(|node| node.text());
+    if let Some(found) = named.filter(|named| named.parse() != Ok(mac)) {
+        return Err(Fault::WrongDevice { file: file.into(), found: found.into(), own: mac });
     }
     for config in root.children().filter(|node| node.has_tag_name("config")) {
         for element in config.children().filter(|node| node.is_element()) {
