@@ -105,8 +105,8 @@ impl Demo {
 
         if self.once {
             drop(actors);
-            node.stop().await;
             timeline.abort();
+            node.stop().await;
             return if good { Ok(()) } else { anyhow::bail!("not every phone made its call") };
         }
         invite(&node).await?;
@@ -123,8 +123,8 @@ impl Demo {
             signal = tokio::signal::ctrl_c() => signal?,
         }
         println!("\nstopping …");
-        node.stop().await;
         timeline.abort();
+        node.stop().await;
         Ok(())
     }
 }
@@ -217,6 +217,8 @@ async fn converse(caller: &mut Actor, called: &mut Actor, from: &Role, to: &Role
         called.hear("the caller's tone", |sound| is_tone(sound, from.tone_hz)).await
     };
     let (near, far) = tokio::try_join!(near, far)?;
+    // Long enough for the phones to hear that it lasts.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     caller.hang_up().await;
     called.until_hung_up().await?;
     caller.until_hung_up().await?;
@@ -261,7 +263,9 @@ async fn invite(node: &Node) -> anyhow::Result<()> {
     println!("The API: http://{api}/api/v1/openapi.json");
     println!("    curl -H 'Authorization: Bearer {token}' http://{api}/api/v1/devices");
     println!("    curl -N -H 'Authorization: Bearer {token}' 'http://{api}/api/v1/events?after=0'");
-    println!("    plugtone dial 2042 --from 2041 --api http://{api} --token {token}\n");
+    // As it was called, so that the line can be copied.
+    let this = std::env::args().next().unwrap_or_else(|| "plugtone".to_owned());
+    println!("    {this} dial 2042 --from 2041 --api http://{api} --token {token}\n");
     Ok(())
 }
 

@@ -85,13 +85,13 @@ fn words(event: &Event) -> String {
         PoolExhausted { subnet, .. } => format!("gets no address: every one of {subnet} is taken; widen the range or shorten the lease"),
         FileServed { door, path, source, bytes, unchanged, .. } => {
             let how = if *unchanged { "already has" } else { "is sent" };
-            format!("{source} {how} {path} ({bytes} bytes) by {door:?}")
+            format!("{source} {how} {path} ({bytes} bytes) by {door}")
         }
-        FileDelivered { door, path, source, .. } => format!("{source} has all of {path} by {door:?}"),
-        FileFailed { door, path, source, reason, .. } => format!("{source} did not get {path} by {door:?}: {reason}"),
-        FileMissing { door, path, source, .. } => format!("{source} asks for {path} by {door:?}, which does not exist"),
-        FileRefused { door, path, source, reason, .. } => format!("{source} may not have {path} by {door:?}: {reason}"),
-        FileUploaded { door, path, source, bytes, .. } => format!("{source} uploads {path} ({bytes} bytes) by {door:?}"),
+        FileDelivered { door, path, source, .. } => format!("{source} has all of {path} by {door}"),
+        FileFailed { door, path, source, reason, .. } => format!("{source} did not get {path} by {door}: {reason}"),
+        FileMissing { door, path, source, .. } => format!("{source} asks for {path} by {door}, which does not exist"),
+        FileRefused { door, path, source, reason, .. } => format!("{source} may not have {path} by {door}: {reason}"),
+        FileUploaded { door, path, source, bytes, .. } => format!("{source} uploads {path} ({bytes} bytes) by {door}"),
         RenderFailed { path, error, .. } => format!("{path} cannot be rendered: {error}"),
         DeviceSeen { family, model, source, .. } => {
             format!("is on the network: {}{}{}", family.as_deref().unwrap_or("unknown make"), maybe(" ", model), maybe(" at ", source))
@@ -116,7 +116,7 @@ fn words(event: &Event) -> String {
         RegisterRefused { user, source, reason } => format!("{source} may not register as {user}: {reason}"),
         IvrStarted { flow, .. } => format!("a caller enters the flow {flow}"),
         IvrPrompt { text, .. } => format!("the caller hears: {text}"),
-        IvrKeys { count, .. } => format!("the caller keyed {count} digits"),
+        IvrKeys { count, .. } => format!("the caller presses {count} keys (hidden)"),
         DirectoryChecked { outcome, elapsed_ms, .. } => format!("the directory says {outcome:?} after {elapsed_ms} ms"),
         LockedOut { what, until, .. } => format!("{what} is locked out until {until}"),
         IvrEnded { outcome, .. } => format!("the caller leaves the flow: {outcome}"),
