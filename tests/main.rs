@@ -16,4 +16,5 @@ mod rfc;
 mod sip_differential;
 mod sip_transport;
 mod store;
+mod story;
 mod tree;

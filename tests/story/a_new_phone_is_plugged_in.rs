@@ -1,0 +1,87 @@
+//! Somebody takes a phone out of its box, plugs it in, says who they are, and calls a colleague: for each family.
+
+use plugtone::{
+    media::listen::Sound,
+    model::Event,
+    phone::{audio::Say, desk::News},
+};
+
+use super::office::{Office, Somebody};
+
+/// Two people with phones of this family, from the box to their first call.
+async fn two_people_get_phones(office: &Office, family: &str, number: u32, ada: [&str; 3], alan: [&str; 3]) {
+    let mut adas = office.plugs_in(family, number);
+    let mut alans = office.plugs_in(family, number + 1);
+
+    let (ada_extension, alan_extension) = (ada[2], alan[2]);
+    tokio::join!(signs_in(&mut adas, ada), signs_in(&mut alans, alan));
+
+    let ada_speaks = async {
+        adas.call(alan_extension).await.expect("the colleague answers");
+        adas.say(Say::Tone { hz: 440.0 }).await;
+        adas.hear("the colleague", |sound| sound.is_like(Sound::Tone { hz: 660.0 })).await.expect("Ada hears Alan");
+    };
+    let alan_speaks = async {
+        alans.wait("a call", |news| matches!(news, News::Answered).then_some(Ok(()))).await.expect("it rings");
+        alans.say(Say::Tone { hz: 660.0 }).await;
+        alans.hear("the caller", |sound| sound.is_like(Sound::Tone { hz: 440.0 })).await.expect("Alan hears Ada");
+    };
+    tokio::join!(ada_speaks, alan_speaks);
+    adas.hang_up().await;
+    alans.until_hung_up().await.expect("the call ends for both");
+
+    let told = office.events_of(adas.phone.mac).await;
+    let at = |what: &str, wanted: &dyn Fn(&Event) -> bool| {
+        told.iter().position(wanted).unwrap_or_else(|| panic!("{family}: nothing tells of {what}: {told:#?}"))
+    };
+    // The timeline tells the steps in their order.
+    let way = [
+        at("the DISCOVER", &|event| matches!(event, Event::DhcpDiscover { .. })),
+        at("the lease", &|event| matches!(event, Event::LeaseGranted { .. })),
+        at("the files", &|event| matches!(event, Event::FileServed { .. })),
+        at("the provisional registration", &|event| matches!(event, Event::Registered { user, .. } if user.starts_with("new"))),
+        at("the menu", &|event| matches!(event, Event::IvrStarted { .. })),
+        at("the keys", &|event| matches!(event, Event::IvrKeys { count: 4, .. })),
+        at("the directory", &|event| matches!(event, Event::DirectoryChecked { .. })),
+        at("the binding", &|event| matches!(event, Event::Bound { .. })),
+        at("the reload", &|event| matches!(event, Event::ReloadRequested { .. })),
+        at("the new file", &|event| matches!(event, Event::ReloadTaken { .. })),
+        at("the owner's registration", &|event| matches!(event, Event::Registered { user, .. } if user == ada_extension)),
+        at("the end of the reload", &|event| matches!(event, Event::ReloadDone { .. })),
+        at("the call", &|event| matches!(event, Event::CallStarted { to, .. } if to == alan_extension)),
+        at("its answer", &|event| matches!(event, Event::CallAnswered { to, .. } if to == alan_extension)),
+    ];
+    assert!(way.is_sorted(), "{family}: {way:?} {told:#?}");
+    // And nowhere what was keyed. Other events have ports and sizes, which may look like a PIN.
+    let of_the_menu =
+        |event: &&Event| matches!(event, Event::IvrPrompt { .. } | Event::IvrKeys { .. } | Event::IvrEnded { .. } | Event::Bound { .. });
+    for event in told.iter().filter(of_the_menu) {
+        let text = serde_json::to_string(event).expect("JSON").replace(&event.call().map(|call| call.to_string()).unwrap_or_default(), "");
+        assert!(!text.contains(ada[1]), "{family}: the PIN is in {text}");
+    }
+}
+
+async fn signs_in(somebody: &mut Somebody, [login, pin, extension]: [&str; 3]) {
+    let user = somebody.until_registered().await.expect("the phone registers as nobody's");
+    assert!(user.starts_with("new"), "{user}");
+    somebody.sign_in("0", login, pin, extension).await.expect("the phone becomes theirs");
+}
+
+const ADA: [&str; 3] = ["1001", "1815", "2041"];
+const ALAN: [&str; 3] = ["1002", "1912", "2042"];
+const GRACE: [&str; 3] = ["1003", "1906", "2043"];
+const HEDY: [&str; 3] = ["1004", "1914", "2044"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn yealink_and_poly() {
+    let office = Office::opens(|_| {}).await;
+    tokio::join!(two_people_get_phones(&office, "yealink", 1, ADA, ALAN), two_people_get_phones(&office, "poly", 1, GRACE, HEDY));
+    office.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grandstream_and_any_other() {
+    let office = Office::opens(|_| {}).await;
+    tokio::join!(two_people_get_phones(&office, "grandstream", 1, ADA, ALAN), two_people_get_phones(&office, "generic", 1, GRACE, HEDY));
+    office.node.stop().await;
+}

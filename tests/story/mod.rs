@@ -1,0 +1,4 @@
+//! What people live through, told by simulated phones against a whole Plugtone on loopback.
+
+mod a_new_phone_is_plugged_in;
+mod office;

@@ -1,0 +1,70 @@
+//! An office for a story: a node on free ports, with the people of config/demo/users.yaml, and phones to be plugged in.
+
+use std::{path::Path, time::Duration};
+
+use plugtone::{
+    config::Settings,
+    directory,
+    journal::Delivery,
+    model::{Event, MacAddr},
+    node::{Node, Origin},
+    phone::{
+        desk::{Config, Network, News, Phone},
+        make::Make,
+        person::Person,
+    },
+};
+use tempfile::TempDir;
+
+pub type Somebody = Person<Box<dyn FnMut(&News) + Send>>;
+
+pub struct Office {
+    pub node: Node,
+    _folder: TempDir,
+}
+
+impl Office {
+    /// Opens it; `change` may set it up differently.
+    pub async fn opens(change: impl FnOnce(&mut Settings)) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(root.join("config/demo/plugtone.yaml")).expect("the demo's configuration");
+        let mut settings = Settings::read("config/demo/plugtone.yaml", &text).expect("it is good");
+        settings.directory.file = Some(directory::settings::FileSettings { path: root.join("config/demo/users.yaml") });
+        settings.store.path = folder.path().join("plugtone.db");
+        settings.dhcp.listen.set_port(0);
+        settings.api.listen.set_port(0);
+        let files = [&mut settings.tftp.listen, &mut settings.ftp.listen, &mut settings.http.listen];
+        let listeners = files.into_iter().chain([&mut settings.sip.udp, &mut settings.sip.tcp]);
+        listeners.flatten().for_each(|at| at.set_port(0));
+        settings.media.first_port = 0;
+        change(&mut settings);
+        let node = Node::start(settings, Origin::Embedded).await.expect("the office opens");
+        Self { node, _folder: folder }
+    }
+
+    /// A phone of this make, out of its box and into the wall. It lifts its receiver by itself when it is called.
+    pub fn plugs_in(&self, family: &str, number: u32) -> Somebody {
+        let make = Make::of(family).expect("a make that can be played");
+        let mac = make.mac(number);
+        let network = Network::Loopback { dhcp: self.node.addresses.dhcp[0] };
+        let answer_after = Some(Duration::from_millis(300));
+        let mut somebody: Somebody = Person::new(Phone::plug_in(Config { make, mac, network, answer_after }), Box::new(|_| {}));
+        somebody.patience = Duration::from_secs(90);
+        somebody
+    }
+
+    /// What was told of a phone until now, oldest first.
+    pub async fn events_of(&self, mac: MacAddr) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut subscription = self.node.journal.subscribe(0);
+        while let Some(delivery) = subscription.next_if_any().await {
+            if let Delivery::Event(recorded) = delivery
+                && recorded.event.mac() == Some(mac)
+            {
+                events.push(recorded.event.clone());
+            }
+        }
+        events
+    }
+}
