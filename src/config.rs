@@ -2,7 +2,7 @@
 //!
 //! What a section means is its folder's affair: each checks its own. Reading a file is `cli`'s and `node`'s.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 use serde::{Deserialize, Deserializer};
 
@@ -119,6 +119,16 @@ impl Settings {
     /// Reads the text of a configuration file; `file` is how faults name it.
     pub fn read(file: &str, text: &str) -> Result<Self, Fault> {
         yaml::read(file, text)
+    }
+
+    /// Paths that were written relative are relative to the file's folder.
+    pub fn relative_to(&mut self, folder: &Path) {
+        let ldap = self.directory.ldap.as_mut();
+        let of_ldap = ldap.into_iter().flat_map(|ldap| [ldap.ca_file.as_mut(), ldap.bind_password_file.as_mut()]).flatten();
+        let users = self.directory.file.as_mut().map(|file| &mut file.path);
+        let others = [users, self.templates.path.as_mut(), self.ivr.path.as_mut(), Some(&mut self.store.path)];
+        // Joining an absolute path gives that path.
+        of_ldap.chain(others.into_iter().flatten()).for_each(|path| *path = folder.join(&*path));
     }
 
     /// What the sections find wrong with themselves, each with the line of the key that it names.

@@ -38,6 +38,7 @@ use crate::{
     sip::{notify, registrar},
     store::{Store, sqlite::Sqlite},
     template::Templates,
+    yaml::Fault,
 };
 
 /// Where the settings came from, and so where they are read from again.
@@ -87,6 +88,37 @@ struct Live {
     onboarding: Onboarding,
     dhcp: Option<dhcp::socket::Running>,
     settings: ArcSwap<Settings>,
+}
+
+/// Overrides `directory.ldap.bind_password`, so that the password need be in no file.
+const LDAP_PASSWORD: &str = "PLUGTONE_LDAP_BIND_PASSWORD";
+
+/// Reads a configuration file whole: secrets from files and the environment, paths relative to its folder, every section
+/// checked.
+pub fn read_settings(path: &Path) -> Result<Settings, Vec<Fault>> {
+    let file = path.display().to_string();
+    let unreadable = |error: std::io::Error| {
+        vec![Fault::in_file(&*file, format!("cannot be read: {error}")).hint("name the configuration with --config")]
+    };
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let mut settings = Settings::read(&file, &text).map_err(|fault| vec![fault])?;
+    settings.relative_to(path.parent().unwrap_or(Path::new("")));
+    if let Some(ldap) = &mut settings.directory.ldap {
+        if let Ok(password) = std::env::var(LDAP_PASSWORD) {
+            ldap.bind_password = Some(Secret::new(password));
+            ldap.bind_password_file = None;
+        } else if let Some(secret) = ldap.bind_password_file.take() {
+            let fault = |error| {
+                vec![
+                    Fault::in_file(secret.display().to_string(), format!("cannot be read: {error}"))
+                        .hint("`directory.ldap.bind_password_file` names it"),
+                ]
+            };
+            ldap.bind_password = Some(Secret::new(std::fs::read_to_string(&secret).map_err(fault)?.trim_end_matches(['\r', '\n'])));
+        }
+    }
+    settings.check(&file, &text)?;
+    Ok(settings)
 }
 
 /// The first line of a device, the one that is bound.
@@ -310,11 +342,7 @@ impl Live {
         let new = match &self.origin {
             Origin::Embedded => (*old).clone(),
             Origin::File(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-                let file = path.display().to_string();
-                let settings = Settings::read(&file, &text).map_err(|fault| told(&fault))?;
-                settings.check(&file, &text).map_err(|faults| faults.iter().map(|fault| told(fault)).collect::<Vec<_>>().join("\n"))?;
-                settings
+                read_settings(path).map_err(|faults| faults.iter().map(|fault| told(fault)).collect::<Vec<_>>().join("\n"))?
             }
         };
         let loaded = loader::load(&new.ivr).map_err(|error| told(&error))?;

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, so that they link once. `scripts/test` runs them all.
 
 mod call;
+mod config;
 mod dhcp;
 mod doors;
 mod files;

@@ -7,6 +7,7 @@ use crate::{
     config::Settings,
     directory,
     ivr::{self, loader},
+    node::read_settings,
     template::TemplateSet,
     yaml::Fault,
 };
@@ -27,10 +28,9 @@ pub struct Check {
 impl Check {
     pub fn run(self) -> anyhow::Result<()> {
         let file = self.config.config.display().to_string();
-        let text = self.config.text()?;
-        let faults = match Settings::read(&file, &text) {
-            Err(fault) => vec![fault],
-            Ok(settings) => all(&file, &text, &settings),
+        let faults = match read_settings(&self.config.config) {
+            Err(faults) => faults,
+            Ok(settings) => beyond(&file, &settings),
         };
         if self.json {
             let row =
@@ -51,9 +51,9 @@ impl Check {
     }
 }
 
-/// Everything that can be known without serving.
-pub fn all(file: &str, text: &str, settings: &Settings) -> Vec<Fault> {
-    let mut faults = settings.check(file, text).err().unwrap_or_default();
+/// What else can be known without serving: templates, flows, users.
+pub fn beyond(file: &str, settings: &Settings) -> Vec<Fault> {
+    let mut faults = Vec::new();
     match crate::template::read(settings.templates.path.as_deref()) {
         Ok(sources) => faults.extend(TemplateSet::load(&sources).err().unwrap_or_default()),
         Err(more) => faults.extend(more.0),

@@ -55,7 +55,7 @@ enum Action {
 impl Ivr {
     pub fn run(self) -> anyhow::Result<()> {
         let settings = match &self.config {
-            Some(path) => crate::config::Settings::read(&path.display().to_string(), &super::read(path)?)?.ivr,
+            Some(path) => super::ConfigArg { config: path.clone() }.load()?.ivr,
             None => Settings::default(),
         };
         match self.action {

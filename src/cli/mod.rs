@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Settings;
+use crate::{config::Settings, node::read_settings};
 
 mod check;
 mod client;
@@ -91,17 +91,14 @@ pub struct ConfigArg {
 }
 
 impl ConfigArg {
-    pub fn text(&self) -> anyhow::Result<String> {
-        read(&self.config)
-    }
-
     pub fn load(&self) -> anyhow::Result<Settings> {
-        Ok(Settings::read(&self.config.display().to_string(), &self.text()?)?)
+        read_settings(&self.config)
+            .map_err(|faults| anyhow::anyhow!(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n")))
     }
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}: name the configuration with --config", path.display()))
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Which running server to ask.

@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 use super::{ConfigArg, ServerArg, check};
 use crate::{
-    config::{Log, Settings},
+    config::Log,
     node::{Node, Origin},
 };
 
@@ -37,10 +37,9 @@ pub struct Reload {
 impl Serve {
     pub async fn run(self) -> anyhow::Result<()> {
         let file = self.config.config.display().to_string();
-        let text = self.config.text()?;
-        let settings = Settings::read(&file, &text)?;
+        let settings = self.config.load()?;
         start_log(&settings.log)?;
-        let faults = check::all(&file, &text, &settings);
+        let faults = check::beyond(&file, &settings);
         if !faults.is_empty() {
             let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
             anyhow::bail!("the configuration cannot be used:\n{}", told.join("\n\n"));

@@ -58,7 +58,7 @@ pub struct LdapSettings {
     pub verify: Verify,
     /// Who searches: the DN of a service account. Empty: anonymous.
     pub bind_dn: String,
-    /// Its password; better in a file (`bind_password_file`) or in the environment.
+    /// Its password; better in a file (`bind_password_file`) or in the environment (PLUGTONE_LDAP_BIND_PASSWORD).
     pub bind_password: Option<Secret>,
     /// File that holds the password, and nothing else.
     pub bind_password_file: Option<PathBuf>,
