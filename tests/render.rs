@@ -197,19 +197,3 @@ fn user_agents_are_recognised() {
         assert!(set.recognise_user_agent(junk).is_none());
     }
 }
-
-/// `cargo test --release --test all render::speed -- --ignored --nocapture`
-#[test]
-#[ignore = "measures"]
-fn speed() {
-    let set = set("");
-    let (mut files, mut bytes) = (0, 0);
-    let started = std::time::Instant::now();
-    while started.elapsed().as_secs() < 3 {
-        let (more_files, more_bytes) = set.render_samples();
-        files += more_files;
-        bytes += more_bytes;
-    }
-    let secs = started.elapsed().as_secs_f64();
-    println!("{:.0} files/s, {:.1} MB/s, {:.0} µs each", files as f64 / secs, bytes as f64 / secs / 1e6, secs * 1e6 / files as f64);
-}

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{config::Settings, node::read_settings};
 
+mod bench;
 mod check;
 mod client;
 mod demo;
@@ -53,6 +54,7 @@ enum Command {
     Ivr(ivr::Ivr),
     Token(token::Token),
     Pin(pin::Pin),
+    Bench(bench::Bench),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -76,6 +78,7 @@ impl Cli {
             Command::Ivr(command) => command.run(),
             Command::Token(command) => command.run().await,
             Command::Pin(command) => command.run(),
+            Command::Bench(command) => command.run().await,
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),
         }

@@ -1,0 +1,380 @@
+//! `bench`: what the server costs. It runs as a process of its own, so that its CPU is told apart from that of the load.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use tokio::task::JoinSet;
+
+use crate::{
+    binding::{self, MasterKey},
+    dhcp, media,
+    media::listen::Sound,
+    model::MacAddr,
+    phone::{
+        desk::{Config, Network, Phone},
+        make::Make,
+        person::Person,
+        tftp,
+    },
+    provisioning::identities::{auth_user, provisional_user},
+    sip::{
+        digest::Credentials,
+        endpoint::{self, Endpoint},
+        register_client::{self, RegisterClient},
+        transport::Flow,
+    },
+    store::{sqlite::Sqlite, worker::durable_leases},
+    template::Templates,
+};
+
+/// Measures what the server costs on this machine: rate, and CPU per unit of work.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone bench dhcp                 four-way exchanges with durable leases
+  plugtone bench register --count 20000
+  plugtone bench all
+
+Use a release build on a quiet machine. The server is a child process on loopback; its CPU is read from /proc.")]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Everything, one after the other.
+    All,
+    /// DISCOVER to ACK, each lease on disk before its ACK.
+    Dhcp {
+        #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+        count: u32,
+    },
+    /// Rendered files over TFTP.
+    Tftp {
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+        count: u32,
+    },
+    /// REGISTER, challenge, REGISTER, 200.
+    Register {
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+        count: u32,
+    },
+    /// Callers in the voice menu at once, each hearing the voice.
+    Ivr {
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=190))]
+        count: u32,
+    },
+    /// Files of all families, in memory.
+    Render,
+    /// Durable leases, in the store alone.
+    Store,
+    /// Bridged calls' sound, in the media threads alone.
+    Relay {
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        calls: u32,
+    },
+}
+
+impl Bench {
+    pub async fn run(self) -> anyhow::Result<()> {
+        println!("{}", machine());
+        match self.what {
+            What::All => {
+                bench_dhcp(5_000).await?;
+                bench_tftp(10_000).await?;
+                bench_register(10_000).await?;
+                bench_ivr(100).await?;
+                bench_render()?;
+                bench_store().await?;
+                bench_relay(200).await
+            }
+            What::Dhcp { count } => bench_dhcp(count).await,
+            What::Tftp { count } => bench_tftp(count).await,
+            What::Register { count } => bench_register(count).await,
+            What::Ivr { count } => bench_ivr(count).await,
+            What::Render => bench_render(),
+            What::Store => bench_store().await,
+            What::Relay { calls } => bench_relay(calls).await,
+        }
+    }
+}
+
+/// Processor, cores, kernel, and how this program was built.
+fn machine() -> String {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map_or("unknown processor", |rest| rest.trim_start_matches([' ', '\t', ':']));
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let build = if cfg!(debug_assertions) { "debug build: do not quote" } else { "release build" };
+    format!("machine: {cores} × {model}, Linux {}; {build}", kernel.trim())
+}
+
+/// A server in a folder of its own.
+struct Server {
+    child: Child,
+    folder: tempfile::TempDir,
+    dhcp: SocketAddr,
+    tftp: SocketAddr,
+    sip: SocketAddr,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    async fn start() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let free = || -> std::io::Result<SocketAddr> { UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr() };
+        let (dhcp, tftp, ftp, http, sip, api) = (free()?, free()?, free()?, free()?, free()?, free()?);
+        std::fs::write(folder.path().join("users.yaml"), include_str!("../../config/demo/users.yaml"))?;
+        let text = format!(
+            "directory: {{ file: {{ path: users.yaml }} }}\n\
+             dhcp: {{ listen: {dhcp}, loopback: true, conflict_check: false, new_clients_per_minute: 0, subnets: [{{ cidr: 127.64.0.0/16, range: 127.64.0.10-127.64.250.250 }}] }}\n\
+             tftp: {{ listen: ['{tftp}'], max_transfers_per_client: 1000 }}\nftp: {{ listen: ['{ftp}'] }}\nhttp: {{ listen: ['{http}'] }}\n\
+             sip: {{ udp: ['{sip}'], tcp: ['{sip}'] }}\napi: {{ listen: '{api}' }}\nstore: {{ path: plugtone.db }}\nlog: {{ level: error }}\n"
+        );
+        let config = folder.path().join("plugtone.yaml");
+        std::fs::write(&config, text)?;
+        let child = Command::new(std::env::current_exe()?).arg("serve").arg("--config").arg(&config).stdin(Stdio::null()).spawn()?;
+        let mut server = Self { child, folder, dhcp, tftp, sip };
+        // The token is written when everything listens.
+        let token = server.folder.path().join(crate::api::LOCAL_TOKEN_FILE);
+        for _ in 0..200 {
+            if token.exists() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                return Ok(server);
+            }
+            if let Some(status) = server.child.try_wait()? {
+                bail!("the server to be measured ended with {status}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("the server to be measured did not start within 10 s")
+    }
+
+    fn key(&self) -> anyhow::Result<MasterKey> {
+        Ok(binding::files::load_or_create(&self.folder.path().join("master.key"))?)
+    }
+
+    /// CPU that the server has used, user and system (proc(5), fields 14 and 15).
+    fn cpu(&self) -> anyhow::Result<Duration> {
+        let stat = std::fs::read_to_string(Path::new("/proc").join(self.child.id().to_string()).join("stat"))?;
+        let after_name = stat.rsplit_once(") ").context("/proc/…/stat has another form")?.1;
+        let mut fields = after_name.split(' ').skip(11);
+        let mut ticks = || fields.next().and_then(|field| field.parse::<u64>().ok()).context("/proc/…/stat has another form");
+        let ticks = ticks()? + ticks()?;
+        // SAFETY: asks for a constant of the system.
+        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
+        Ok(Duration::from_micros(ticks * 1_000_000 / per_second))
+    }
+}
+
+/// One line of result.
+fn tell(what: &str, done: usize, took: Duration, cpu: Duration, more: &str) {
+    let each = cpu.as_secs_f64() * 1e6 / done.max(1) as f64;
+    println!(
+        "{what:<34} {:>9.0}/s   server CPU {each:>8.1} µs each   {done} in {:.2} s{more}",
+        done as f64 / took.as_secs_f64(),
+        took.as_secs_f64()
+    );
+}
+
+async fn bench_dhcp(count: u32) -> anyhow::Result<()> {
+    let server = Server::start().await?;
+    let first = MacAddr([0x02, 0x10, 0, 0, 0, 0]);
+    let before = server.cpu()?;
+    let report = dhcp::client::load(server.dhcp, count as usize, 64, first, Duration::from_secs(60)).await?;
+    let cpu = server.cpu()? - before;
+    let more = format!("; p50 {:.1} ms, p99 {:.1} ms, {} failed", ms(report.median), ms(report.p99), report.failed);
+    tell("DHCP, DORA, 64 at once", report.clients - report.failed, report.elapsed, cpu, &more);
+    Ok(())
+}
+
+async fn bench_tftp(count: u32) -> anyhow::Result<()> {
+    let server = Server::start().await?;
+    for (name, block_bytes) in [("TFTP, blocks of 512", None), ("TFTP, blocks of 1428", Some(1428))] {
+        let before = server.cpu()?;
+        let options = tftp::Options { block_bytes, ..Default::default() };
+        let load = tftp::Load {
+            server: server.tftp,
+            locals: vec![Ipv4Addr::LOCALHOST.into()],
+            clients: 50,
+            files: (count / 50).max(1) as usize,
+            path: "y000000000066.cfg".to_owned(),
+            options,
+        };
+        let report = tftp::load(load).await;
+        let cpu = server.cpu()? - before;
+        let size = report.bytes / report.fetched.max(1) as u64;
+        let p99 = report.percentile(99).map_or(0.0, ms);
+        tell(name, report.fetched, report.took, cpu, &format!("; {size} bytes each, rendered, p99 {p99:.1} ms, {} failed", report.failed));
+        if let Some(failure) = report.first_failure {
+            println!("  the first failure: {failure}");
+        }
+    }
+    Ok(())
+}
+
+async fn bench_register(count: u32) -> anyhow::Result<()> {
+    const AT_ONCE: u32 = 32;
+    let server = Server::start().await?;
+    let key = Arc::new(server.key()?);
+    let before = server.cpu()?;
+    let began = Instant::now();
+    let mut clients = JoinSet::new();
+    for number in 0..AT_ONCE {
+        let (key, sip) = (key.clone(), server.sip);
+        clients.spawn(async move {
+            let mut good = 0;
+            for phone in (number..count).step_by(AT_ONCE as usize) {
+                good += usize::from(register(&key, sip, phone).await.unwrap_or(false));
+            }
+            good
+        });
+    }
+    let mut good = 0;
+    while let Some(done) = clients.join_next().await {
+        good += done?;
+    }
+    let took = began.elapsed();
+    let cpu = server.cpu()? - before;
+    tell("REGISTER with digest, 32 at once", good, took, cpu, &format!("; {} failed", count as usize - good));
+    Ok(())
+}
+
+/// One phone that nobody owns registers: 401, then 200.
+async fn register(key: &MasterKey, server: SocketAddr, number: u32) -> anyhow::Result<bool> {
+    let [_, b, c, d] = number.to_be_bytes();
+    let mac = MacAddr([0x02, 0x20, 0, b, c, d]);
+    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let flow = Flow::udp(socket.local_addr()?, server);
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let mut endpoint = Endpoint::new(endpoint::Config::default(), seed);
+    let user = provisional_user(mac);
+    let config = register_client::Config {
+        aor: format!("sip:{user}@{}", server.ip()),
+        display_name: String::new(),
+        registrar: format!("sip:{server}"),
+        flow,
+        contact_user: user,
+        credentials: Credentials { username: auth_user(mac, 1), secret: key.sip_secret(mac, 1, 0) },
+        expires_secs: 3600,
+    };
+    let mut client = RegisterClient::new(&mut endpoint, config);
+    client.register(Instant::now(), &mut endpoint);
+    let end = tokio::time::Instant::now() + Duration::from_secs(10);
+    let mut datagram = [0; 4096];
+    loop {
+        while let Some(transmit) = endpoint.poll_transmit() {
+            socket.send_to(&transmit.bytes, server).await?;
+        }
+        let Ok(received) = tokio::time::timeout_at(end, socket.recv(&mut datagram)).await else { return Ok(false) };
+        let now = Instant::now();
+        endpoint.handle_message(now, flow, Bytes::copy_from_slice(&datagram[..received?]));
+        while let Some(event) = endpoint.poll_event() {
+            client.handle(now, &mut endpoint, event);
+        }
+        match client.poll_event() {
+            Some(register_client::Event::Registered { .. }) => return Ok(true),
+            Some(_) => return Ok(false),
+            None => {}
+        }
+    }
+}
+
+async fn bench_ivr(count: u32) -> anyhow::Result<()> {
+    let server = Server::start().await?;
+    let make = Make::of("yealink").context("a make")?;
+    let mut callers = JoinSet::new();
+    for number in 0..count {
+        let (make, dhcp) = (make.clone(), server.dhcp);
+        callers.spawn(async move {
+            let mac = make.mac(number);
+            let config = Config { make, mac, network: Network::Loopback { dhcp }, answer_after: None };
+            let mut person = Person::new(Phone::plug_in(config), |_: &_| {});
+            person.until_registered().await?;
+            person.call("0").await?;
+            person.hear("the voice", |sound| sound == Sound::Speech).await?;
+            Ok::<_, crate::phone::person::Trouble>(person)
+        });
+    }
+    let mut hearing = Vec::new();
+    let mut failed = 0;
+    while let Some(done) = callers.join_next().await {
+        match done? {
+            Ok(person) => hearing.push(person),
+            Err(_) => failed += 1,
+        }
+    }
+    let (before, began) = (server.cpu()?, Instant::now());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (cpu, took) = (server.cpu()? - before, began.elapsed());
+    let share = cpu.as_secs_f64() / took.as_secs_f64() / hearing.len().max(1) as f64 * 100.0;
+    println!(
+        "{:<34} {:>9} heard the voice, {failed} did not   server CPU {share:.3} % of a core each",
+        "callers in the menu at once",
+        hearing.len()
+    );
+    Ok(())
+}
+
+fn bench_render() -> anyhow::Result<()> {
+    let templates = Templates::load(None)?;
+    let set = templates.current();
+    let began = Instant::now();
+    let (mut files, mut bytes) = (0, 0);
+    while began.elapsed() < Duration::from_secs(3) {
+        let (more_files, more_bytes) = set.render_samples();
+        files += more_files;
+        bytes += more_bytes;
+    }
+    let took = began.elapsed();
+    tell("renders, one thread", files, took, took, &format!("; {} bytes on average", bytes / files.max(1)));
+    Ok(())
+}
+
+async fn bench_store() -> anyhow::Result<()> {
+    for clients in [1, 64] {
+        let folder = tempfile::tempdir()?;
+        let store = Sqlite::open(folder.path().join("plugtone.db"))?;
+        let rate = durable_leases(store.clone(), clients, if clients == 1 { 500 } else { 200 }).await?;
+        println!(
+            "{:<34} {:>9.0}/s   {} in {:.2} s",
+            format!("durable leases, {clients} at once"),
+            rate.per_second(),
+            rate.leases,
+            rate.took.as_secs_f64()
+        );
+        store.close().await;
+    }
+    Ok(())
+}
+
+async fn bench_relay(calls: u32) -> anyhow::Result<()> {
+    let report = tokio::task::spawn_blocking(move || {
+        media::bench::relay(calls as usize, Duration::from_secs(5), (media::Codec::Pcma, media::Codec::Pcma))
+    })
+    .await??;
+    println!("{report}");
+    Ok(())
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
