@@ -1,11 +1,12 @@
 //! The voice menu on real parts: audio over loopback, a store on disk, the file directory, onboarding. Only SIP is left out.
 
 use std::{
+    cell::RefCell,
     io,
     net::{IpAddr, Ipv4Addr, UdpSocket},
     path::Path,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -36,6 +37,7 @@ use plugtone::{
     store::Sqlite,
 };
 use tokio::sync::{mpsc, oneshot};
+use tracing_subscriber::{Layer, filter::dynamic_filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Digits that turn up nowhere by chance.
@@ -178,9 +180,31 @@ impl Caller {
     }
 }
 
-/// Everything that is logged, from TRACE up.
+/// Everything that this thread logs, from TRACE up.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
+
+thread_local! {
+    /// Where this thread's log goes; nowhere for other tests.
+    static CAUGHT: RefCell<Option<Log>> = const { RefCell::new(None) };
+}
+
+impl Log {
+    /// One subscriber for the whole process that listens to threads that want to be heard. A subscriber of one thread
+    /// would not do: whether a line is of interest to anybody is remembered for the process, and a test that meets the
+    /// line first, on a thread without subscriber, may settle that it is not.
+    fn catch() -> Self {
+        static SUBSCRIBER: OnceLock<()> = OnceLock::new();
+        SUBSCRIBER.get_or_init(|| {
+            let wanted = dynamic_filter_fn(|_, _| CAUGHT.with_borrow(Option::is_some));
+            let layer = tracing_subscriber::fmt::layer().with_writer(|| CAUGHT.with_borrow(|log| log.clone().unwrap_or_default()));
+            tracing_subscriber::registry().with(layer.with_filter(wanted)).init();
+        });
+        let log = Self::default();
+        CAUGHT.set(Some(log.clone()));
+        log
+    }
+}
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -195,10 +219,7 @@ impl io::Write for Log {
 
 #[tokio::test]
 async fn a_caller_is_bound_and_what_was_keyed_is_nowhere() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let log = Log::catch();
     let office = Office::open().await;
     let caller = office.call(1);
     office.hears("Welcome").await;
