@@ -28,7 +28,7 @@ use crate::netns::{Guest, Namespace, Running, need, within};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a Polycom sends as option 60: RFC 3925 layout, enterprise number 13885, "Polycom", "VVX-VVX_411".
-const POLY_CLASS: &str = "00:00:36:3d:16:01:07:50:6f:6c:79:63:6f:6d:02:0b:56:56:58:2d:56:56:58:5f:34:31:31";
+pub const POLY_CLASS: &str = "00:00:36:3d:16:01:07:50:6f:6c:79:63:6f:6d:02:0b:56:56:58:2d:56:56:58:5f:34:31:31";
 
 /// What the templates of the two families say, in short.
 fn classify(facts: &ClientFacts<'_>) -> Class {
@@ -103,14 +103,14 @@ impl Office {
 }
 
 /// A namespace with `eth0`, and a place where the scripts of DHCP clients leave what they were told.
-struct Client {
-    namespace: Namespace,
+pub struct Client {
+    pub namespace: Namespace,
     folder: TempDir,
 }
 
 impl Client {
     /// Plugged into the bridge `lan` of a network, with this MAC.
-    fn new(label: &str, mac: &str, network: &Namespace) -> Self {
+    pub fn new(label: &str, mac: &str, network: &Namespace) -> Self {
         let client = Self { namespace: Namespace::new(label), folder: tempfile::tempdir().expect("folder") };
         client.write_script();
         network.plug("lan", &client.namespace);
@@ -118,7 +118,7 @@ impl Client {
         client
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -150,7 +150,7 @@ impl Client {
     }
 
     /// Waits for `event` and forgets it, so that the next of its kind can be waited for.
-    fn hears(&self, event: &str) -> HashMap<String, String> {
+    pub fn hears(&self, event: &str) -> HashMap<String, String> {
         let path = self.path(&format!("told.{event}"));
         assert!(within(PATIENCE, || path.exists()), "the client was never told '{event}'");
         let told = self.told(event).unwrap();
@@ -159,7 +159,7 @@ impl Client {
     }
 
     /// A udhcpc that stays, in the foreground of a guard.
-    fn udhcpc(&self, more: &[&str]) -> Running {
+    pub fn udhcpc(&self, more: &[&str]) -> Running {
         need("udhcpc", "udhcpc");
         let script = self.path("script").display().to_string();
         let arguments = [&["-i", "eth0", "-f", "-t", "10", "-T", "1", "-A", "1", "-s", &script][..], more].concat();
@@ -172,7 +172,7 @@ impl Client {
     }
 
     /// A dhclient that stays.
-    fn dhclient(&self, config: &str) -> Running {
+    pub fn dhclient(&self, config: &str) -> Running {
         need("dhclient", "isc-dhcp-client");
         fs::write(self.path("dhclient.conf"), config).unwrap();
         let files = self.dhclient_files();

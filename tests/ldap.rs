@@ -104,10 +104,10 @@ fn certificates(folder: &Path) {
         .args(["-extfile", &ext, "-out", &out]));
 }
 
-struct Slapd {
+pub struct Slapd {
     folder: tempfile::TempDir,
     child: Option<Child>,
-    plain: SocketAddr,
+    pub plain: SocketAddr,
     tls: SocketAddr,
 }
 
@@ -116,7 +116,7 @@ fn free_port() -> SocketAddr {
 }
 
 impl Slapd {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         certificates(folder.path());
         let at = |name: &str| folder.path().join(name).display().to_string();
@@ -163,7 +163,7 @@ impl Slapd {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 }

@@ -4,6 +4,7 @@ mod call;
 mod config;
 mod dhcp;
 mod doors;
+mod e2e;
 mod files;
 mod ivr;
 mod ivr_calls;
