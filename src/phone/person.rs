@@ -15,6 +15,8 @@ use crate::{media::listen::Sound, model::Keys};
 
 /// Quiet after speech that means: the prompt is over, it is my turn.
 const PAUSE: Duration = Duration::from_millis(700);
+/// How long somebody who knows the voice waits before saying yes once more.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// What went wrong, in the words of somebody who stands at the phone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -157,6 +159,25 @@ impl<W: FnMut(&News)> Person<W> {
                 Err(trouble) => return Err(trouble),
             }
         }
+        self.until_registered_as(extension).await
+    }
+
+    /// As [`Self::sign_in`], for somebody who knows the voice: keys all at once when it begins to speak, then says yes
+    /// until it hangs up.
+    pub async fn sign_in_at_once(&mut self, menu: &str, login: &str, pin: &str, extension: &str) -> Result<(), Trouble> {
+        self.call(menu).await?;
+        self.hear("the voice", |sound| sound == Sound::Speech).await?;
+        self.press(&format!("{login}#{pin}#")).await;
+        let patience = self.patience;
+        within(patience, "the voice to say goodbye", async {
+            loop {
+                match tokio::time::timeout(IMPATIENCE, self.until_hung_up()).await {
+                    Ok(result) => return result,
+                    Err(_) => self.press("1").await,
+                }
+            }
+        })
+        .await?;
         self.until_registered_as(extension).await
     }
 }

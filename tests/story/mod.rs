@@ -2,3 +2,4 @@
 
 mod a_new_phone_is_plugged_in;
 mod office;
+mod what_goes_wrong;

@@ -5,8 +5,8 @@ use std::{path::Path, time::Duration};
 use plugtone::{
     config::Settings,
     directory,
-    journal::Delivery,
-    model::{Event, MacAddr},
+    journal::{Delivery, Subscription},
+    model::{Event, Extension, MacAddr},
     node::{Node, Origin},
     phone::{
         desk::{Config, Network, News, Phone},
@@ -15,6 +15,9 @@ use plugtone::{
     },
 };
 use tempfile::TempDir;
+
+/// Longest wait for an event.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub type Somebody = Person<Box<dyn FnMut(&News) + Send>>;
 
@@ -66,5 +69,33 @@ impl Office {
             }
         }
         events
+    }
+
+    /// Everything that the journal has and gets, from the office's first day.
+    pub fn journal(&self) -> Journal {
+        Journal(self.node.journal.subscribe(0))
+    }
+
+    /// Whose phone it is now.
+    pub fn owner(&self, mac: MacAddr) -> Option<Extension> {
+        self.node.account(mac).and_then(|identity| identity.extension)
+    }
+}
+
+/// Reads what is told, and waits for what is not told yet.
+pub struct Journal(Subscription);
+
+impl Journal {
+    /// The next event that `wanted` accepts.
+    pub async fn until(&mut self, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Event {
+        let search = async {
+            loop {
+                match self.0.next().await.expect("the journal goes on") {
+                    Delivery::Event(recorded) if wanted(&recorded.event) => return recorded.event.clone(),
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("the journal never told of {what}"))
     }
 }
