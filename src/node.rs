@@ -31,9 +31,8 @@ use crate::{
     media::Media,
     model::{BindingRecord, Event, Events, Keys, MacAddr, Secret, User},
     provisioning::{
-        self, Endpoints, Files, Identities, Identity, Neighbours, Onboarding, PhoneClasses,
+        self, Endpoints, Files, Identities, Identity, Neighbours, Onboarding, PhoneClasses, classify,
         onboarding::{self, CallKind, Output, Registration, Sighting},
-        reload,
     },
     sip::{notify, registrar},
     store::{Store, sqlite::Sqlite},
@@ -156,7 +155,7 @@ impl Node {
             reload: settings.bindings.reload.clone(),
             limits: settings.bindings.attempts.limits(),
         };
-        let methods = reload::methods(templates.clone());
+        let methods = classify::reload_methods(templates.clone());
         let (onboarding, orders) = Onboarding::start(shared.clone(), identities.clone(), told.clone(), config, methods).await?;
         let events = noticing(told, onboarding.clone());
         let directory = Arc::new(Replaceable(ArcSwap::from_pointee(directory::open(settings.directory.check()?, events.clone())?)));

@@ -25,7 +25,7 @@ use crate::{
     store::ContactRecord,
 };
 
-pub use super::reload::{Contact, Order, Reload, ReloadMethod, ReloadMethods, methods};
+pub use super::reload::{Contact, Order, Reload, ReloadMethod, ReloadMethods};
 
 /// Devices held at most. MACs can be made up faster than phones: what comes after is counted, not kept.
 const MOST_DEVICES: usize = 100_000;

@@ -18,7 +18,6 @@ use crate::{
     binding::Fact,
     model::{Event, Generation, LineNumber, MacAddr},
     sip::{Credentials, Flow, notify},
-    template::Templates,
 };
 
 /// An overdue phone that shows itself is told to reload at most so often.
@@ -35,21 +34,6 @@ pub struct ReloadMethod {
 
 /// (family, model) → how it reloads.
 pub type ReloadMethods = Arc<dyn Fn(Option<&str>, Option<&str>) -> ReloadMethod + Send + Sync>;
-
-/// As the templates say it that are live at the moment.
-pub fn methods(templates: Templates) -> ReloadMethods {
-    Arc::new(move |family, _model| {
-        let set = templates.current();
-        let Some(family) = family.and_then(|id| set.family(id)).or_else(|| set.family("generic")) else {
-            return ReloadMethod::default();
-        };
-        let mut events = vec![family.reload.soft.clone(), family.reload.hard.clone()];
-        events.dedup();
-        // New phones are told to look as often as their make can.
-        let minutes = u64::from(family.capabilities.poll_minutes_min);
-        ReloadMethod { events, poll: (minutes > 0).then(|| Duration::from_secs(minutes * 60)) }
-    })
-}
 
 /// Where a phone listens, also after the registrar has dropped it.
 #[derive(Clone, Debug, PartialEq, Eq)]
