@@ -4,7 +4,7 @@
 //!  it calls us   Offered ──answer──► AwaitsAck ──ACK──► Up
 //!  we call it    Called ──────────────200─────────────► Up
 //! ```
-//! Not here: which halves belong together (`switch.rs`), SIP (`sip/ua.rs`).
+//! Not here: which halves belong together (`switch`), SIP (`sip::ua`).
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,6 +1,6 @@
 //! Legs, bridges, routing: what a call means.
 //!
-//! `switch.rs` holds all calls as pairs of halves (`half.rs`), `routing.rs` says who may reach what, `worker.rs` is the one
+//! `switch` holds all calls as pairs of halves (`half.rs`), `routing.rs` says who may reach what, `worker.rs` is the one
 //! task that owns SIP and the switch and does what they answer. Not here: SIP syntax (`sip`), RTP bytes (`media`), trunks.
 
 pub mod config;

@@ -2,7 +2,7 @@
 //!
 //! It waits for messages, commands, media events and time, whichever comes first; between two waits nothing is awaited and
 //! nothing is locked. Everybody else talks to it through [`Handle`]. What must reach the disk goes to a writer of its own
-//! (contacts are written behind). Not here: decisions about calls (`switch.rs`), about messages (`sip`).
+//! (contacts are written behind). Not here: decisions about calls (`switch`), about messages (`sip`).
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,7 +1,7 @@
 //! A dialog: what two user agents must remember of each other between INVITE and BYE (RFC 3261 §12).
 //!
 //! Made from an INVITE and its answer, on either side; it then writes requests within itself and checks those that come.
-//! Where messages travel is not here: phones sit behind NAT, so `ua.rs` answers by the flow that the peer was last heard on.
+//! Where messages travel is not here: phones sit behind NAT, so `ua` answers by the flow that the peer was last heard on.
 //! Not here: what a request means, transactions.
 
 use super::{

@@ -7,7 +7,7 @@
 //! What is refused here never reaches the owner: malformed requests (400, 505, 416), unknown methods and extensions (501, 405,
 //! 420), merged requests (482), spent hops (483), bodies that nobody reads (406, 415), a CANCEL of nothing (481), and more
 //! transactions than fit (503). These answers are stateless (RFC 3261 §8.2.7): abuse leaves nothing in memory.
-//! Not here: dialogs and the repetition of 2xx and its ACK (`ua.rs`), who may do what (`digest.rs`).
+//! Not here: dialogs and the repetition of 2xx and its ACK (`ua`), who may do what (`digest.rs`).
 
 use std::{
     cmp::Reverse,

@@ -1,6 +1,6 @@
 //! The phone's side of REGISTER: registers one contact, keeps it registered, and takes it back (RFC 3261 §10.2).
 //!
-//! Stands on an [`Endpoint`] like `ua.rs`; the owner offers it each endpoint event first ([`RegisterClient::handle`]).
+//! Stands on an [`Endpoint`] like `ua`; the owner offers it each endpoint event first ([`RegisterClient::handle`]).
 //! Here: digest on 401 and 407 with fresh nonces, 423 with its Min-Expires, refresh at nine tenths of what was granted,
 //! pauses that grow after a failure. Not here: GRUU, outbound, which server.
 

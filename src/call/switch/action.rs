@@ -1,0 +1,108 @@
+//! What the switch wants done, by legs, media and the voice menu.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use crate::{
+    call::{
+        half::{Cause, Contact, MediaPort},
+        routing::Caller,
+    },
+    media::SessionId,
+    model::{CallId, Event},
+    sdp::MediaParams,
+    sip::ua::LegId,
+};
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    // --- legs
+    Invite {
+        leg: LegId,
+        contact: Contact,
+        caller: CallerId,
+        offer: Bytes,
+    },
+    Ring {
+        leg: LegId,
+    },
+    Answer {
+        leg: LegId,
+        sdp: Bytes,
+    },
+    /// A final answer to a call that nobody took.
+    Refuse {
+        leg: LegId,
+        status: u16,
+        retry_after_secs: Option<u32>,
+    },
+    /// CANCEL or BYE, as its state wants. `elsewhere`: another phone of the extension took the call (RFC 3326).
+    Hangup {
+        leg: LegId,
+        elsewhere: bool,
+    },
+    Reoffer {
+        leg: LegId,
+        sdp: Bytes,
+    },
+    AnswerReoffer {
+        leg: LegId,
+        sdp: Bytes,
+    },
+    RefuseReoffer {
+        leg: LegId,
+        status: u16,
+    },
+    // --- media
+    SetRemote {
+        media: SessionId,
+        params: MediaParams,
+    },
+    Bridge {
+        near: SessionId,
+        far: SessionId,
+    },
+    /// Both stay open and hear nothing of each other.
+    Unbridge {
+        media: SessionId,
+    },
+    /// A key that came by SIP INFO: counts as if the phone had sent it by RTP.
+    Key {
+        media: SessionId,
+        key: char,
+    },
+    /// The caller waits while somebody rings: let it hear so.
+    RingBack {
+        media: SessionId,
+        on: bool,
+    },
+    CloseMedia {
+        media: SessionId,
+    },
+    // --- the voice menu
+    HandOver {
+        call: CallId,
+        leg: LegId,
+        caller: Caller,
+        media: MediaPort,
+        source: SocketAddr,
+    },
+    ServiceEnded {
+        call: CallId,
+        cause: Cause,
+    },
+    /// How a transfer that the menu asked for went. If nobody took the call, the menu has it again.
+    Transferred {
+        call: CallId,
+        taken: bool,
+    },
+    Tell(Event),
+}
+
+/// Who is shown to the phone that rings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallerId {
+    pub user: String,
+    pub display_name: String,
+}

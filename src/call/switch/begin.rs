@@ -1,0 +1,239 @@
+//! Calls begin: a phone dials, or the API asks.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{
+    Action, CallerId, OriginateError, Purpose, Switch, World,
+    ringing::Plan,
+    state::{Call, Side},
+};
+use crate::{
+    call::{
+        half::{Cause, Half, HalfState},
+        routing::{Caller, Route, route},
+    },
+    model::{CallId, Event, Extension},
+    sdp::{self, Codec, Description, Direction},
+    sip::{transport::Flow, ua::LegId},
+};
+
+/// A call that came in and was authenticated.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    pub leg: LegId,
+    pub caller: Caller,
+    /// User part of the request URI, unescaped.
+    pub dialled: String,
+    pub offer: Option<Bytes>,
+    pub flow: Flow,
+    pub source: SocketAddr,
+}
+
+/// Click to dial: ring the user's phones, then the far end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Originate {
+    pub from: Extension,
+    pub to: String,
+    /// Shown to the far end instead of the user's own number.
+    pub caller_id: Option<String>,
+    /// How long each side may ring; the configured time when `None`.
+    pub timeout: Option<Duration>,
+    pub labels: Vec<(String, String)>,
+}
+
+impl Switch {
+    /// A phone calls. It was authenticated as `incoming.caller`.
+    pub fn handle_incoming(&mut self, now: Instant, world: &mut dyn World, incoming: Incoming) {
+        let route = route(&self.config, &incoming.caller, &incoming.dialled, |number| world.is_extension(number));
+        if let Err(cause) = self.admit(&incoming.caller, &route) {
+            return self.refuse(&incoming, cause);
+        }
+        let offer = match incoming.offer.as_deref().map(Description::parse).transpose() {
+            Ok(offer) => offer,
+            Err(_) => return self.refuse(&incoming, Cause::NothingInCommon),
+        };
+        let id = self.new_id(world);
+        match route {
+            Route::Unknown => self.refuse(&incoming, Cause::Unknown),
+            Route::Service => self.enter_menu(now, world, id, incoming, offer),
+            Route::Extension(extension) => self.call_out(now, world, id, incoming, offer, &[extension]),
+            Route::Emergency(extensions) => self.call_out(now, world, id, incoming, offer, &extensions),
+        }
+    }
+
+    /// Begins a call for the API. Its end is told by events.
+    pub fn originate(&mut self, now: Instant, world: &mut dyn World, wanted: Originate) -> Result<CallId, OriginateError> {
+        let display_name = world.display_name(wanted.from.as_str());
+        let Some(first) = world.contacts(wanted.from.as_str()).into_iter().next() else {
+            return Err(OriginateError::NotRegistered(wanted.from));
+        };
+        let caller = Caller { user: wanted.from.to_string(), display_name, mac: first.mac, line: first.line, provisional: false };
+        let next = route(&self.config, &caller, &wanted.to, |number| world.is_extension(number));
+        if next == Route::Unknown {
+            return Err(OriginateError::NoSuchNumber(wanted.to));
+        }
+        let overload = OriginateError::Overload { retry_after_secs: self.config.retry_after_secs };
+        if self.admit(&caller, &next).is_err() {
+            return Err(overload);
+        }
+        let id = self.new_id(world);
+        if next == Route::Service && !world.reserve_service(id) {
+            return Err(overload);
+        }
+        let shown = match wanted.caller_id {
+            Some(number) => CallerId { user: number, display_name: String::new() },
+            None => CallerId { user: caller.user.clone(), display_name: caller.display_name.clone() },
+        };
+        let mut call = Call::new(now, caller, wanted.to.clone(), shown, first.flow.peer);
+        call.labels = wanted.labels;
+        call.ring_timeout = wanted.timeout.unwrap_or(self.config.ring_timeout);
+        let purpose = if next == Route::Service { Purpose::Service(id) } else { Purpose::Bridge { near: None } };
+        // The user's own phone shows where the call will go.
+        let callee = CallerId { display_name: world.display_name(&wanted.to), user: wanted.to };
+        let plan = Plan { shown: callee, codecs: self.config.codecs.clone(), foreign: Vec::new(), purpose, except: None };
+        let near = self.ring(world, id, std::slice::from_ref(&wanted.from), plan);
+        if near.is_empty() {
+            return Err(overload);
+        }
+        call.near = Side::Ringing(near);
+        call.next = Some(next);
+        self.insert(now, id, call);
+        Ok(id)
+    }
+
+    pub(super) fn admit(&self, caller: &Caller, route: &Route) -> Result<(), Cause> {
+        let count = self.calls.len();
+        // Emergency calls are not limited; only memory is.
+        if matches!(route, Route::Emergency(_)) {
+            return if count < self.config.max_calls.saturating_mul(2) + 16 { Ok(()) } else { Err(Cause::Overload) };
+        }
+        let own = self.callers.get(&caller.user).copied().unwrap_or(0);
+        let own_limit = if caller.provisional { self.config.max_calls_unbound } else { self.config.max_calls_extension };
+        if count >= self.config.max_calls || own >= own_limit { Err(Cause::Overload) } else { Ok(()) }
+    }
+
+    /// Says no before there is a call.
+    pub(super) fn refuse(&mut self, incoming: &Incoming, cause: Cause) {
+        let retry_after_secs = (cause == Cause::Overload).then_some(self.config.retry_after_secs);
+        self.actions.push_back(Action::Refuse { leg: incoming.leg, status: cause.status(), retry_after_secs });
+        self.tell(Event::CallRefused {
+            from: incoming.caller.user.clone(),
+            to: incoming.dialled.clone(),
+            mac: Some(incoming.caller.mac),
+            reason: cause.as_str().to_owned(),
+        });
+    }
+
+    /// The caller's half of a call that came in.
+    pub(super) fn near_half(
+        &mut self,
+        world: &mut dyn World,
+        incoming: &Incoming,
+        offer: Option<Description>,
+        purpose: Purpose,
+    ) -> Option<Half> {
+        let media = world.open_media(&incoming.flow, purpose)?;
+        let sdp = sdp::Session::new(world.random(), media.address, &self.config.codecs);
+        let wants = offer.as_ref().and_then(|o| o.audio().map(|(_, stream)| stream.direction()));
+        let mut half =
+            Half::new(incoming.leg, &incoming.caller.user, incoming.caller.mac, media, sdp, HalfState::Offered(offer.map(Box::new)));
+        half.wants = wants.unwrap_or(Direction::SendRecv);
+        Some(half)
+    }
+
+    pub(super) fn new_call(&self, now: Instant, incoming: &Incoming) -> Call {
+        let caller = incoming.caller.clone();
+        let shown = CallerId { user: caller.user.clone(), display_name: caller.display_name.clone() };
+        let mut call = Call::new(now, caller, incoming.dialled.clone(), shown, incoming.source);
+        call.ring_timeout = self.config.ring_timeout;
+        call
+    }
+
+    pub(super) fn enter_menu(&mut self, now: Instant, world: &mut dyn World, id: CallId, incoming: Incoming, offer: Option<Description>) {
+        if !world.reserve_service(id) {
+            return self.refuse(&incoming, Cause::Overload);
+        }
+        let Some(half) = self.near_half(world, &incoming, offer, Purpose::Service(id)) else {
+            self.actions.push_back(Action::ServiceEnded { call: id, cause: Cause::Overload });
+            return self.refuse(&incoming, Cause::Overload);
+        };
+        let mut call = self.new_call(now, &incoming);
+        call.near = Side::One(Box::new(half));
+        call.far = Side::Menu { handed: false };
+        self.insert(now, id, call);
+        self.answer_near(now, id, None);
+    }
+
+    pub(super) fn call_out(
+        &mut self,
+        now: Instant,
+        world: &mut dyn World,
+        id: CallId,
+        incoming: Incoming,
+        offer: Option<Description>,
+        targets: &[Extension],
+    ) {
+        // Say so before anybody's phone rings.
+        if let Some(offer) = &offer
+            && self.usable_codecs(offer).is_empty()
+        {
+            return self.refuse(&incoming, Cause::NothingInCommon);
+        }
+        let mac = incoming.caller.mac;
+        if !targets.iter().any(|target| world.contacts(target.as_str()).iter().any(|contact| contact.mac != mac)) {
+            return self.refuse(&incoming, Cause::Unavailable);
+        }
+        let Some(half) = self.near_half(world, &incoming, offer, Purpose::Bridge { near: None }) else {
+            return self.refuse(&incoming, Cause::Overload);
+        };
+        let mut call = self.new_call(now, &incoming);
+        call.near = Side::One(Box::new(half));
+        self.insert(now, id, call);
+        self.ring_far(now, world, id, targets);
+    }
+
+    pub(super) fn insert(&mut self, now: Instant, id: CallId, mut call: Call) {
+        for half in call.near.halves() {
+            self.legs.insert(half.leg, id);
+        }
+        *self.callers.entry(call.caller.user.clone()).or_default() += 1;
+        if matches!(call.near, Side::Ringing(_)) {
+            let at = now + call.ring_timeout;
+            call.deadline = Some(at);
+            self.deadlines.insert((at, id));
+        }
+        self.tell(Event::CallStarted {
+            call: id,
+            from: call.caller.user.clone(),
+            to: call.dialled.clone(),
+            mac: call.mac,
+            labels: call.labels.clone(),
+        });
+        self.calls.insert(id, call);
+    }
+
+    pub(super) fn new_id(&self, world: &mut dyn World) -> CallId {
+        loop {
+            let id = CallId(world.random());
+            if !self.calls.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    pub(super) fn usable_codecs(&self, offer: &Description) -> Vec<Codec> {
+        let Some((_, stream)) = offer.audio() else { return Vec::new() };
+        let mut usable = Vec::new();
+        for (codec, _) in stream.codecs() {
+            if self.config.codecs.contains(&codec) && !usable.contains(&codec) {
+                usable.push(codec);
+            }
+        }
+        usable
+    }
+}

@@ -1,0 +1,109 @@
+//! Changes in a running call: hold, resume, another address, keys by INFO.
+
+use std::mem;
+
+use bytes::Bytes;
+
+use super::{Action, Switch};
+use crate::{
+    call::half::HalfState,
+    model::CallId,
+    sdp::{self, Description, Direction, Terms},
+    sip::ua::LegId,
+};
+
+impl Switch {
+    /// A phone changes the session: hold, resume, another address. Answered at once, since the media is ours; the other
+    /// phone is told when what it may hear has changed.
+    pub(super) fn on_reoffered(&mut self, id: CallId, leg: LegId, body: Option<Bytes>) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let other_wants = call.other_of(leg).map_or(Direction::SendRecv, |other| other.wants);
+        let Some(half) = call.half_mut(leg).filter(|half| half.is_up()) else {
+            return self.actions.push_back(Action::RefuseReoffer { leg, status: 491 });
+        };
+        let Some(body) = body else {
+            let sdp = half.sdp.offer(other_wants, None, &[]);
+            half.reoffered = Some(other_wants);
+            return self.actions.push_back(Action::AnswerReoffer { leg, sdp });
+        };
+        let prefer = half.sdp.agreed().map(|agreed| agreed.codec);
+        let terms = Terms { direction: other_wants, prefer };
+        let answered = Description::parse(&body).and_then(|offer| {
+            let wants = offer.audio().map(|(_, stream)| stream.direction()).ok_or(sdp::Error::NothingInCommon)?;
+            half.sdp.answer(&offer, terms).map(|(sdp, params)| (wants, sdp, params))
+        });
+        let (wants, sdp, params) = match answered {
+            Ok(answered) => answered,
+            Err(error) => return self.actions.push_back(Action::RefuseReoffer { leg, status: error.status() }),
+        };
+        let changed = mem::replace(&mut half.wants, wants) != wants;
+        let media = half.media.id;
+        self.actions.push_back(Action::AnswerReoffer { leg, sdp });
+        self.actions.push_back(Action::SetRemote { media, params });
+        if changed {
+            self.reoffer_other(id, leg);
+        }
+    }
+
+    /// Tells the other phone what this one now allows.
+    pub(super) fn reoffer_other(&mut self, id: CallId, leg: LegId) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let Some(wants) = call.half_mut(leg).map(|half| half.wants) else { return };
+        let Some(other) = call.other_mut(leg).filter(|other| other.is_up()) else { return };
+        if other.reoffered.is_some() || !matches!(other.state, HalfState::Up) {
+            other.reoffer_again = true;
+            return;
+        }
+        other.reoffered = Some(wants);
+        let (leg, sdp) = (other.leg, other.sdp.offer(wants, None, &[]));
+        self.actions.push_back(Action::Reoffer { leg, sdp });
+    }
+
+    pub(super) fn on_reoffer_answered(&mut self, id: CallId, leg: LegId, body: Option<Bytes>) {
+        self.take_answer(id, leg, body);
+        self.offer_again(id, leg);
+    }
+
+    /// The ACK of a change that asked for our offer.
+    pub(super) fn on_late_answer(&mut self, id: CallId, leg: LegId, body: Option<Bytes>) {
+        if body.is_some() {
+            self.take_answer(id, leg, body);
+        }
+        self.offer_again(id, leg);
+    }
+
+    pub(super) fn take_answer(&mut self, id: CallId, leg: LegId, body: Option<Bytes>) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let Some(half) = call.half_mut(leg) else { return };
+        let Some(direction) = half.reoffered.take() else { return };
+        // An answer that does not fit leaves all as it was: the call goes on.
+        let Some(answer) = body.and_then(|body| Description::parse(&body).ok()) else { return };
+        if let Ok(params) = half.sdp.accept(&answer, direction) {
+            self.actions.push_back(Action::SetRemote { media: half.media.id, params });
+        }
+    }
+
+    pub(super) fn on_reoffer_failed(&mut self, id: CallId, leg: LegId) {
+        if let Some(half) = self.calls.get_mut(&id).and_then(|call| call.half_mut(leg)) {
+            half.reoffered = None;
+        }
+        self.offer_again(id, leg);
+    }
+
+    /// A change of the other half waited for this one to be free.
+    pub(super) fn offer_again(&mut self, id: CallId, leg: LegId) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let Some(half) = call.half_mut(leg) else { return };
+        if mem::take(&mut half.reoffer_again)
+            && let Some(other) = call.other_of(leg).map(|other| other.leg)
+        {
+            self.reoffer_other(id, other);
+        }
+    }
+
+    /// A key that came by INFO. `media` sends it where an RTP key would have gone.
+    pub(super) fn on_key(&mut self, id: CallId, leg: LegId, key: char) {
+        let Some(half) = self.calls.get_mut(&id).and_then(|call| call.half_mut(leg)) else { return };
+        self.actions.push_back(Action::Key { media: half.media.id, key });
+    }
+}

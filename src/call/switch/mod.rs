@@ -1,0 +1,213 @@
+//! All calls of this engine: who rings, who is joined with whom, who hears what when somebody leaves. No I/O, no clock.
+//!
+//! A call has a near side (the caller) and a far side (who is called, or the voice menu). Each side is one [`Half`], or
+//! several while an extension's phones ring at once. What a half tells ([`LegEvent`]) goes in, [`Action`]s come out; what
+//! must be known at once (who is registered, a media port) is asked of the [`World`].
+//!
+//! ```text
+//!  near         far
+//!  Offered      Called…      a phone calls another:   far 200 → answer near, bridge
+//!  Offered      Menu         a phone calls the menu:  answer near, its ACK → hand over
+//!  Called…      None         originated:              near 200 → ring far (or hand over)
+//!  Up           Called…      originated, transferred: far 200 → bridge
+//!  Up           Up           talking;                 who leaves ends it
+//! ```
+//! Not here: who may call whom (`routing.rs`), SIP, packets, transfer by phones, trunks.
+
+mod action;
+mod answer;
+mod begin;
+mod change;
+mod leaving;
+mod ringing;
+mod state;
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{
+    Config,
+    half::{Cause, Contact, LegEvent, MediaPort, Snapshot},
+};
+use crate::{
+    media::SessionId,
+    model::{CallId, Event, Extension},
+    sip::{transport::Flow, ua::LegId},
+};
+
+use self::state::{Call, Side};
+pub use self::{
+    action::{Action, CallerId},
+    begin::{Incoming, Originate},
+};
+
+/// What the switch asks and must know at once. None of it may wait.
+pub trait World {
+    /// Phones registered for this user now, the latest first.
+    fn contacts(&self, user: &str) -> Vec<Contact>;
+    /// Has somebody this number, registered or not?
+    fn is_extension(&self, number: &str) -> bool;
+    /// The name that goes with an extension; empty when there is none.
+    fn display_name(&self, extension: &str) -> String;
+    /// A number for a new leg.
+    fn new_leg(&mut self) -> LegId;
+    /// A port that a phone behind `flow` can send to. `None`: there are no more.
+    fn open_media(&mut self, flow: &Flow, purpose: Purpose) -> Option<MediaPort>;
+    /// A place in the voice menu's inbox, kept until the call is handed over or over. `false`: it is full.
+    fn reserve_service(&mut self, call: CallId) -> bool;
+    fn random(&mut self) -> u64;
+}
+
+/// Whom a media port's events are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// `near`: whom it will be joined with, if that is known.
+    Bridge {
+        near: Option<SessionId>,
+    },
+    Service(CallId),
+}
+
+/// Why an originated call did not even begin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OriginateError {
+    #[error("{0} has no phone registered: plug one in, or choose another user")]
+    NotRegistered(Extension),
+    #[error("nobody has the number {0}")]
+    NoSuchNumber(String),
+    #[error("too many calls at once: try again in {retry_after_secs} s")]
+    Overload { retry_after_secs: u32 },
+}
+
+/// What the voice menu asks for a call that it was handed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceCommand {
+    Hangup,
+    /// Ring this extension and join the caller with it; [`Action::Transferred`] tells how it went.
+    Transfer {
+        to: Extension,
+    },
+}
+
+pub struct Switch {
+    config: Arc<Config>,
+    calls: HashMap<CallId, Call>,
+    legs: HashMap<LegId, CallId>,
+    /// Calls of each caller, by user part.
+    callers: HashMap<String, usize>,
+    /// One deadline per ringing call.
+    deadlines: BTreeSet<(Instant, CallId)>,
+    actions: VecDeque<Action>,
+}
+
+impl Switch {
+    pub fn new(config: Arc<Config>) -> Self {
+        Self {
+            config,
+            calls: HashMap::new(),
+            legs: HashMap::new(),
+            callers: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// New rules for new calls; those that are up go on.
+    pub fn reload(&mut self, config: Arc<Config>) {
+        self.config = config;
+    }
+
+    /// Ends a call from outside. `false`: there is no such call.
+    pub fn hangup(&mut self, now: Instant, call: CallId) -> bool {
+        let known = self.calls.contains_key(&call);
+        if known {
+            self.end(now, call, Cause::Requested, None, None);
+        }
+        known
+    }
+
+    /// The voice menu decides about a call that it has.
+    pub fn handle_service(&mut self, now: Instant, world: &mut dyn World, id: CallId, command: ServiceCommand) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let handed = matches!(call.far, Side::Menu { handed: true });
+        match command {
+            ServiceCommand::Hangup if handed || call.lent => self.end(now, id, Cause::ServiceDone, None, None),
+            ServiceCommand::Transfer { to } if handed => {
+                call.far = Side::None;
+                call.lent = true;
+                call.dialled = to.to_string();
+                self.ring_far(now, world, id, &[to]);
+            }
+            // The menu has given the call away, or never had it.
+            ServiceCommand::Hangup | ServiceCommand::Transfer { .. } => {}
+        }
+    }
+
+    /// What a leg tells of itself.
+    pub fn handle_leg(&mut self, now: Instant, world: &mut dyn World, leg: LegId, event: LegEvent) {
+        let Some(&id) = self.legs.get(&leg) else { return };
+        match event {
+            LegEvent::Ringing => self.on_ringing(id, leg),
+            LegEvent::Answered { sdp } => self.on_answered(now, world, id, leg, sdp),
+            LegEvent::Refused { status } => self.on_refused(now, id, leg, Cause::of_status(status), Some(status)),
+            LegEvent::Acked { sdp } => self.on_acked(now, id, leg, sdp),
+            LegEvent::Reoffered { offer } => self.on_reoffered(id, leg, offer),
+            LegEvent::ReofferAnswered { sdp } => self.on_reoffer_answered(id, leg, sdp),
+            LegEvent::ReofferFailed { .. } => self.on_reoffer_failed(id, leg),
+            LegEvent::Key { key } => self.on_key(id, leg, key),
+            LegEvent::Ended { how } => self.on_ended(now, id, leg, how),
+        }
+    }
+
+    /// Time has passed; call at [`Self::poll_timeout`]. Earlier is harmless.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&(at, id)) = self.deadlines.first().filter(|(at, _)| *at <= now) {
+            self.deadlines.remove(&(at, id));
+            let Some(call) = self.calls.get_mut(&id) else { continue };
+            call.deadline = None;
+            self.nobody(now, id, Cause::NoAnswer, None);
+        }
+    }
+
+    /// The next thing to do, oldest first. Drain to `None` after every `handle_*`.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// All calls, the oldest first.
+    pub fn list(&self, now: Instant) -> Vec<Snapshot> {
+        let mut all: Vec<_> = self.calls.iter().map(|(id, call)| call.snapshot(*id, now)).collect();
+        all.sort_by_key(|one| (std::cmp::Reverse(one.age), one.call));
+        all
+    }
+
+    pub fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// Ends all, for shutdown.
+    pub fn end_all(&mut self, now: Instant) {
+        for id in self.calls.keys().copied().collect::<Vec<_>>() {
+            self.end(now, id, Cause::Requested, None, None);
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.actions.push_back(Action::Tell(event));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! Phones ring: which, for how long, and what is said when nobody takes the call.
+
+use std::{mem, time::Instant};
+
+use super::{
+    Action, CallerId, Purpose, Switch, World,
+    state::{Place, Side},
+};
+use crate::{
+    call::half::{Cause, Half, HalfState},
+    model::{CallId, Event, Extension, MacAddr},
+    sdp::{self, Attribute, Codec, Direction},
+    sip::ua::LegId,
+};
+
+/// How phones are to be called.
+pub(super) struct Plan {
+    pub(super) shown: CallerId,
+    pub(super) codecs: Vec<Codec>,
+    pub(super) foreign: Vec<Attribute>,
+    pub(super) purpose: Purpose,
+    /// The caller's own device does not ring for its own call.
+    pub(super) except: Option<MacAddr>,
+}
+
+impl Switch {
+    /// Rings the far side of a call whose near side is there.
+    pub(super) fn ring_far(&mut self, now: Instant, world: &mut dyn World, id: CallId, targets: &[Extension]) {
+        let Some(call) = self.calls.get(&id) else { return };
+        let Some(near) = call.near.one() else { return };
+        let (codecs, foreign) = match &near.state {
+            HalfState::Offered(Some(offer)) => {
+                let foreign = offer.audio().map(|(_, stream)| stream.foreign().cloned().collect()).unwrap_or_default();
+                (self.usable_codecs(offer), foreign)
+            }
+            _ => {
+                // Best what the caller has already.
+                let mut codecs = self.config.codecs.clone();
+                let has = near.sdp.agreed().map(|agreed| agreed.codec);
+                codecs.sort_by_key(|codec| Some(*codec) != has);
+                (codecs, Vec::new())
+            }
+        };
+        let purpose = Purpose::Bridge { near: Some(near.media.id) };
+        let plan = Plan { shown: call.shown.clone(), codecs, foreign, purpose, except: Some(near.mac) };
+        let (near_media, near_up, ring_timeout) = (near.media.id, near.is_up(), call.ring_timeout);
+        let far = self.ring(world, id, targets, plan);
+        if far.is_empty() {
+            return self.nobody(now, id, Cause::Unavailable, None);
+        }
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        call.far = Side::Ringing(far);
+        call.rang = false;
+        call.failure = None;
+        if let Some(before) = call.deadline.replace(now + ring_timeout) {
+            self.deadlines.remove(&(before, id));
+        }
+        self.deadlines.insert((now + ring_timeout, id));
+        if near_up {
+            self.actions.push_back(Action::RingBack { media: near_media, on: true });
+        }
+    }
+
+    /// Calls all phones of these extensions.
+    pub(super) fn ring(&mut self, world: &mut dyn World, id: CallId, targets: &[Extension], plan: Plan) -> Vec<Half> {
+        let mut halves = Vec::new();
+        let contacts = targets.iter().flat_map(|target| world.contacts(target.as_str()).into_iter().map(move |c| (target, c)));
+        let contacts: Vec<_> = contacts.filter(|(_, c)| Some(c.mac) != plan.except).take(self.config.max_contacts).collect();
+        for (target, contact) in contacts {
+            let Some(media) = world.open_media(&contact.flow, plan.purpose) else { break };
+            let leg = world.new_leg();
+            let mut sdp = sdp::Session::new(world.random(), media.address, &plan.codecs);
+            let offer = sdp.offer(Direction::SendRecv, None, &plan.foreign);
+            self.legs.insert(leg, id);
+            halves.push(Half::new(leg, target.as_str(), contact.mac, media, sdp, HalfState::Called));
+            self.actions.push_back(Action::Invite { leg, contact, caller: plan.shown.clone(), offer });
+        }
+        halves
+    }
+
+    pub(super) fn on_ringing(&mut self, id: CallId, leg: LegId) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        if call.place_of(leg) != Some(Place::Far) || mem::replace(&mut call.rang, true) {
+            return;
+        }
+        if let Some(near) = call.near.one()
+            && matches!(near.state, HalfState::Offered(_))
+        {
+            self.actions.push_back(Action::Ring { leg: near.leg });
+        }
+        let ringing = Event::CallRinging { call: id, to: call.dialled.clone(), mac: call.mac };
+        self.tell(ringing);
+    }
+
+    /// A phone that we call did not take the call.
+    pub(super) fn on_refused(&mut self, now: Instant, id: CallId, leg: LegId, cause: Cause, status: Option<u16>) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let Some(place) = call.place_of(leg) else { return };
+        let side = call.side_mut(place);
+        let Side::Ringing(halves) = side else { return };
+        let Some(at) = halves.iter().position(|half| half.leg == leg) else { return };
+        let half = halves.swap_remove(at);
+        let left = halves.len();
+        self.legs.remove(&leg);
+        self.actions.push_back(Action::CloseMedia { media: half.media.id });
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let worst = call.failure.map_or(cause, |known| if known.rank() <= cause.rank() { known } else { cause });
+        call.failure = Some(worst);
+        // "Decline" is said for the person, not for one phone (RFC 3261 §21.6.2).
+        if left == 0 || cause == Cause::Declined {
+            self.nobody(now, id, worst, status);
+        }
+    }
+
+    /// Nobody took the call: it is over, or goes back to the menu that wanted it transferred.
+    pub(super) fn nobody(&mut self, now: Instant, id: CallId, cause: Cause, status: Option<u16>) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        if !mem::take(&mut call.lent) {
+            return self.end(now, id, cause, None, status);
+        }
+        if let Some(at) = call.deadline.take() {
+            self.deadlines.remove(&(at, id));
+        }
+        for half in mem::replace(&mut call.far, Side::Menu { handed: true }).into_halves() {
+            self.legs.remove(&half.leg);
+            self.actions.push_back(Action::Hangup { leg: half.leg, elsewhere: false });
+            self.actions.push_back(Action::CloseMedia { media: half.media.id });
+        }
+        if let Some(near) = call.near.one() {
+            self.actions.push_back(Action::RingBack { media: near.media.id, on: false });
+        }
+        self.actions.push_back(Action::Transferred { call: id, taken: false });
+    }
+}

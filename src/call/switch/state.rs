@@ -1,0 +1,171 @@
+//! One call: its two sides, and what is known of it. What happens to it is in the files beside.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::CallerId;
+use crate::{
+    call::{
+        half::{CallState, Cause, Half, Snapshot},
+        routing::{Caller, Route},
+    },
+    model::{CallId, MacAddr},
+    sip::ua::LegId,
+};
+
+pub(super) struct Call {
+    pub(super) caller: Caller,
+    /// For a call that the API began: no device asked for it.
+    pub(super) mac: Option<MacAddr>,
+    pub(super) shown: CallerId,
+    pub(super) dialled: String,
+    pub(super) labels: Vec<(String, String)>,
+    pub(super) source: SocketAddr,
+    pub(super) ring_timeout: Duration,
+    pub(super) started: Instant,
+    pub(super) answered: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
+    pub(super) rang: bool,
+    pub(super) near: Side,
+    pub(super) far: Side,
+    /// The menu waits to hear whether its transfer is taken.
+    pub(super) lent: bool,
+    /// Where an originated call goes once its caller is there.
+    pub(super) next: Option<Route>,
+    /// The best reason so far, of phones that did not answer.
+    pub(super) failure: Option<Cause>,
+}
+
+pub(super) enum Side {
+    None,
+    /// Phones that we call, all at once.
+    Ringing(Vec<Half>),
+    One(Box<Half>),
+    /// The voice menu; `handed` once the call is in its inbox.
+    Menu {
+        handed: bool,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Near,
+    Far,
+}
+
+impl Call {
+    pub(super) fn new(now: Instant, caller: Caller, dialled: String, shown: CallerId, source: SocketAddr) -> Self {
+        Self {
+            mac: Some(caller.mac),
+            caller,
+            shown,
+            dialled,
+            labels: Vec::new(),
+            source,
+            ring_timeout: Duration::ZERO,
+            started: now,
+            answered: None,
+            deadline: None,
+            rang: false,
+            near: Side::None,
+            far: Side::None,
+            lent: false,
+            next: None,
+            failure: None,
+        }
+    }
+
+    /// Who took the call; the menu has no name but what was dialled.
+    pub(super) fn answerer(&self) -> String {
+        self.far.one().map_or_else(|| self.dialled.clone(), |half| half.user.clone())
+    }
+
+    pub(super) fn place_of(&self, leg: LegId) -> Option<Place> {
+        if self.near.halves().any(|half| half.leg == leg) {
+            Some(Place::Near)
+        } else if self.far.halves().any(|half| half.leg == leg) {
+            Some(Place::Far)
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn side_mut(&mut self, place: Place) -> &mut Side {
+        match place {
+            Place::Near => &mut self.near,
+            Place::Far => &mut self.far,
+        }
+    }
+
+    pub(super) fn half_mut(&mut self, leg: LegId) -> Option<&mut Half> {
+        [&mut self.near, &mut self.far].into_iter().find_map(|side| side.one_mut().filter(|half| half.leg == leg))
+    }
+
+    /// The half that this leg talks with.
+    pub(super) fn other_of(&self, leg: LegId) -> Option<&Half> {
+        match self.place_of(leg)? {
+            Place::Near => self.far.one(),
+            Place::Far => self.near.one(),
+        }
+    }
+
+    pub(super) fn other_mut(&mut self, leg: LegId) -> Option<&mut Half> {
+        match self.place_of(leg)? {
+            Place::Near => self.far.one_mut(),
+            Place::Far => self.near.one_mut(),
+        }
+    }
+
+    pub(super) fn snapshot(&self, call: CallId, now: Instant) -> Snapshot {
+        let state = match (&self.near, &self.far) {
+            (_, Side::Menu { .. }) => CallState::Menu,
+            (Side::Ringing(_), _) => CallState::RingingCaller,
+            (_, Side::One(_)) => CallState::Talking,
+            _ => CallState::Ringing,
+        };
+        Snapshot {
+            call,
+            from: self.caller.user.clone(),
+            to: self.dialled.clone(),
+            mac: self.mac,
+            state,
+            age: now.saturating_duration_since(self.started),
+            talk: self.answered.map(|since| now.saturating_duration_since(since)),
+            labels: self.labels.clone(),
+        }
+    }
+}
+
+impl Side {
+    pub(super) fn halves(&self) -> Box<dyn Iterator<Item = &Half> + '_> {
+        match self {
+            Self::Ringing(halves) => Box::new(halves.iter()),
+            Self::One(half) => Box::new(std::iter::once(half.as_ref())),
+            Self::None | Self::Menu { .. } => Box::new(std::iter::empty()),
+        }
+    }
+
+    pub(super) fn into_halves(self) -> Vec<Half> {
+        match self {
+            Self::Ringing(halves) => halves,
+            Self::One(half) => vec![*half],
+            Self::None | Self::Menu { .. } => Vec::new(),
+        }
+    }
+
+    pub(super) fn one(&self) -> Option<&Half> {
+        match self {
+            Self::One(half) => Some(half),
+            _ => None,
+        }
+    }
+
+    pub(super) fn one_mut(&mut self) -> Option<&mut Half> {
+        match self {
+            Self::One(half) => Some(half),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Every way a call can go, on paper and in virtual time.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    call::{
+        Caller, Settings,
+        half::{CallState, LegEnd},
+    },
+    model::MacAddr,
+};
+
+/// An office on paper: who is registered, how many ports and places in the menu there are.
+struct Paper {
+    /// Extension and last byte of the MAC of each phone.
+    phones: Vec<(&'static str, u8)>,
+    next: u64,
+    ports: usize,
+    places: usize,
+}
+
+fn flow() -> Flow {
+    Flow::udp("10.0.0.1:5060".parse().unwrap(), "10.0.0.5:5060".parse().unwrap())
+}
+
+fn mac(last: u8) -> MacAddr {
+    MacAddr([0, 0x15, 0x65, 0, 0, last])
+}
+
+impl World for Paper {
+    fn contacts(&self, user: &str) -> Vec<Contact> {
+        let of = self.phones.iter().filter(|(extension, _)| *extension == user);
+        of.map(|(extension, last)| Contact { uri: format!("sip:{extension}@10.0.0.{last}"), flow: flow(), mac: mac(*last), line: 1 })
+            .collect()
+    }
+    fn is_extension(&self, number: &str) -> bool {
+        number.len() == 4 && number != "2999"
+    }
+    fn display_name(&self, _: &str) -> String {
+        "Somebody".into()
+    }
+    fn new_leg(&mut self) -> LegId {
+        LegId(self.random())
+    }
+    fn open_media(&mut self, _: &Flow, _: Purpose) -> Option<MediaPort> {
+        self.ports = self.ports.checked_sub(1)?;
+        let id = self.random();
+        Some(MediaPort { id: SessionId(id), address: SocketAddr::from(([10, 0, 0, 1], 16_000 + 2 * id as u16)) })
+    }
+    fn reserve_service(&mut self, _: CallId) -> bool {
+        let free = self.places > 0;
+        self.places = self.places.saturating_sub(1);
+        free
+    }
+    fn random(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+struct Bed {
+    now: Instant,
+    switch: Switch,
+    world: Paper,
+    /// Legs that we called, in order.
+    called: Vec<LegId>,
+    events: Vec<Event>,
+}
+
+const OFFER: &str = "v=0\r\no=- 1 1 IN IP4 10.0.0.5\r\ns=-\r\nc=IN IP4 10.0.0.5\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0 8 101\r\n\
+                     a=rtpmap:101 telephone-event/8000\r\n";
+const CALLER: LegId = LegId(1_000_000);
+
+impl Bed {
+    fn new(phones: &[(&'static str, u8)]) -> Self {
+        let mut settings = Settings { max_calls_extension: 2, ..Settings::default() };
+        settings.emergency.insert("112".into(), vec!["2000".parse().unwrap()]);
+        let world = Paper { phones: phones.to_vec(), next: 0, ports: 100, places: 10 };
+        let switch = Switch::new(Arc::new(settings.check().unwrap()));
+        Self { now: Instant::now(), switch, world, called: vec![], events: vec![] }
+    }
+
+    fn dials(&mut self, leg: LegId, number: &str, offer: Option<&str>) -> Vec<String> {
+        let caller = Caller { user: "2041".into(), display_name: "Ada".into(), mac: mac(1), line: 1, provisional: false };
+        let offer = offer.map(|offer| Bytes::from(offer.to_owned()));
+        let incoming = Incoming { leg, caller, dialled: number.into(), offer, flow: flow(), source: flow().peer };
+        self.switch.handle_incoming(self.now, &mut self.world, incoming);
+        self.actions()
+    }
+
+    fn leg(&mut self, leg: LegId, event: LegEvent) -> Vec<String> {
+        self.switch.handle_leg(self.now, &mut self.world, leg, event);
+        self.actions()
+    }
+
+    fn answers(&mut self, which: usize, payload_type: u8) -> Vec<String> {
+        let sdp = format!("v=0\r\nc=IN IP4 10.0.0.6\r\nm=audio 5000 RTP/AVP {payload_type}\r\n");
+        self.leg(self.called[which], LegEvent::Answered { sdp: Some(sdp.into()) })
+    }
+
+    fn offers(&mut self, leg: LegId, direction: &str) -> Vec<String> {
+        self.leg(leg, LegEvent::Reoffered { offer: Some(format!("{OFFER}a={direction}\r\n").into()) })
+    }
+
+    /// What is to be done, in a word or two each; events apart.
+    fn actions(&mut self) -> Vec<String> {
+        let mut words = Vec::new();
+        let name = |leg: LegId, called: &[LegId]| match called.iter().position(|one| *one == leg) {
+            Some(at) => format!("callee{at}"),
+            None => "caller".to_owned(),
+        };
+        let heading = |sdp: &Bytes| {
+            let text = String::from_utf8_lossy(sdp).into_owned();
+            let codec = text.split("RTP/AVP ").nth(1).and_then(|rest| rest.split_whitespace().next().map(str::to_owned));
+            let direction = ["sendrecv", "sendonly", "recvonly", "inactive"].into_iter().find(|word| text.contains(word));
+            format!("{} {}", codec.unwrap_or_default(), direction.unwrap_or_default())
+        };
+        while let Some(action) = self.switch.poll_action() {
+            let called = self.called.clone();
+            let name = |leg| name(leg, &called);
+            words.push(match action {
+                Action::Invite { leg, caller, offer, .. } => {
+                    self.called.push(leg);
+                    format!("invite for {} {}", caller.user, heading(&offer))
+                }
+                Action::Ring { leg } => format!("ring {}", name(leg)),
+                Action::Answer { leg, sdp } => format!("answer {} {}", name(leg), heading(&sdp)),
+                Action::Refuse { leg, status, retry_after_secs } => match retry_after_secs {
+                    Some(secs) => format!("refuse {} {status} after {secs}", name(leg)),
+                    None => format!("refuse {} {status}", name(leg)),
+                },
+                Action::Hangup { leg, elsewhere } => format!("hang up {}{}", name(leg), if elsewhere { " elsewhere" } else { "" }),
+                Action::Reoffer { leg, sdp } => format!("reoffer {} {}", name(leg), heading(&sdp)),
+                Action::AnswerReoffer { leg, sdp } => format!("answer reoffer {} {}", name(leg), heading(&sdp)),
+                Action::RefuseReoffer { leg, status } => format!("refuse reoffer {} {status}", name(leg)),
+                Action::SetRemote { params, .. } => format!("remote {:?} {:?}", params.codec, params.direction),
+                Action::Bridge { .. } => "bridge".into(),
+                Action::Unbridge { .. } => "unbridge".into(),
+                Action::Key { key, .. } => format!("key {key}"),
+                Action::RingBack { on, .. } => format!("ring-back {on}"),
+                Action::CloseMedia { .. } => "close".into(),
+                Action::HandOver { .. } => "hand over".into(),
+                Action::ServiceEnded { cause, .. } => format!("menu: {}", cause.as_str()),
+                Action::Transferred { taken, .. } => format!("transferred {taken}"),
+                Action::Tell(event) => {
+                    self.events.push(event);
+                    continue;
+                }
+            });
+        }
+        words
+    }
+
+    fn assert_over(&mut self, cause: &str) {
+        assert!(matches!(self.events.last(), Some(Event::CallEnded { cause: told, .. }) if told == cause), "{:?}", self.events.last());
+        let switch = &self.switch;
+        assert_eq!((switch.calls.len(), switch.legs.len(), switch.callers.len(), switch.deadlines.len()), (0, 0, 0, 0));
+    }
+
+    fn talking() -> Self {
+        let mut bed = Self::new(&[("2042", 2)]);
+        bed.dials(CALLER, "2042", Some(OFFER));
+        bed.answers(0, 8);
+        bed.leg(CALLER, LegEvent::Acked { sdp: None });
+        bed
+    }
+}
+
+#[test]
+fn a_call_between_two_phones() {
+    let mut bed = Bed::new(&[("2042", 2)]);
+    // The caller's own order of codecs is kept for the callee.
+    assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)), ["invite for 2041 0 sendrecv"]);
+    assert_eq!(bed.leg(bed.called[0], LegEvent::Ringing), ["ring caller"]);
+    assert_eq!(bed.leg(bed.called[0], LegEvent::Ringing), [""; 0]);
+    // The callee takes its second codec: the caller gets the same.
+    assert_eq!(bed.answers(0, 8), ["remote Pcma SendRecv", "remote Pcma SendRecv", "answer caller 8 sendrecv", "bridge"]);
+    assert_eq!(bed.leg(CALLER, LegEvent::Acked { sdp: None }), [""; 0]);
+    assert_eq!(bed.switch.list(bed.now)[0].state, CallState::Talking);
+    bed.now += Duration::from_secs(3);
+    assert_eq!(bed.leg(bed.called[0], LegEvent::Ended { how: LegEnd::HungUp }), ["hang up caller", "close", "close"]);
+    assert!(matches!(bed.events.last(), Some(Event::CallEnded { talk_ms: 3000, status: None, mac: Some(_), .. })));
+    bed.assert_over("callee hung up");
+}
+
+#[test]
+fn a_caller_without_an_offer_answers_in_its_ack() {
+    let mut bed = Bed::new(&[("2042", 2)]);
+    bed.dials(CALLER, "2042", None);
+    assert_eq!(bed.answers(0, 0), ["remote Pcmu SendRecv", "answer caller 0 sendrecv", "bridge"]);
+    let answer = OFFER.replace("0 8 101", "0 101").into();
+    assert_eq!(bed.leg(CALLER, LegEvent::Acked { sdp: Some(answer) }), ["remote Pcmu SendRecv"]);
+    let mut bed = Bed::new(&[("2042", 2)]);
+    bed.dials(CALLER, "2042", None);
+    bed.answers(0, 0);
+    assert_eq!(bed.leg(CALLER, LegEvent::Acked { sdp: None }), ["hang up caller", "close", "hang up callee0", "close"]);
+    bed.assert_over("no sound format in common");
+}
+
+#[test]
+fn the_first_phone_that_answers_has_the_call() {
+    let mut bed = Bed::new(&[("2042", 2), ("2042", 3), ("2042", 4), ("2042", 1)]);
+    // The caller's own phone, though it is on the list, does not ring.
+    assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)).len(), 3);
+    assert_eq!(bed.leg(bed.called[2], LegEvent::Refused { status: 486 }), ["close"]);
+    let done = bed.answers(1, 0);
+    assert_eq!(done[..3], ["hang up callee0 elsewhere", "close", "remote Pcmu SendRecv"]);
+    // The one that was too late is nobody's any more.
+    assert_eq!(bed.answers(0, 0), [""; 0]);
+    bed.leg(CALLER, LegEvent::Ended { how: LegEnd::HungUp });
+    bed.assert_over("caller hung up");
+}
+
+#[test]
+fn the_best_reason_is_told_when_nobody_answers() {
+    for (answers, status, cause) in [
+        (vec![480, 486], 486, "busy"),
+        (vec![486, 408], 486, "busy"),
+        (vec![404, 500], 480, "not reachable"),
+        (vec![603], 603, "declined"),
+        (vec![480, 488], 488, "no sound format in common"),
+    ] {
+        let mut bed = Bed::new(&[("2042", 2), ("2042", 3)]);
+        bed.dials(CALLER, "2042", Some(OFFER));
+        let mut last = vec![];
+        for (which, status) in answers.iter().enumerate() {
+            last = bed.leg(bed.called[which], LegEvent::Refused { status: *status });
+        }
+        assert!(last.contains(&format!("refuse caller {status}")), "{answers:?}: {last:?}");
+        bed.assert_over(cause);
+    }
+}
+
+#[test]
+fn ringing_ends() {
+    let mut bed = Bed::new(&[("2042", 2)]);
+    bed.dials(CALLER, "2042", Some(OFFER));
+    assert_eq!(bed.switch.poll_timeout(), Some(bed.now + Duration::from_secs(45)));
+    bed.now += Duration::from_secs(45);
+    bed.switch.handle_timeout(bed.now);
+    assert_eq!(bed.actions(), ["refuse caller 480", "close", "hang up callee0", "close"]);
+    bed.assert_over("no answer");
+}
+
+#[test]
+fn hold_goes_through_and_comes_back() {
+    let mut bed = Bed::talking();
+    let callee = bed.called[0];
+    assert_eq!(bed.offers(CALLER, "sendonly"), ["answer reoffer caller 8 recvonly", "remote Pcma RecvOnly", "reoffer callee0 8 sendonly"]);
+    // Resumed before the callee has answered the first change: told when it has.
+    assert_eq!(bed.offers(CALLER, "sendrecv"), ["answer reoffer caller 8 sendrecv", "remote Pcma SendRecv"]);
+    let held = "v=0\r\nc=IN IP4 10.0.0.6\r\nm=audio 5000 RTP/AVP 8\r\na=recvonly\r\n".into();
+    let then = bed.leg(callee, LegEvent::ReofferAnswered { sdp: Some(held) });
+    assert_eq!(then, ["remote Pcma SendOnly", "reoffer callee0 8 sendrecv"]);
+    let back = "v=0\r\nc=IN IP4 10.0.0.6\r\nm=audio 5000 RTP/AVP 8\r\n".into();
+    assert_eq!(bed.leg(callee, LegEvent::ReofferAnswered { sdp: Some(back) }), ["remote Pcma SendRecv"]);
+    // Both hold each other.
+    bed.offers(CALLER, "sendonly");
+    bed.leg(callee, LegEvent::ReofferFailed { status: 488 });
+    assert_eq!(bed.offers(callee, "sendonly")[0], "answer reoffer callee0 8 inactive");
+    // The same again changes nothing for the other.
+    bed.leg(CALLER, LegEvent::ReofferFailed { status: 488 });
+    assert_eq!(bed.offers(callee, "sendonly"), ["answer reoffer callee0 8 inactive", "remote Pcma Inactive"]);
+    assert_eq!(bed.leg(CALLER, LegEvent::Reoffered { offer: Some("m=video 1 RTP/AVP 99".into()) }), ["refuse reoffer caller 488"]);
+}
+
+#[test]
+fn a_phone_that_fell_silent_is_lost_unless_it_may() {
+    let mut bed = Bed::talking();
+    let media = |bed: &Bed| bed.switch.calls.values().next().unwrap().near.one().unwrap().media.id;
+    bed.offers(CALLER, "inactive");
+    bed.switch.handle_silence(bed.now, media(&bed));
+    assert_eq!(bed.switch.len(), 1);
+    bed.actions();
+    bed.offers(CALLER, "sendrecv");
+    bed.switch.handle_silence(bed.now, media(&bed));
+    bed.actions();
+    bed.assert_over("phone lost");
+}
+
+#[test]
+fn the_menu_gets_the_call_with_the_ack_and_may_transfer_it() {
+    let mut bed = Bed::new(&[("2042", 2)]);
+    assert_eq!(bed.dials(CALLER, "0", Some(OFFER)), ["remote Pcmu SendRecv", "answer caller 0 sendrecv"]);
+    assert_eq!(bed.leg(CALLER, LegEvent::Acked { sdp: None }), ["hand over"]);
+    assert_eq!(bed.leg(CALLER, LegEvent::Key { key: '5' }), ["key 5"]);
+    let id = bed.switch.list(bed.now)[0].call;
+    let transfer = |bed: &mut Bed, to: &str| {
+        let to = to.parse().unwrap();
+        bed.switch.handle_service(bed.now, &mut bed.world, id, ServiceCommand::Transfer { to });
+        bed.actions()
+    };
+    assert_eq!(transfer(&mut bed, "2043"), ["ring-back false", "transferred false"]);
+    assert_eq!(transfer(&mut bed, "2042"), ["invite for 2041 0 sendrecv", "ring-back true"]);
+    bed.now += Duration::from_secs(60);
+    bed.switch.handle_timeout(bed.now);
+    assert_eq!(bed.actions(), ["hang up callee0", "close", "ring-back false", "transferred false"]);
+    transfer(&mut bed, "2042");
+    assert_eq!(bed.answers(1, 0), ["remote Pcmu SendRecv", "transferred true", "ring-back false", "bridge"]);
+    // The menu has given it away: its goodbye means nothing.
+    bed.switch.handle_service(bed.now, &mut bed.world, id, ServiceCommand::Hangup);
+    assert_eq!(bed.actions(), [""; 0]);
+    bed.leg(CALLER, LegEvent::Ended { how: LegEnd::HungUp });
+    bed.assert_over("caller hung up");
+}
+
+#[test]
+fn the_menu_hears_that_its_caller_is_gone() {
+    let mut bed = Bed::new(&[]);
+    bed.dials(CALLER, "0", Some(OFFER));
+    bed.leg(CALLER, LegEvent::Acked { sdp: None });
+    assert_eq!(bed.leg(CALLER, LegEvent::Ended { how: LegEnd::HungUp }), ["menu: caller hung up", "close"]);
+    bed.assert_over("caller hung up");
+    bed.world.places = 0;
+    assert_eq!(bed.dials(CALLER, "0", Some(OFFER)), ["refuse caller 503 after 10"]);
+}
+
+#[test]
+fn calls_that_cannot_be_are_refused_before_anything_is_opened() {
+    let mut bed = Bed::new(&[("2042", 2), ("2044", 1)]);
+    for (number, offer, refusal) in [
+        ("2999", OFFER, "refuse caller 404"),
+        ("2043", OFFER, "refuse caller 480"),
+        ("2044", OFFER, "refuse caller 480"),
+        ("2042", "m=audio 1 RTP/SAVP 0", "refuse caller 488"),
+        ("2042", "nonsense", "refuse caller 488"),
+    ] {
+        assert_eq!(bed.dials(CALLER, number, Some(offer)), [refusal], "{number}");
+    }
+    assert_eq!((bed.world.ports, bed.switch.len()), (100, 0));
+    bed.world.ports = 1;
+    assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)), ["refuse caller 480", "close"]);
+    bed.assert_over("not reachable");
+}
+
+#[test]
+fn limits_hold_but_for_emergencies() {
+    let mut bed = Bed::new(&[("2042", 2), ("2000", 3)]);
+    for leg in 0..2 {
+        assert_eq!(bed.dials(LegId(2_000_000 + leg), "2042", Some(OFFER)).len(), 1);
+    }
+    assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)), ["refuse caller 503 after 10"]);
+    assert_eq!(bed.dials(CALLER, "112", Some(OFFER)), ["invite for 2041 0 sendrecv"]);
+}
+
+#[test]
+fn the_api_rings_the_user_first() {
+    let mut bed = Bed::new(&[("2041", 1), ("2042", 2)]);
+    let wanted =
+        Originate { from: "2041".parse().unwrap(), to: "2042".into(), caller_id: Some("100".into()), timeout: None, labels: vec![] };
+    let id = bed.switch.originate(bed.now, &mut bed.world, wanted.clone()).unwrap();
+    // The user's phone shows whom it will call, the far end what was asked for.
+    assert_eq!(bed.actions(), ["invite for 2042 8 sendrecv"]);
+    assert_eq!(bed.answers(0, 0), ["remote Pcmu SendRecv", "invite for 100 0 sendrecv", "ring-back true"]);
+    assert_eq!(bed.answers(1, 0), ["remote Pcmu SendRecv", "ring-back false", "bridge"]);
+    assert!(bed.switch.hangup(bed.now, id));
+    assert_eq!(bed.actions(), ["hang up callee0", "close", "hang up callee1", "close"]);
+    bed.assert_over("ended on request");
+    // The menu is a far end like any other.
+    let id = bed.switch.originate(bed.now, &mut bed.world, Originate { to: "0".into(), ..wanted }).unwrap();
+    bed.actions();
+    assert_eq!(bed.answers(2, 0), ["remote Pcmu SendRecv", "hand over"]);
+    bed.switch.hangup(bed.now, id);
+    assert_eq!(bed.actions()[0], "menu: ended on request");
+    bed.assert_over("ended on request");
+}

@@ -1,0 +1,121 @@
+//! Calls that we place: INVITE, its answers, digest, and the copies of a 2xx that come late or from a second phone.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{
+    LegEvent, LegId, UserAgent, answer_to, body_of, contact,
+    leg::{Calling, Leg, RepeatedAccept, SentAck, Stage, Use},
+};
+use crate::sip::{
+    dialog::Dialog,
+    digest::{Credentials, Login},
+    endpoint::{ClientTx, Endpoint},
+    message::{Message, Method},
+    transport::Flow,
+};
+
+/// A call to be made.
+#[derive(Clone, Debug)]
+pub struct Invite {
+    /// Request-URI.
+    pub uri: String,
+    pub flow: Flow,
+    /// Display name and URI for From.
+    pub from: (String, String),
+    /// URI for To.
+    pub to: String,
+    /// User part for our Contact.
+    pub contact_user: String,
+    /// A session description.
+    pub offer: Option<Bytes>,
+    pub credentials: Option<Credentials>,
+    /// More headers: name and value.
+    pub headers: Vec<(String, String)>,
+}
+
+impl UserAgent {
+    /// Calls somebody.
+    pub fn invite(&mut self, now: Instant, endpoint: &mut Endpoint, leg: LegId, invite: Invite) {
+        let call_id = endpoint.ids().token();
+        let tag = endpoint.ids().token();
+        let contact = contact(endpoint, &invite.flow, &invite.contact_user);
+        let (flow, login) = (invite.flow, invite.credentials.clone().map(Login::new));
+        let calling = Calling { invite, call_id, tag, contact, cseq: 1, cancelled: false };
+        let request = calling.request(endpoint);
+        let tx = endpoint.request(now, flow, request);
+        self.clients.insert(tx, Use::Invite(leg));
+        self.legs.insert(leg, Leg::new(flow, Stage::Calling { tx, calling: Box::new(calling) }, login));
+    }
+
+    pub(super) fn handle_invite_final(
+        &mut self,
+        now: Instant,
+        endpoint: &mut Endpoint,
+        id: LegId,
+        tx: ClientTx,
+        status: u16,
+        response: &Message,
+    ) {
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        let Stage::Calling { tx: current, calling } = &mut leg.stage else { return };
+        if status >= 300 {
+            let answer = answer_to(&mut leg.login, &mut leg.challenged, response, &Method::Invite, &calling.invite.uri, endpoint);
+            if let Some((name, value)) = answer.filter(|_| !calling.cancelled) {
+                calling.cseq += 1;
+                let request = calling.request(endpoint).header(name, value);
+                *current = endpoint.request(now, leg.flow, request);
+                self.clients.insert(*current, Use::Invite(id));
+                return;
+            }
+            self.tell(id, LegEvent::Refused { status, reason: response.reason().into_owned() });
+            return self.forget(id);
+        }
+        let (local, local_tag, contact, cseq) = (calling.local(), calling.tag.clone(), calling.contact.clone(), calling.cseq);
+        let cancelled = calling.cancelled;
+        let Ok(dialog) = Dialog::from_response(response, &local, &local_tag, cseq, &contact) else {
+            self.tell(id, LegEvent::Refused { status: 502, reason: "answer without a dialog".to_owned() });
+            return self.forget(id);
+        };
+        let transmit = endpoint.send(leg.flow, dialog.ack(cseq));
+        let to_tag = dialog.id.remote_tag.clone();
+        self.dialogs.insert(dialog.id.clone(), id);
+        leg.stage = Stage::Up(Box::new(dialog));
+        leg.calm();
+        self.remember_ack(now, endpoint, tx, SentAck { to_tag, transmit, local, local_tag, contact, cseq });
+        if cancelled {
+            // Our CANCEL and their answer have crossed.
+            return self.send_bye(now, endpoint, id, None);
+        }
+        self.tell(id, LegEvent::Answered { body: body_of(response) });
+    }
+
+    pub(super) fn remember_ack(&mut self, now: Instant, endpoint: &Endpoint, tx: ClientTx, ack: SentAck) {
+        self.acks.insert(tx, ack);
+        self.acks_end.push_back((now + endpoint.config().timers.patience(), tx));
+    }
+
+    /// A copy of a 2xx, or the 2xx of another phone behind a forking proxy, which is too late.
+    pub(super) fn handle_repeated_accept(
+        &mut self,
+        now: Instant,
+        endpoint: &mut Endpoint,
+        answer: RepeatedAccept,
+        tx: ClientTx,
+        response: &Message,
+    ) {
+        match answer {
+            RepeatedAccept::Ack(transmit) => endpoint.transmit(transmit),
+            RepeatedAccept::Ignore => {}
+            RepeatedAccept::Other => {
+                let Some(ack) = self.acks.get(&tx) else { return };
+                let flow = ack.transmit.flow;
+                let Ok(mut dialog) = Dialog::from_response(response, &ack.local, &ack.local_tag, ack.cseq, &ack.contact) else { return };
+                endpoint.send(flow, dialog.ack(ack.cseq));
+                let bye = endpoint.request(now, flow, dialog.request(Method::Bye));
+                self.clients.insert(bye, Use::Nobody);
+            }
+        }
+    }
+}

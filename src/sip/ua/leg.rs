@@ -1,0 +1,174 @@
+//! A leg's memory, as the user agent keeps it: its stage, and what waits for an answer. What happens to it is in the files beside.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Invite, LegId, RequestId, SDP};
+use crate::sip::{
+    build::{Request, Response, name_addr},
+    dialog::Dialog,
+    digest::Login,
+    endpoint::{ClientTx, Endpoint, ServerTx},
+    message::{Message, Method},
+    name::Name,
+    transport::{Flow, Transmit},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// The 2xx is sent again, or given up.
+    Unacknowledged,
+    /// After 491: our change is tried again (RFC 3261 §14.1).
+    ReofferAgain,
+}
+
+/// What an answer is to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Use {
+    Invite(LegId),
+    Reinvite(LegId),
+    Bye(LegId),
+    Info(LegId),
+    Outside(RequestId),
+    /// BYE to a phone that answered second: nobody waits for the answer.
+    Nobody,
+}
+
+pub(super) struct Leg {
+    pub(super) flow: Flow,
+    pub(super) stage: Stage,
+    /// The owner still wants to hear of it.
+    pub(super) owned: bool,
+    pub(super) login: Option<Login>,
+    pub(super) unacked: Option<Unacked>,
+    /// A change of the peer that the owner has to answer.
+    pub(super) theirs: Option<Theirs>,
+    /// A change of ours that the peer has to answer.
+    pub(super) ours: Option<Ours>,
+    /// Hang up as soon as the ACK is here: before it, the called side may not (RFC 3261 §15).
+    pub(super) bye_wanted: bool,
+    /// Times that the present request was challenged.
+    pub(super) challenged: u8,
+}
+
+pub(super) enum Stage {
+    Calling { tx: ClientTx, calling: Box<Calling> },
+    Offered { tx: ServerTx, invite: Box<Message>, dialog: Box<Dialog> },
+    Up(Box<Dialog>),
+    Leaving(Box<Dialog>),
+}
+
+pub(super) struct Calling {
+    pub(super) invite: Invite,
+    pub(super) call_id: String,
+    pub(super) tag: String,
+    pub(super) contact: String,
+    pub(super) cseq: u32,
+    /// The owner has given up.
+    pub(super) cancelled: bool,
+}
+
+/// A 2xx of ours whose ACK is not here.
+pub(super) struct Unacked {
+    pub(super) tx: ServerTx,
+    pub(super) response: Response,
+    pub(super) cseq: u32,
+    pub(super) next: Instant,
+    pub(super) interval: Duration,
+    pub(super) give_up: Instant,
+}
+
+pub(super) struct Theirs {
+    pub(super) tx: ServerTx,
+    pub(super) request: Box<Message>,
+}
+
+pub(super) struct Ours {
+    pub(super) body: Bytes,
+    /// `None` while it waits for its turn or after a 491.
+    pub(super) tx: Option<ClientTx>,
+    pub(super) cseq: u32,
+    pub(super) tries: u8,
+}
+
+pub(super) struct SentAck {
+    pub(super) to_tag: String,
+    pub(super) transmit: Transmit,
+    /// To make a dialog of another phone's 2xx.
+    pub(super) local: String,
+    pub(super) local_tag: String,
+    pub(super) contact: String,
+    pub(super) cseq: u32,
+}
+
+pub(super) enum RepeatedAccept {
+    /// The same phone again: it did not get our ACK.
+    Ack(Transmit),
+    /// Another phone.
+    Other,
+    Ignore,
+}
+
+impl SentAck {
+    pub(super) fn answer_to(&self, response: &Message) -> RepeatedAccept {
+        let tag = response.to().ok().and_then(|to| to.tag()).unwrap_or_default();
+        match response.status() {
+            Some(200..300) if tag == self.to_tag => RepeatedAccept::Ack(self.transmit.clone()),
+            Some(200..300) if !self.local.is_empty() => RepeatedAccept::Other,
+            _ => RepeatedAccept::Ignore,
+        }
+    }
+}
+
+impl Leg {
+    pub(super) fn new(flow: Flow, stage: Stage, login: Option<Login>) -> Self {
+        Self { flow, stage, owned: true, login, unacked: None, theirs: None, ours: None, bye_wanted: false, challenged: 0 }
+    }
+
+    pub(super) fn dialog_mut(&mut self) -> Option<&mut Dialog> {
+        match &mut self.stage {
+            Stage::Calling { .. } => None,
+            Stage::Offered { dialog, .. } | Stage::Up(dialog) | Stage::Leaving(dialog) => Some(dialog),
+        }
+    }
+
+    /// A new request begins, or the last was accepted: a challenge is again the first.
+    pub(super) fn calm(&mut self) {
+        self.challenged = 0;
+        if let Some(login) = &mut self.login {
+            login.handle_success();
+        }
+    }
+
+    /// Whether the Call-ID is ours.
+    pub(super) fn we_called(&self) -> bool {
+        match &self.stage {
+            Stage::Calling { .. } => true,
+            Stage::Offered { .. } => false,
+            Stage::Up(dialog) | Stage::Leaving(dialog) => dialog.we_called(),
+        }
+    }
+}
+
+impl Calling {
+    /// From, with our tag.
+    pub(super) fn local(&self) -> String {
+        format!("{};tag={}", name_addr(&self.invite.from.0, &self.invite.from.1), self.tag)
+    }
+
+    pub(super) fn request(&self, endpoint: &Endpoint) -> Request {
+        let request = Request::new(Method::Invite, self.invite.uri.as_str())
+            .header(Name::From, self.local())
+            .header(Name::To, format_args!("<{}>", self.invite.to))
+            .header(Name::CallId, &self.call_id)
+            .header(Name::CSeq, format_args!("{} INVITE", self.cseq))
+            .header(Name::Contact, &self.contact)
+            .header(Name::Allow, endpoint.config().abilities.allow());
+        let request = self.invite.headers.iter().fold(request, |request, (name, value)| request.header_named(name, value));
+        match &self.invite.offer {
+            Some(offer) => request.body(SDP, offer.clone()),
+            None => request,
+        }
+    }
+}
