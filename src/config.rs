@@ -87,6 +87,12 @@ impl FromStr for ExtensionRange {
     }
 }
 
+impl ExtensionRange {
+    pub fn contains(&self, number: &str) -> bool {
+        number.len() == self.first.as_str().len() && (self.first.as_str()..=self.last.as_str()).contains(&number)
+    }
+}
+
 impl fmt::Display for ExtensionRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.first, self.last)
@@ -126,7 +132,8 @@ impl Settings {
         let ldap = self.directory.ldap.as_mut();
         let of_ldap = ldap.into_iter().flat_map(|ldap| [ldap.ca_file.as_mut(), ldap.bind_password_file.as_mut()]).flatten();
         let users = self.directory.file.as_mut().map(|file| &mut file.path);
-        let others = [users, self.templates.path.as_mut(), self.ivr.path.as_mut(), Some(&mut self.store.path)];
+        let routes = self.calls.routes.as_mut();
+        let others = [users, self.templates.path.as_mut(), self.ivr.path.as_mut(), routes, Some(&mut self.store.path)];
         // Joining an absolute path gives that path.
         of_ldap.chain(others.into_iter().flatten()).for_each(|path| *path = folder.join(&*path));
     }

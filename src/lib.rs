@@ -34,6 +34,8 @@ pub mod directory;
 pub mod journal;
 /// Codecs, tones, players, DTMF detection, the worker threads of the 20 ms tick.
 pub mod media;
+/// Where a call goes: dial plan, numbers, hours, permissions, ways to the outside; a plan that says why.
+pub mod routing;
 /// RTP packets and telephone-events: RFC 3550, 4733.
 pub mod rtp;
 /// Offer and answer: RFC 4566, 3264.

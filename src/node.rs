@@ -34,6 +34,7 @@ use crate::{
         self, Endpoints, Files, Identities, Identity, Neighbours, Onboarding, PhoneClasses, classify,
         onboarding::{self, CallKind, Output, Registration, Sighting},
     },
+    routing,
     sip::{notify, registrar},
     store::{Store, sqlite::Sqlite},
     template::Templates,
@@ -167,7 +168,7 @@ impl Node {
         let office = Office { onboarding: onboarding.clone(), templates: templates.clone() };
         let engine = call::worker::start(
             settings.sip.check()?,
-            settings.calls.check()?,
+            call_rules(&settings).map_err(|faults| anyhow::anyhow!(listed(&faults)))?,
             call::Neighbours {
                 media: media.clone(),
                 accounts: Arc::new(identities.clone()),
@@ -340,14 +341,12 @@ impl Live {
         let old = self.settings.load_full();
         let new = match &self.origin {
             Origin::Embedded => (*old).clone(),
-            Origin::File(path) => {
-                read_settings(path).map_err(|faults| faults.iter().map(|fault| told(fault)).collect::<Vec<_>>().join("\n"))?
-            }
+            Origin::File(path) => read_settings(path).map_err(|faults| listed(&faults))?,
         };
         let loaded = loader::load(&new.ivr).map_err(|error| told(&error))?;
         let people = new.directory.check().and_then(|config| directory::open(config, self.events.clone())).map_err(|error| told(&error))?;
         let dhcp = new.dhcp.check().map_err(|error| told(&error))?;
-        let calls = new.calls.check().map_err(|error| told(&error))?;
+        let calls = call_rules(&new).map_err(|faults| listed(&faults))?;
         self.templates.reload().map_err(|faults| told(&faults))?;
 
         self.directory.0.store(Arc::new(people));
@@ -358,9 +357,20 @@ impl Live {
         }
         let rest = unchanged_until_restart(&old, &new);
         self.settings.store(Arc::new(new));
-        let done = "templates, flows, prompts, users, DHCP's subnets, call rules";
+        let done = "templates, flows, prompts, users, DHCP's subnets, call rules, routes";
         Ok(if rest.is_empty() { done.to_owned() } else { format!("{done}; after a restart also: {}", rest.join(", ")) })
     }
+}
+
+/// The section `calls` and the file of routes that it names.
+fn call_rules(settings: &Settings) -> Result<call::Config, Vec<Fault>> {
+    let config = settings.calls.check().map_err(|error| vec![Fault::in_file("calls", error.to_string())])?;
+    let plan = routing::loader::load(settings.calls.routes.as_deref(), settings.calls.base())?;
+    Ok(call::Config { plan: Arc::new(plan), ..config })
+}
+
+fn listed(faults: &[Fault]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Sections that differ and are read at start only.

@@ -15,6 +15,7 @@ mod netns;
 mod onboarding;
 mod render;
 mod rfc;
+mod routes;
 mod sip_differential;
 mod sip_transport;
 mod store;

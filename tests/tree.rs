@@ -15,6 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dhcp", &["store"]),
     ("directory", &[]),
     ("rtp", &[]),
+    ("routing", &[]),
     ("sdp", &[]),
     ("sip", &[]),
     ("store", &[]),
@@ -22,7 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("journal", &["store"]),
     ("media", &["rtp"]),
     // spines
-    ("call", &["media", "rtp", "sdp", "sip", "store"]),
+    ("call", &["media", "routing", "rtp", "sdp", "sip", "store"]),
     ("provisioning", &["binding", "dhcp", "directory", "sip", "store", "template"]),
     // services
     ("ivr", &["binding", "call", "directory", "media", "provisioning"]),

@@ -1,10 +1,14 @@
 //! What an admin may set about calls, and what it means.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{model::Extension, sdp::Codec};
+use crate::{
+    model::Extension,
+    routing::{self, Plan},
+    sdp::Codec,
+};
 
 /// The `calls` section of the configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +19,9 @@ pub struct Settings {
     /// Emergency numbers and the extensions that ring for each, all at once. They work from every phone,
     /// also from one that nobody owns yet, and are never limited.
     pub emergency: BTreeMap<String, Vec<Extension>>,
+    /// The file of routes: numbers inside and outside, hours, who may call what, trunks; as config/routes.yaml. Without it
+    /// people call inside only.
+    pub routes: Option<PathBuf>,
     /// Seconds that a called extension rings before the caller is told that nobody answers; 5 to 600.
     pub ring_timeout_secs: u64,
     /// Sound formats that may be used, best first: `pcma`, `pcmu`, `g722`.
@@ -36,6 +43,7 @@ impl Default for Settings {
         Self {
             ivr_number: "0".to_owned(),
             emergency: BTreeMap::new(),
+            routes: None,
             ring_timeout_secs: 45,
             codecs: vec!["pcma".to_owned(), "pcmu".to_owned()],
             max_calls: 2000,
@@ -73,6 +81,8 @@ pub enum Error {
 pub struct Config {
     pub ivr_number: String,
     pub emergency: BTreeMap<String, Vec<Extension>>,
+    /// Where calls go.
+    pub plan: Arc<Plan>,
     pub ring_timeout: Duration,
     pub codecs: Vec<Codec>,
     pub max_calls: usize,
@@ -83,6 +93,12 @@ pub struct Config {
 }
 
 impl Settings {
+    /// What a plan of routes stands on.
+    pub fn base(&self) -> routing::Base {
+        routing::Base { ivr_number: self.ivr_number.clone(), emergency: self.emergency.clone() }
+    }
+
+    /// The rules of this section alone. Whoever reads files puts the plan of `routes` into [`Config::plan`].
     pub fn check(&self) -> Result<Config, Error> {
         if !is_dialable(&self.ivr_number, 1) {
             return Err(Error::IvrNumber(self.ivr_number.clone()));
@@ -125,6 +141,7 @@ impl Settings {
         Ok(Config {
             ivr_number: self.ivr_number.clone(),
             emergency: self.emergency.clone(),
+            plan: Arc::new(Plan::inside_only(self.base())),
             ring_timeout: Duration::from_secs(self.ring_timeout_secs),
             codecs,
             max_calls: self.max_calls,

@@ -8,11 +8,13 @@ use crate::{
     directory,
     ivr::{self, loader},
     node::read_settings,
+    routing,
     template::TemplateSet,
     yaml::Fault,
 };
 
-/// Tells what is wrong with the configuration, templates, flows and users: file, line, column, and what to do.
+/// Tells what is wrong with the configuration, templates, flows, routes and users: file, line, column, and what to do. Runs the
+/// tests beside the routes.
 #[derive(Args)]
 #[command(after_help = "Examples:
   plugtone check --config config/plugtone.yaml
@@ -42,7 +44,7 @@ impl Check {
         match faults.len() {
             0 if self.json => Ok(()),
             0 => {
-                println!("{file}: good; templates, flows and users too");
+                println!("{file}: good; templates, flows, routes and users too");
                 Ok(())
             }
             1 => anyhow::bail!("1 fault"),
@@ -51,7 +53,7 @@ impl Check {
     }
 }
 
-/// What else can be known without serving: templates, flows, users.
+/// What else can be known without serving: templates, flows, routes, users.
 pub fn beyond(file: &str, settings: &Settings) -> Vec<Fault> {
     let mut faults = Vec::new();
     match crate::template::read(settings.templates.path.as_deref()) {
@@ -64,6 +66,7 @@ pub fn beyond(file: &str, settings: &Settings) -> Vec<Fault> {
         // Told by the section's own check.
         Err(ivr::settings::Error::Setting { .. }) => {}
     }
+    faults.extend(routing::loader::load(settings.calls.routes.as_deref(), settings.calls.base()).err().unwrap_or_default());
     if let Ok(directory::Config::File(config)) = settings.directory.check() {
         match directory::files::Files::open(config) {
             Ok(_) => {}

@@ -18,6 +18,7 @@ mod manual;
 mod phone;
 mod pin;
 mod render;
+mod route;
 mod serve;
 mod table;
 mod token;
@@ -50,6 +51,7 @@ enum Command {
     Unbind(lists::Unbind),
     Dial(dial::Dial),
     Calls(dial::Calls),
+    Route(route::Route),
     Phone(phone::Phone),
     Ivr(ivr::Ivr),
     Token(token::Token),
@@ -74,6 +76,7 @@ impl Cli {
             Command::Unbind(command) => command.run().await,
             Command::Dial(command) => command.run().await,
             Command::Calls(command) => command.run().await,
+            Command::Route(command) => command.run(),
             Command::Phone(command) => command.run().await,
             Command::Ivr(command) => command.run(),
             Command::Token(command) => command.run().await,
