@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod half;
+pub mod presence;
 pub mod routing;
 pub mod switch;
 pub mod worker;

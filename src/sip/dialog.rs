@@ -54,6 +54,19 @@ pub struct Dialog {
     we_called: bool,
 }
 
+/// A dialog as it is stored, to go on after a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub id: DialogId,
+    pub local: String,
+    pub remote: String,
+    pub contact: String,
+    pub local_cseq: u32,
+    pub remote_cseq: u32,
+    pub routes: Vec<String>,
+    pub remote_target: String,
+}
+
 /// A request of the peer that does not fit into the dialog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutOfOrder {
@@ -113,6 +126,26 @@ impl Dialog {
         })
     }
 
+    /// What is stored of it.
+    pub fn kept(&self) -> Kept {
+        Kept {
+            id: self.id.clone(),
+            local: self.local.clone(),
+            remote: self.remote.clone(),
+            contact: self.contact.clone(),
+            local_cseq: self.local_cseq,
+            remote_cseq: self.remote_cseq.unwrap_or(0),
+            routes: self.routes.clone(),
+            remote_target: self.remote_target.clone(),
+        }
+    }
+
+    /// Goes on with a dialog in which we were called.
+    pub fn restore(kept: Kept) -> Self {
+        let Kept { id, local, remote, contact, local_cseq, remote_cseq, routes, remote_target } = kept;
+        Self { id, local, remote, contact, local_cseq, remote_cseq: Some(remote_cseq), routes, remote_target, we_called: false }
+    }
+
     /// The next request within the dialog, with a CSeq of its own. Not for ACK.
     pub fn request(&mut self, method: Method) -> Request {
         self.local_cseq = self.local_cseq.wrapping_add(1);
@@ -132,6 +165,11 @@ impl Dialog {
     /// The peer's Contact: the Request-URI of what we send, unless a strict router stands between.
     pub fn target(&self) -> &str {
         &self.remote_target
+    }
+
+    /// The URI that the peer knows us by: what stood in its To.
+    pub fn local_uri(&self) -> &str {
+        bare(&self.local)
     }
 
     /// Whether the first INVITE was ours.

@@ -2,7 +2,7 @@
 //!
 //! From the wire up: `transport/` turns sockets into [`transport::Flow`]s and whole messages, [`message`] is a view of one,
 //! [`endpoint`] drives the transactions of `transaction/` and tells its owner of requests and answers. [`digest`],
-//! [`registrar`] and [`notify`] are cores beside it. Bodies are bytes here; what a call means is told in `call`.
+//! [`registrar`], [`notify`] and [`subscription`] are cores beside it. Bodies are bytes here; what a call means is told in `call`.
 
 pub mod build;
 pub mod dialog;
@@ -17,6 +17,7 @@ pub mod register_client;
 pub mod registrar;
 pub mod screen;
 pub mod settings;
+pub mod subscription;
 pub mod transaction;
 pub mod transport;
 pub mod ua;
@@ -33,5 +34,6 @@ pub use notify::Notifier;
 pub use registrar::{Contact, Registrar};
 pub use screen::Abilities;
 pub use settings::Settings;
+pub use subscription::Subscriptions;
 pub use transport::{Flow, FlowId, Transmit, Transport};
 pub use uri::Uri;
