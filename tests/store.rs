@@ -15,7 +15,7 @@ use std::{
 
 use plugtone::{
     model::{BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, LeaseRecord, LeaseState, MacAddr, Recorded, Timestamp},
-    store::{Claim, ContactRecord, Error, Sqlite, Store, TokenRecord, worker::durable_leases},
+    store::{Claim, ContactRecord, Error, Sqlite, Store, SubscriptionRecord, TokenRecord, worker::durable_leases},
 };
 use proptest::prelude::*;
 
@@ -46,6 +46,7 @@ battery!(sqlite:
     events_are_read_from_any_number_on,
     numbers_outlive_their_events,
     contacts_come_and_go,
+    subscriptions_come_and_go,
     tokens_are_kept_by_name,
     a_request_is_done_once,
     uploads_keep_the_newest,
@@ -307,6 +308,35 @@ async fn contacts_come_and_go(store: Arc<dyn Store>) {
     store.remove_contact("2041", "sip:a@x").await.expect("removed");
     store.remove_contact("2041", "sip:a@x").await.expect("twice is fine");
     assert_eq!(store.contacts().await.expect("listed"), [contact("sip:b@x", 1)]);
+}
+
+async fn subscriptions_come_and_go(store: Arc<dyn Store>) {
+    let watching = |tag: &str, local_cseq| SubscriptionRecord {
+        local_tag: tag.into(),
+        call_id: "abc@phone".into(),
+        remote_tag: "p".into(),
+        mac: mac(1),
+        line: 2,
+        user: "2041".into(),
+        event: "dialog;id=4".into(),
+        resource: "2042".into(),
+        local: format!("<sip:2042@pbx>;tag={tag}"),
+        remote: "<sip:2041@pbx>;tag=p".into(),
+        contact: "<sip:2042@10.0.0.1>".into(),
+        target: "sip:2041@10.0.0.5".into(),
+        routes: "<sip:a;lr>\n<sip:b;lr>".into(),
+        flow: "udp 10.0.0.5:5060 via 10.0.0.1:5060".into(),
+        local_cseq,
+        remote_cseq: 7,
+        expires: Timestamp(99),
+    };
+    for saved in [watching("a", 500), watching("b", 500), watching("a", u32::MAX)] {
+        store.save_subscription(saved).await.expect("saved");
+    }
+    assert_eq!(store.subscriptions().await.expect("listed"), [watching("a", u32::MAX), watching("b", 500)]);
+    store.remove_subscription("a").await.expect("removed");
+    store.remove_subscription("a").await.expect("twice is fine");
+    assert_eq!(store.subscriptions().await.expect("listed"), [watching("b", 500)]);
 }
 
 async fn tokens_are_kept_by_name(store: Arc<dyn Store>) {

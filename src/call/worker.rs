@@ -20,8 +20,10 @@ use tokio::{
 use super::{
     Config,
     half::{Cause, Contact, LegEnd, LegEvent, MediaPort, Snapshot},
+    presence::{Lamp, Mailbox},
     routing::Caller,
     switch::{Action, CallerId, Incoming, Originate, OriginateError, Purpose, ServiceCommand, Switch, World},
+    watching::{self, Around, Kept, Watching},
 };
 use crate::{
     media::{self, Clip, Country, Media, MediaEvent, PlaybackId, SessionConfig, SessionId},
@@ -36,7 +38,7 @@ use crate::{
         transport::{Flow, Inbound, Transports, socket::BindError},
         ua::{self, Ended, Invite, LegId, UserAgent},
     },
-    store::{ContactRecord, Store},
+    store::{ContactRecord, Store, SubscriptionRecord},
 };
 
 /// What the engine asks and tells `provisioning`. Answer from memory; never wait.
@@ -141,6 +143,8 @@ enum Command {
     Notify { order: Box<notify::Order>, answer: oneshot::Sender<notify::Outcome> },
     DropContacts { mac: MacAddr, keep_generation: Generation },
     Reload { config: Box<Config> },
+    Mailbox { user: String, mailbox: Mailbox },
+    Show { resource: String, lamp: Option<Lamp> },
     Service { call: CallId, command: ServiceCommand, answer: Option<oneshot::Sender<bool>> },
     Stop { answer: oneshot::Sender<()> },
 }
@@ -180,11 +184,15 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     let now = Instant::now();
     let mut endpoint_config = sip.endpoint;
     endpoint_config.tcp_port = endpoint_config.tcp_port.or(tcp.first().map(SocketAddr::port));
+    Watching::announce(&mut endpoint_config);
     let mut endpoint = Endpoint::new(endpoint_config, seed);
     let verifier = Verifier::new(sip.verifier, endpoint.ids().seed(), now);
     let ids = Ids::new(endpoint.ids().seed());
     let mut registrar = Registrar::new(sip.registrar);
     restore(now, &mut registrar, neighbours.store.contacts().await?, neighbours.accounts.as_ref());
+    let mut watching = Watching::new(sip.subscriptions);
+    let wall = Timestamp::of(SystemTime::now());
+    watching.restore(now, wall, neighbours.store.subscriptions().await?, neighbours.accounts.as_ref());
     let (writes, write_inbox) = mpsc::channel(WRITES);
     let writer = tokio::spawn(write(neighbours.store.clone(), write_inbox));
     let (commands, command_inbox) = mpsc::channel(COMMANDS);
@@ -209,6 +217,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         switch: Switch::new(Arc::new(calls)),
         verifier,
         notifier: Notifier::new(),
+        watching,
         accounts: neighbours.accounts,
         events: neighbours.events,
         writes,
@@ -260,6 +269,16 @@ impl Handle {
     /// New rules for new calls.
     pub async fn reload(&self, config: Config) {
         let _ = self.commands.send(Command::Reload { config: Box::new(config) }).await;
+    }
+
+    /// How many messages lie in somebody's mailbox now: phones that watch it light their lamp.
+    pub async fn set_mailbox(&self, user: &str, mailbox: Mailbox) {
+        let _ = self.commands.send(Command::Mailbox { user: user.to_owned(), mailbox }).await;
+    }
+
+    /// Sets a lamp that phones may watch under this name, as that of a park slot. `None`: dark.
+    pub async fn show(&self, resource: &str, lamp: Option<Lamp>) {
+        let _ = self.commands.send(Command::Show { resource: resource.to_owned(), lamp }).await;
     }
 
     /// Ends all calls and the engine.
@@ -377,6 +396,7 @@ struct Engine {
     switch: Switch,
     verifier: Verifier,
     notifier: Notifier,
+    watching: Watching,
     accounts: Arc<dyn Accounts>,
     events: Events,
     writes: mpsc::Sender<Write>,
@@ -441,6 +461,7 @@ impl Engine {
             Inbound::Message { flow, bytes } => self.ground.endpoint.handle_message(now, flow, bytes),
             Inbound::Closed { flow } => {
                 self.ground.registrar.handle_flow_closed(flow.id);
+                self.watching.handle_flow_closed(flow);
                 self.ground.endpoint.handle_transport_error(now, flow);
             }
         }
@@ -451,13 +472,19 @@ impl Engine {
         ground.endpoint.handle_timeout(now);
         ground.agent.handle_timeout(now, &mut ground.endpoint);
         ground.registrar.handle_timeout(now);
+        self.watching.handle_timeout(now);
         self.switch.handle_timeout(now);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         let ground = &self.ground;
-        let all =
-            [ground.endpoint.poll_timeout(), ground.agent.poll_timeout(), ground.registrar.poll_timeout(), self.switch.poll_timeout()];
+        let all = [
+            ground.endpoint.poll_timeout(),
+            ground.agent.poll_timeout(),
+            ground.registrar.poll_timeout(),
+            self.switch.poll_timeout(),
+            self.watching.poll_timeout(),
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -482,8 +509,11 @@ impl Engine {
             }
             Command::DropContacts { mac, keep_generation } => {
                 self.ground.registrar.drop_generation_below(mac, keep_generation);
+                self.watching.drop_generation_below(mac, keep_generation);
             }
             Command::Reload { config } => self.switch.reload(Arc::new(*config)),
+            Command::Mailbox { user, mailbox } => self.watching.set_mailbox(&user, mailbox),
+            Command::Show { resource, lamp } => self.watching.show(&resource, lamp),
             Command::Service { call, command, answer } => {
                 if let (Some(tap), Some(answer)) = (self.ground.taps.get_mut(&call), answer) {
                     tap.transfer = Some(answer);
@@ -513,6 +543,7 @@ impl Engine {
             while let Some(action) = self.ground.registrar.poll_action() {
                 self.apply_registrar(action);
             }
+            quiet &= !self.settle_watching(now);
             while let Some(done) = self.notifier.poll_done() {
                 self.tell_notified(done);
             }
@@ -529,13 +560,47 @@ impl Engine {
         }
     }
 
+    /// Tells watchers what is new. `true`: something was done.
+    fn settle_watching(&mut self, now: Instant) -> bool {
+        let Ground { agent, endpoint, registrar, office, .. } = &mut self.ground;
+        let around = Around { endpoint, agent, registrar, office: office.as_ref() };
+        let mut kept = Vec::new();
+        let busy = self.watching.settle(now, &mut self.switch, around, |one| kept.push(one));
+        for one in kept {
+            let wall = Timestamp::of(SystemTime::now());
+            self.write(match one {
+                Kept::Save(stored) => Write::SaveSubscription(Box::new(watching::record(*stored, now, wall))),
+                Kept::Remove(local_tag) => Write::RemoveSubscription { local_tag },
+            });
+        }
+        busy
+    }
+
     // --- from SIP
 
     fn handle_endpoint(&mut self, now: Instant, event: endpoint::Event) {
         let Some(event) = self.notifier.handle_event(now, &mut self.ground.endpoint, event) else { return };
+        let Some(event) = self.watching.handle_event(now, event) else { return };
         match event {
             endpoint::Event::Request { tx, request, flow } if request.is(&Method::Register) => self.register(now, tx, &request, flow),
+            endpoint::Event::Request { tx, request, flow } if request.is(&Method::Subscribe) => self.subscribe(now, tx, &request, flow),
             event => self.ground.agent.handle(now, &mut self.ground.endpoint, event),
+        }
+    }
+
+    fn subscribe(&mut self, now: Instant, tx: ServerTx, request: &Message, flow: Flow) {
+        let endpoint = &mut self.ground.endpoint;
+        match self.verifier.verify(now, request, self.accounts.as_ref()) {
+            Ok(account) => self.watching.handle_subscribe(now, endpoint, tx, request, flow, &account),
+            Err(refusal) => {
+                let challenge = self.verifier.challenge(now, request, &refusal);
+                endpoint.respond(now, tx, challenge);
+                if let Refusal::Wrong { user } = refusal
+                    && self.may_tell_refusal(now)
+                {
+                    tracing::info!(%user, peer = %flow.peer, "subscription refused: wrong user name or password");
+                }
+            }
         }
     }
 
@@ -695,6 +760,7 @@ impl Engine {
     fn apply_registrar(&mut self, action: registrar::Action) {
         match action {
             registrar::Action::Registered { contact, expires_secs, refreshed } => {
+                self.watching.handle_registered(&contact.user, contact.mac, contact.line, contact.flow, refreshed);
                 let (now, wall) = (Instant::now(), Timestamp::of(SystemTime::now()));
                 self.write(Write::Save(Box::new(record(&contact, now, wall))));
                 if !refreshed {
@@ -712,6 +778,7 @@ impl Engine {
             }
             registrar::Action::Unregistered { contact, reason } => {
                 tracing::info!(mac = %contact.mac, user = %contact.user, reason, "unregistered");
+                self.watching.handle_unregistered(&contact.user);
                 self.write(Write::Remove { user: contact.user.clone(), uri: contact.uri.clone() });
                 self.ground.office.unregistered(&contact);
                 self.events.tell(Event::Unregistered {
@@ -842,6 +909,8 @@ fn log(event: &Event) {
 enum Write {
     Save(Box<ContactRecord>),
     Remove { user: String, uri: String },
+    SaveSubscription(Box<SubscriptionRecord>),
+    RemoveSubscription { local_tag: String },
 }
 
 /// Writes behind the engine, in order. A fault is logged: the phone registers again anyway.
@@ -850,10 +919,12 @@ async fn write(store: Arc<dyn Store>, mut inbox: mpsc::Receiver<Write>) {
         let done = match write {
             Write::Save(record) => store.save_contact(*record).await,
             Write::Remove { user, uri } => store.remove_contact(&user, &uri).await,
+            Write::SaveSubscription(record) => store.save_subscription(*record).await,
+            Write::RemoveSubscription { local_tag } => store.remove_subscription(&local_tag).await,
         };
         if let Err(fault) = done {
             metrics::counter!("plugtone_call_contact_writes_lost_total").increment(1);
-            tracing::warn!(%fault, "a registered phone could not be stored");
+            tracing::warn!(%fault, "a registered phone, or what it watches, could not be stored");
         }
     }
 }
@@ -910,7 +981,7 @@ fn restore(now: Instant, registrar: &mut Registrar, records: Vec<ContactRecord>,
 }
 
 /// The digest user name of a device's line.
-fn auth_user(mac: MacAddr, line: LineNumber) -> String {
+pub(super) fn auth_user(mac: MacAddr, line: LineNumber) -> String {
     format!("{}-{line}", mac.bare())
 }
 

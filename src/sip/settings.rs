@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{digest, digest::Algorithm, endpoint, registrar, transport};
+use super::{digest, digest::Algorithm, endpoint, registrar, subscription, transport};
 
 /// SIP: where phones reach the server, and how they log in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,10 @@ pub struct Settings {
     pub max_contacts_per_user: usize,
     /// Registered phones in all.
     pub max_contacts: usize,
+    /// What phones watch (busy lamps, messages waiting), in all. The bounds of expiry are those of registrations.
+    pub max_subscriptions: usize,
+    /// What one phone may watch, its key modules included.
+    pub max_subscriptions_per_device: usize,
     /// Requests being worked on or remembered at once; beyond it phones are told to come back later (503).
     pub max_transactions: usize,
     /// TCP connections at once.
@@ -50,6 +54,7 @@ impl Default for Settings {
     fn default() -> Self {
         let everywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 5060);
         let (registrar, verifier) = (registrar::Config::default(), digest::verifier::Config::default());
+        let subscriptions = subscription::Config::default();
         Self {
             udp: vec![everywhere],
             tcp: vec![everywhere],
@@ -62,6 +67,8 @@ impl Default for Settings {
             default_expires_secs: registrar.default_expires.as_secs() as u32,
             max_contacts_per_user: registrar.max_per_user,
             max_contacts: registrar.max_contacts,
+            max_subscriptions: subscriptions.max,
+            max_subscriptions_per_device: subscriptions.max_per_device,
             max_transactions: endpoint::Config::default().max_transactions,
             max_connections: 20_000,
             max_connections_per_source: 100,
@@ -93,6 +100,7 @@ pub struct Config {
     pub endpoint: endpoint::Config,
     pub verifier: digest::verifier::Config,
     pub registrar: registrar::Config,
+    pub subscriptions: subscription::Config,
     pub transports: transport::Config,
 }
 
@@ -119,6 +127,8 @@ impl Settings {
         for (name, value) in [
             ("max_contacts_per_user", self.max_contacts_per_user),
             ("max_contacts", self.max_contacts),
+            ("max_subscriptions", self.max_subscriptions),
+            ("max_subscriptions_per_device", self.max_subscriptions_per_device),
             ("max_transactions", self.max_transactions),
             ("max_connections", self.max_connections),
             ("max_connections_per_source", self.max_connections_per_source),
@@ -148,6 +158,15 @@ impl Settings {
                 default_expires: secs(default),
                 max_per_user: self.max_contacts_per_user,
                 max_contacts: self.max_contacts,
+            },
+            subscriptions: subscription::Config {
+                packages: Vec::new(),
+                min_expires: secs(min),
+                max_expires: secs(max),
+                // RFC 4235 §3.4 and RFC 3842 §3.4: an hour, and what a phone that names none expects.
+                default_expires: secs(max.min(3600)),
+                max: self.max_subscriptions,
+                max_per_device: self.max_subscriptions_per_device,
             },
             transports: transport::Config {
                 udp: self.udp.clone(),

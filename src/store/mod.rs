@@ -53,6 +53,36 @@ pub struct ContactRecord {
     pub expires: Timestamp,
 }
 
+/// What a phone watches, kept so that it goes on after a restart in its own dialog (RFC 6665).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionRecord {
+    /// Ours, and never used twice.
+    pub local_tag: String,
+    pub call_id: String,
+    pub remote_tag: String,
+    pub mac: MacAddr,
+    pub line: LineNumber,
+    /// Whose phone it is: user part of the address of record.
+    pub user: String,
+    /// The value of Event, as `dialog;id=4`.
+    pub event: String,
+    /// What is watched, as `2042`.
+    pub resource: String,
+    /// From and To of its NOTIFYs.
+    pub local: String,
+    pub remote: String,
+    pub contact: String,
+    /// The Request-URI.
+    pub target: String,
+    /// Route headers, one a line.
+    pub routes: String,
+    pub flow: String,
+    /// No NOTIFY had a higher one.
+    pub local_cseq: u32,
+    pub remote_cseq: u32,
+    pub expires: Timestamp,
+}
+
 /// An API token: only its hash is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRecord {
@@ -119,6 +149,11 @@ pub trait Store: Send + Sync + 'static {
     async fn contacts(&self) -> Result<Vec<ContactRecord>>;
     async fn save_contact(&self, contact: ContactRecord) -> Result<()>;
     async fn remove_contact(&self, user: &str, uri: &str) -> Result<()>;
+
+    // --- subscriptions, written behind, unique by local tag
+    async fn subscriptions(&self) -> Result<Vec<SubscriptionRecord>>;
+    async fn save_subscription(&self, subscription: SubscriptionRecord) -> Result<()>;
+    async fn remove_subscription(&self, local_tag: &str) -> Result<()>;
 
     // --- API
     async fn tokens(&self) -> Result<Vec<TokenRecord>>;

@@ -9,7 +9,7 @@ use rusqlite::{
     types::{FromSqlError, Type},
 };
 
-use super::{Claim, ContactRecord, Error, Result, TokenRecord};
+use super::{Claim, ContactRecord, Error, Result, SubscriptionRecord, TokenRecord};
 use crate::model::{
     BindingRecord, DeviceRecord, DeviceState, Event, Extension, Generation, LeaseRecord, LeaseState, LineNumber, MacAddr, Recorded,
     Timestamp,
@@ -389,6 +389,72 @@ pub(super) fn save_contact(db: &Connection, contact: &ContactRecord) -> Result<(
 
 pub(super) fn remove_contact(db: &Connection, user: &str, uri: &str) -> Result<()> {
     run(db, "remove a contact", "DELETE FROM contacts WHERE user = ?1 AND uri = ?2", params![user, uri]).map(drop)
+}
+
+// --- subscriptions
+
+pub(super) fn subscriptions(db: &Connection) -> rusqlite::Result<Vec<SubscriptionRecord>> {
+    all(
+        db,
+        "SELECT local_tag, call_id, remote_tag, mac, line, user, event, resource, local, remote, contact, target, routes, flow,
+                local_cseq, remote_cseq, expires_ms FROM subscriptions ORDER BY local_tag",
+        &[],
+        |row| {
+            Ok(SubscriptionRecord {
+                local_tag: row.get(0)?,
+                call_id: row.get(1)?,
+                remote_tag: row.get(2)?,
+                mac: text(row, 3)?,
+                line: row.get(4)?,
+                user: row.get(5)?,
+                event: row.get(6)?,
+                resource: row.get(7)?,
+                local: row.get(8)?,
+                remote: row.get(9)?,
+                contact: row.get(10)?,
+                target: row.get(11)?,
+                routes: row.get(12)?,
+                flow: row.get(13)?,
+                local_cseq: row.get(14)?,
+                remote_cseq: row.get(15)?,
+                expires: Timestamp(row.get(16)?),
+            })
+        },
+    )
+}
+
+pub(super) fn save_subscription(db: &Connection, record: &SubscriptionRecord) -> Result<()> {
+    run(
+        db,
+        "save a subscription",
+        "INSERT OR REPLACE INTO subscriptions (local_tag, call_id, remote_tag, mac, line, user, event, resource, local, remote,
+           contact, target, routes, flow, local_cseq, remote_cseq, expires_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+        params![
+            record.local_tag,
+            record.call_id,
+            record.remote_tag,
+            record.mac.to_string(),
+            record.line,
+            record.user,
+            record.event,
+            record.resource,
+            record.local,
+            record.remote,
+            record.contact,
+            record.target,
+            record.routes,
+            record.flow,
+            record.local_cseq,
+            record.remote_cseq,
+            record.expires.0,
+        ],
+    )
+    .map(drop)
+}
+
+pub(super) fn remove_subscription(db: &Connection, local_tag: &str) -> Result<()> {
+    run(db, "remove a subscription", "DELETE FROM subscriptions WHERE local_tag = ?1", params![local_tag]).map(drop)
 }
 
 // --- API

@@ -4,7 +4,8 @@
 //! Never edit one that was released: append another. Not here: running them (`sqlite.rs`).
 
 /// Text in tables: MAC as `00:15:65:aa:bb:cc`, addresses as `10.0.0.5`, times `…_ms` in milliseconds since 1970 UTC.
-pub const MIGRATIONS: &[&str] = &[r#"
+pub const MIGRATIONS: &[&str] = &[
+    r#"
 -- Numbers that the server itself counts. 'last_seq': the last event's number, which outlives the event.
 CREATE TABLE counters (
   name        TEXT PRIMARY KEY,
@@ -132,7 +133,30 @@ CREATE VIEW phones AS
   SELECT d.mac, d.family, d.model, d.state, d.address, b.line, b.extension, b.display_name,
          datetime(d.last_seen_ms / 1000, 'unixepoch') AS last_seen_utc
     FROM devices d LEFT JOIN bindings b ON b.mac = d.mac;
-"#];
+"#,
+    r#"
+-- What phones watch, written behind: after a restart NOTIFYs go on in the same dialogs.
+CREATE TABLE subscriptions (
+  local_tag   TEXT PRIMARY KEY,
+  call_id     TEXT NOT NULL,
+  remote_tag  TEXT NOT NULL,
+  mac         TEXT NOT NULL,
+  line        INTEGER NOT NULL,
+  user        TEXT NOT NULL,
+  event       TEXT NOT NULL,
+  resource    TEXT NOT NULL,
+  local       TEXT NOT NULL,          -- From and To of the NOTIFYs
+  remote      TEXT NOT NULL,
+  contact     TEXT NOT NULL,
+  target      TEXT NOT NULL,
+  routes      TEXT NOT NULL,          -- one a line
+  flow        TEXT NOT NULL,
+  local_cseq  INTEGER NOT NULL,       -- runs ahead of the one in use
+  remote_cseq INTEGER NOT NULL,
+  expires_ms  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"#,
+];
 
 /// The newest schema that this program knows.
 pub const KNOWN: u32 = MIGRATIONS.len() as u32;

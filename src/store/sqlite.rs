@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{Claim, ContactRecord, Error, Result, Store, TokenRecord, rows, schema};
+use super::{Claim, ContactRecord, Error, Result, Store, SubscriptionRecord, TokenRecord, rows, schema};
 use crate::model::{BindingRecord, DeviceRecord, Extension, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
 
 /// Requests that may wait for the writer; more make their callers wait, not the memory grow.
@@ -354,6 +354,19 @@ impl Store for Sqlite {
     async fn remove_contact(&self, user: &str, uri: &str) -> Result<()> {
         let (user, uri) = (user.to_owned(), uri.to_owned());
         self.write(move |db| rows::remove_contact(db, &user, &uri)).await
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<SubscriptionRecord>> {
+        self.read("list subscriptions", rows::subscriptions).await
+    }
+
+    async fn save_subscription(&self, subscription: SubscriptionRecord) -> Result<()> {
+        self.write(move |db| rows::save_subscription(db, &subscription)).await
+    }
+
+    async fn remove_subscription(&self, local_tag: &str) -> Result<()> {
+        let local_tag = local_tag.to_owned();
+        self.write(move |db| rows::remove_subscription(db, &local_tag)).await
     }
 
     async fn tokens(&self) -> Result<Vec<TokenRecord>> {

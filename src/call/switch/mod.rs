@@ -19,6 +19,7 @@ mod answer;
 mod begin;
 mod change;
 mod leaving;
+mod parties;
 mod ringing;
 mod state;
 
@@ -101,6 +102,8 @@ pub struct Switch {
     /// One deadline per ringing call.
     deadlines: BTreeSet<(Instant, CallId)>,
     actions: VecDeque<Action>,
+    /// Calls that something has happened to, for those who watch.
+    touched: BTreeSet<CallId>,
 }
 
 impl Switch {
@@ -112,6 +115,7 @@ impl Switch {
             callers: HashMap::new(),
             deadlines: BTreeSet::new(),
             actions: VecDeque::new(),
+            touched: BTreeSet::new(),
         }
     }
 
@@ -149,6 +153,7 @@ impl Switch {
     /// What a leg tells of itself.
     pub fn handle_leg(&mut self, now: Instant, world: &mut dyn World, leg: LegId, event: LegEvent) {
         let Some(&id) = self.legs.get(&leg) else { return };
+        self.touched.insert(id);
         match event {
             LegEvent::Ringing => self.on_ringing(id, leg),
             LegEvent::Answered { sdp } => self.on_answered(now, world, id, leg, sdp),
@@ -205,6 +210,7 @@ impl Switch {
     }
 
     fn tell(&mut self, event: Event) {
+        self.touched.extend(event.call());
         self.actions.push_back(Action::Tell(event));
     }
 }

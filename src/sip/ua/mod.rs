@@ -190,6 +190,16 @@ impl UserAgent {
         LegId(self.next)
     }
 
+    /// Call-ID and tags of a leg; the peer's tag is empty until it has one.
+    pub fn dialog_of(&self, leg: LegId) -> Option<DialogId> {
+        Some(match &self.legs.get(&leg)?.stage {
+            Stage::Calling { calling, .. } => {
+                DialogId { call_id: calling.call_id.clone(), local_tag: calling.tag.clone(), remote_tag: String::new() }
+            }
+            Stage::Offered { dialog, .. } | Stage::Up(dialog) | Stage::Leaving(dialog) => dialog.id.clone(),
+        })
+    }
+
     /// By which the peer of a leg is reached.
     pub fn flow(&self, leg: LegId) -> Option<Flow> {
         self.legs.get(&leg).map(|leg| leg.flow)

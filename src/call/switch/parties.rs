@@ -1,0 +1,53 @@
+//! Who is in a call, for those who watch its users: told anew of each call that something has happened to.
+
+use super::{
+    Switch,
+    state::{Call, Side},
+};
+use crate::{
+    call::{
+        half::{Half, HalfState},
+        presence::{DialogState, End, Party},
+    },
+    model::CallId,
+    sdp::Direction,
+};
+
+impl Switch {
+    /// A call that something has happened to since it was last asked for, and who is in it now: nobody once it is over.
+    /// Drain to `None` after every `handle_*`.
+    pub fn poll_parties(&mut self) -> Option<(CallId, Vec<Party>)> {
+        let id = self.touched.pop_first()?;
+        Some((id, self.calls.get(&id).map(Call::parties).unwrap_or_default()))
+    }
+}
+
+impl Call {
+    fn parties(&self) -> Vec<Party> {
+        let callee = self.far.one().map_or(self.dialled.as_str(), |half| half.user.as_str());
+        let near = self.near.halves().map(|half| {
+            // Of a call that the API began, the one who wanted it is called first.
+            let initiator = matches!(self.near, Side::One(_));
+            let peer = (callee.to_owned(), None);
+            self.party(half, End::Near, initiator, peer)
+        });
+        let far = self.far.halves().map(|half| {
+            let peer = (self.shown.user.clone(), Some(self.shown.display_name.clone()));
+            self.party(half, End::Far, false, peer)
+        });
+        near.chain(far).collect()
+    }
+
+    fn party(&self, half: &Half, end: End, initiator: bool, (peer, peer_name): (String, Option<String>)) -> Party {
+        let state = match half.state {
+            _ if half.is_up() => DialogState::Confirmed,
+            // A phone that we call and that is the near side rings for sure: nobody else could.
+            HalfState::Called if end == End::Near => DialogState::Early,
+            _ if self.rang => DialogState::Early,
+            _ => DialogState::Trying,
+        };
+        let held = half.is_up() && matches!(half.wants, Direction::SendOnly | Direction::Inactive);
+        let peer_name = peer_name.filter(|name| !name.is_empty());
+        Party { user: half.user.clone(), end, leg: half.leg, state, initiator, peer, peer_name, held }
+    }
+}
