@@ -134,8 +134,9 @@ impl Settings {
         let users = self.directory.file.as_mut().map(|file| &mut file.path);
         let routes = self.calls.routes.as_mut();
         let others = [users, self.templates.path.as_mut(), self.ivr.path.as_mut(), routes, Some(&mut self.store.path)];
+        let sip = [&mut self.sip.tls_certificate, &mut self.sip.tls_key, &mut self.sip.tls_trust].map(Option::as_mut);
         // Joining an absolute path gives that path.
-        of_ldap.chain(others.into_iter().flatten()).for_each(|path| *path = folder.join(&*path));
+        of_ldap.chain(sip.into_iter().flatten()).chain(others.into_iter().flatten()).for_each(|path| *path = folder.join(&*path));
     }
 
     /// What the sections find wrong with themselves, each with the line of the key that it names.

@@ -35,7 +35,7 @@ use crate::{
         onboarding::{self, CallKind, Output, Registration, Sighting},
     },
     routing,
-    sip::{notify, registrar},
+    sip::{self, notify, registrar, transport::files::Certificates},
     store::{Store, sqlite::Sqlite},
     template::Templates,
     yaml::Fault,
@@ -58,6 +58,9 @@ pub struct Addresses {
     pub http: Vec<SocketAddr>,
     pub sip_udp: Vec<SocketAddr>,
     pub sip_tcp: Vec<SocketAddr>,
+    pub sip_tls: Vec<SocketAddr>,
+    pub sip_ws: Vec<SocketAddr>,
+    pub sip_wss: Vec<SocketAddr>,
     pub api: SocketAddr,
 }
 
@@ -87,6 +90,7 @@ struct Live {
     calls: call::Handle,
     onboarding: Onboarding,
     dhcp: Option<dhcp::socket::Running>,
+    certificates: Option<Arc<Certificates>>,
     settings: ArcSwap<Settings>,
 }
 
@@ -166,8 +170,14 @@ impl Node {
         let media = Media::start(settings.media.check(cores)?)?;
         let (service, service_inbox) = mpsc::channel(settings.ivr.calls.clamp(1, 10_000));
         let office = Office { onboarding: onboarding.clone(), templates: templates.clone() };
+        let mut sip = settings.sip.check()?;
+        let certificates = match sip.transports.needs_identity() {
+            true => Some(Certificates::open(settings.sip.certificate(tls_folder(&settings)))?),
+            false => None,
+        };
+        sip.transports.identity = certificates.as_ref().map(|certificates| certificates.tls());
         let engine = call::worker::start(
-            settings.sip.check()?,
+            sip,
             call_rules(&settings).map_err(|faults| anyhow::anyhow!(listed(&faults)))?,
             call::Neighbours {
                 media: media.clone(),
@@ -189,6 +199,7 @@ impl Node {
             }),
             tokio::spawn(carry_out(orders, engine.handle.clone(), onboarding.clone(), shared.clone())),
         ];
+        tasks.extend(certificates.clone().map(|certificates| tokio::spawn(certificates.keep_fresh())));
 
         // --- files
         let lease_view = dhcp::LeaseView::default();
@@ -241,6 +252,7 @@ impl Node {
             calls: engine.handle.clone(),
             onboarding: onboarding.clone(),
             dhcp,
+            certificates,
             settings: ArcSwap::from_pointee(settings.clone()),
         });
         let reload: api::Reload = {
@@ -275,6 +287,9 @@ impl Node {
             http: http.addrs().to_vec(),
             sip_udp: engine.udp,
             sip_tcp: engine.tcp,
+            sip_tls: engine.tls,
+            sip_ws: engine.ws,
+            sip_wss: engine.wss,
             api: api_address,
         };
         events.tell(Event::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
@@ -347,6 +362,8 @@ impl Live {
         let people = new.directory.check().and_then(|config| directory::open(config, self.events.clone())).map_err(|error| told(&error))?;
         let dhcp = new.dhcp.check().map_err(|error| told(&error))?;
         let calls = call_rules(&new).map_err(|faults| listed(&faults))?;
+        let source = new.sip.certificate(tls_folder(&old));
+        let identity = self.certificates.as_ref().map(|_| source.load()).transpose().map_err(|error| told(&error))?;
         self.templates.reload().map_err(|faults| told(&faults))?;
 
         self.directory.0.store(Arc::new(people));
@@ -355,9 +372,12 @@ impl Live {
         if let Some(running) = &self.dhcp {
             running.reload(dhcp).await;
         }
+        if let (Some(certificates), Some(identity)) = (&self.certificates, identity) {
+            certificates.replace(source, identity);
+        }
         let rest = unchanged_until_restart(&old, &new);
         self.settings.store(Arc::new(new));
-        let done = "templates, flows, prompts, users, DHCP's subnets, call rules, routes";
+        let done = "templates, flows, prompts, users, DHCP's subnets, call rules, routes, certificates";
         Ok(if rest.is_empty() { done.to_owned() } else { format!("{done}; after a restart also: {}", rest.join(", ")) })
     }
 }
@@ -375,6 +395,7 @@ fn listed(faults: &[Fault]) -> String {
 
 /// Sections that differ and are read at start only.
 fn unchanged_until_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let sip = |settings: &Settings| sip::Settings { tls_certificate: None, tls_key: None, tls_trust: None, ..settings.sip.clone() };
     let listens = |settings: &Settings| (settings.dhcp.listen, settings.dhcp.interfaces.clone(), settings.dhcp.mode);
     [
         ("where DHCP listens", listens(old) != listens(new)),
@@ -385,7 +406,7 @@ fn unchanged_until_restart(old: &Settings, new: &Settings) -> Vec<&'static str> 
         ("provisioning", old.provisioning != new.provisioning),
         ("bindings", old.bindings != new.bindings),
         ("extensions", old.extensions != new.extensions),
-        ("sip", old.sip != new.sip),
+        ("sip", sip(old) != sip(new)),
         ("media", old.media != new.media),
         ("api", old.api != new.api),
         ("store", old.store != new.store),
@@ -522,6 +543,11 @@ async fn upkeep(metrics: PrometheusHandle) {
 
 fn folder_of(database: &Path) -> PathBuf {
     database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Where our own certificate authority lives.
+fn tls_folder(settings: &Settings) -> PathBuf {
+    folder_of(&settings.store.path).join("tls")
 }
 
 /// A file that only its owner can read.

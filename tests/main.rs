@@ -17,6 +17,7 @@ mod render;
 mod rfc;
 mod routes;
 mod sip_differential;
+mod sip_tls;
 mod sip_transport;
 mod store;
 mod story;

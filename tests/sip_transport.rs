@@ -14,30 +14,41 @@ use tokio::{
     time::timeout,
 };
 
-const OPTIONS: &[u8] = b"OPTIONS sip:a SIP/2.0\r\nContent-Length: 3\r\n\r\nabc";
+pub const OPTIONS: &[u8] = b"OPTIONS sip:a SIP/2.0\r\nContent-Length: 3\r\n\r\nabc";
 
-fn config() -> Config {
+/// UDP and TCP on free ports, with limits that are easily met.
+pub fn config() -> Config {
     Config {
         udp: vec!["0.0.0.0:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         tcp: vec!["0.0.0.0:0".parse().unwrap()],
+        tls: vec![],
+        ws: vec![],
+        wss: vec![],
+        identity: None,
+        web_origins: vec![],
+        web_ping: Duration::from_secs(25),
         max_connections: 10,
         max_connections_per_source: 3,
-        idle: Duration::from_secs(30),
+        max_messages_per_source: 0,
+        unlimited: vec![],
+        handshake_time: Duration::from_secs(10),
+        message_time: Duration::from_secs(20),
+        idle: Duration::from_secs(3700),
     }
 }
 
-async fn next(inbox: &mut Receiver<Inbound>) -> Inbound {
+pub async fn next(inbox: &mut Receiver<Inbound>) -> Inbound {
     timeout(Duration::from_secs(10), inbox.recv()).await.expect("in time").expect("open")
 }
 
-async fn message(inbox: &mut Receiver<Inbound>) -> (Flow, Bytes) {
+pub async fn message(inbox: &mut Receiver<Inbound>) -> (Flow, Bytes) {
     match next(inbox).await {
         Inbound::Message { flow, bytes } => (flow, bytes),
         other => panic!("{other:?}"),
     }
 }
 
-fn local(port: u16) -> SocketAddr {
+pub fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
@@ -68,7 +79,7 @@ async fn answers_leave_from_the_address_that_was_asked() {
 #[tokio::test]
 async fn streams_are_cut_answered_and_limited() {
     let (transports, mut inbox) = Transports::bind(config()).unwrap();
-    let port = transports.tcp_addresses()[0].port();
+    let port = transports.addresses(Transport::Tcp)[0].port();
     let mut phone = TcpStream::connect(local(port)).await.unwrap();
     for piece in [OPTIONS, b"\r\n\r\n", OPTIONS].concat().chunks(7) {
         phone.write_all(piece).await.unwrap();
@@ -108,7 +119,7 @@ async fn connections_are_made_where_there_is_none() {
     let (transports, mut inbox) = Transports::bind(config()).unwrap();
     let far = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let flow = transports.flow_to(Transport::Tcp, far.local_addr().unwrap()).unwrap();
-    assert_eq!(flow.local, local(transports.tcp_addresses()[0].port()));
+    assert_eq!(flow.local, local(transports.addresses(Transport::Tcp)[0].port()));
     assert!(transports.send(Transmit { flow, bytes: Bytes::from_static(OPTIONS) }));
     let (mut stream, _) = timeout(Duration::from_secs(10), far.accept()).await.unwrap().unwrap();
     let mut got = vec![0; OPTIONS.len()];

@@ -44,6 +44,7 @@ const IO_FILES: &[&str] = &[
     "socket.rs",
     "udp.rs",
     "tcp.rs",
+    "websocket.rs",
     "raw.rs",
     "client.rs",
     "ldap.rs",

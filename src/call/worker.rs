@@ -35,7 +35,7 @@ use crate::{
         endpoint::{self, ServerTx},
         notify::{self, Notifier},
         registrar::{self, Registrar},
-        transport::{Flow, Inbound, Transports, socket::BindError},
+        transport::{Flow, Inbound, Transport, Transports, socket::BindError},
         ua::{self, Ended, Invite, LegId, UserAgent},
     },
     store::{ContactRecord, Store, SubscriptionRecord},
@@ -173,17 +173,20 @@ pub struct Running {
     /// Where it listens, with the ports that the system chose.
     pub udp: Vec<SocketAddr>,
     pub tcp: Vec<SocketAddr>,
+    pub tls: Vec<SocketAddr>,
+    pub ws: Vec<SocketAddr>,
+    pub wss: Vec<SocketAddr>,
 }
 
 /// Opens the sockets, puts the stored contacts back and starts the engine.
 pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighbours) -> Result<Running, Error> {
     let (transports, inbox) = Transports::bind(sip.transports)?;
-    let (udp, tcp) = (transports.udp_addresses(), transports.tcp_addresses().to_vec());
+    let [udp, tcp, tls, ws, wss] = Transport::ALL.map(|transport| transports.addresses(transport));
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|fault| Error::Random(fault.to_string()))?;
     let now = Instant::now();
     let mut endpoint_config = sip.endpoint;
-    endpoint_config.tcp_port = endpoint_config.tcp_port.or(tcp.first().map(SocketAddr::port));
+    endpoint_config.ports = transports.ports();
     Watching::announce(&mut endpoint_config);
     let mut endpoint = Endpoint::new(endpoint_config, seed);
     let verifier = Verifier::new(sip.verifier, endpoint.ids().seed(), now);
@@ -231,7 +234,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         // The engine's end of the channel is gone: the writer empties it and ends.
         let _ = writer.await;
     });
-    Ok(Running { handle, task, udp, tcp })
+    Ok(Running { handle, task, udp, tcp, tls, ws, wss })
 }
 
 impl Handle {

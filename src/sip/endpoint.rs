@@ -32,7 +32,7 @@ use super::{
         server::Server,
         server_invite::{Received, ServerInvite},
     },
-    transport::{Flow, Transmit},
+    transport::{Flow, Ports, Transmit},
 };
 
 /// A request that we sent.
@@ -67,8 +67,8 @@ pub struct Config {
     pub product: String,
     /// Host name or address that the world knows us by, if it is not the address of the flow; IPv6 in brackets.
     pub external: Option<String>,
-    /// The port that a stream's answers would be sent to if its connection broke, and that Contacts name.
-    pub tcp_port: Option<u16>,
+    /// The ports that a stream's answers would be sent to if its connection broke, and that Contacts name.
+    pub ports: Ports,
     /// Most transactions of each side at a time; beyond it a request gets 503.
     pub max_transactions: usize,
 }
@@ -80,7 +80,7 @@ impl Default for Config {
             timers: Timers::default(),
             product: concat!("Plugtone/", env!("CARGO_PKG_VERSION")).into(),
             external: None,
-            tcp_port: None,
+            ports: Ports::default(),
             max_transactions: 200_000,
         }
     }
@@ -183,7 +183,7 @@ impl Endpoint {
 
     /// `host:port` under which the far end of this flow reaches us: for Via and Contact.
     pub fn sent_by(&self, flow: &Flow) -> String {
-        let port = if flow.transport.is_reliable() { self.config.tcp_port.unwrap_or(flow.local.port()) } else { flow.local.port() };
+        let port = self.config.ports.of(flow.transport).unwrap_or(flow.local.port());
         match &self.config.external {
             Some(host) => format!("{host}:{port}"),
             None => SocketAddr::new(flow.local.ip(), port).to_string(),

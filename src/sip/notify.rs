@@ -150,7 +150,7 @@ impl Notifier {
         pending.cseq += 1;
         let Pending { order, call_id, tag, cseq, .. } = &pending;
         let host = endpoint.sent_by(&order.flow);
-        let transport = if order.flow.transport.is_reliable() { ";transport=tcp" } else { "" };
+        let transport = order.flow.transport.as_uri_param();
         // From names the line's own server and user: some phones obey nobody else.
         let mut request = Request::new(Method::Notify, &order.uri)
             .header(Name::From, format_args!("{};tag={tag}", name_addr("", &format!("sip:{}@{host}", order.user))))

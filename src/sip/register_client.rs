@@ -136,7 +136,7 @@ impl RegisterClient {
         let cnonce = endpoint.ids().token();
         let authorization = self.login.authorize("REGISTER", &self.config.registrar, &cnonce);
         let config = &self.config;
-        let transport = if config.flow.transport.is_reliable() { format!(";transport={}", config.flow.transport) } else { String::new() };
+        let transport = config.flow.transport.as_uri_param();
         let contact = format!("<sip:{}@{}{transport}>", config.contact_user, endpoint.sent_by(&config.flow));
         let request = Request::new(Method::Register, config.registrar.as_str())
             .header(Name::From, format_args!("{};tag={}", name_addr(&config.display_name, &config.aor), self.tag))

@@ -1,10 +1,12 @@
 //! The `sip` section of the configuration: what was written, and what it means after a check.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{digest, digest::Algorithm, endpoint, registrar, subscription, transport};
@@ -17,6 +19,21 @@ pub struct Settings {
     pub udp: Vec<SocketAddr>,
     /// Addresses for TCP; an empty list switches it off.
     pub tcp: Vec<SocketAddr>,
+    /// Addresses for TLS, as `0.0.0.0:5061`. Phones trust us once they have been given `tls/ca.pem`, which is made beside the
+    /// database at the first start with TLS; its certificates are renewed without anybody's doing.
+    pub tls: Vec<SocketAddr>,
+    /// Addresses for WebSocket (RFC 7118), for soft phones in browsers, as `0.0.0.0:5066`.
+    pub ws: Vec<SocketAddr>,
+    /// The same over TLS, which browsers want from any page that came by https.
+    pub wss: Vec<SocketAddr>,
+    /// A certificate in PEM that was made elsewhere, with its chain, instead of ours. Read again at a reload; calls go on.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key in PEM, without a password.
+    pub tls_key: Option<PathBuf>,
+    /// More authorities in PEM whose certificates we believe where we connect by TLS. Ours is believed anyway.
+    pub tls_trust: Option<PathBuf>,
+    /// Web pages whose scripts may connect by WebSocket, as `https://phone.example.com`; an empty list allows all.
+    pub ws_origins: Vec<String>,
     /// Host name or address that phones reach the server by, where it is not the address that they talk to: behind a port
     /// forwarding, or for phones that insist on a name. Usually empty.
     pub external: Option<String>,
@@ -42,11 +59,16 @@ pub struct Settings {
     pub max_subscriptions_per_device: usize,
     /// Requests being worked on or remembered at once; beyond it phones are told to come back later (503).
     pub max_transactions: usize,
-    /// TCP connections at once.
+    /// Connections at once, of TCP, TLS and WebSocket together.
     pub max_connections: usize,
-    /// TCP connections from one address.
+    /// Connections from one address.
     pub max_connections_per_source: usize,
-    /// A TCP connection without a message or keep-alive for so many seconds is closed.
+    /// Messages a second from one address, on average over ten seconds. A phone sends a few. What is more is dropped, or read
+    /// later where it comes by a connection. 0: no limit.
+    pub max_messages_per_source: u32,
+    /// Networks that this limit is not for: gateways, proxies, this computer.
+    pub unlimited_sources: Vec<IpNet>,
+    /// A connection without a message or keep-alive for so many seconds is closed.
     pub idle_secs: u32,
 }
 
@@ -58,6 +80,13 @@ impl Default for Settings {
         Self {
             udp: vec![everywhere],
             tcp: vec![everywhere],
+            tls: vec![],
+            ws: vec![],
+            wss: vec![],
+            tls_certificate: None,
+            tls_key: None,
+            tls_trust: None,
+            ws_origins: vec![],
             external: None,
             realm: verifier.realm,
             algorithms: verifier.algorithms,
@@ -72,9 +101,16 @@ impl Default for Settings {
             max_transactions: endpoint::Config::default().max_transactions,
             max_connections: 20_000,
             max_connections_per_source: 100,
+            max_messages_per_source: 500,
+            unlimited_sources: [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].map(this_computer).into(),
             idle_secs: 3700,
         }
     }
+}
+
+fn this_computer(ip: IpAddr) -> IpNet {
+    // 127.0.0.0/8 is all of it, ::1 alone is.
+    IpNet::new(ip, if ip.is_ipv4() { 8 } else { 128 }).map_or(IpNet::from(ip), |net| net.trunc())
 }
 
 /// What of the section cannot be.
@@ -90,6 +126,10 @@ pub enum SettingsError {
     External(String),
     #[error("sip: min_expires_secs ≤ default_expires_secs ≤ max_expires_secs does not hold ({0}, {1}, {2})")]
     Expires(u32, u32, u32),
+    #[error("sip: `tls_certificate` and `tls_key` belong together: write both, or neither")]
+    HalfPair,
+    #[error("sip.ws_origins: '{0}' is no origin: write scheme and host as browsers do, as https://phone.example.com")]
+    Origin(String),
     #[error("sip.{0}: 0 would let nobody in: write at least 1")]
     Zero(&'static str),
 }
@@ -104,9 +144,20 @@ pub struct Config {
     pub transports: transport::Config,
 }
 
+/// Proxies and home routers forget a silent connection after a minute.
+const WEB_PING: Duration = Duration::from_secs(25);
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+const MESSAGE_TIME: Duration = Duration::from_secs(20);
+
 impl Settings {
+    /// Where the certificate for TLS comes from; `folder` is for what we make ourselves.
+    pub fn certificate(&self, folder: PathBuf) -> transport::files::Source {
+        let given = self.tls_certificate.clone().zip(self.tls_key.clone());
+        transport::files::Source { folder, given, trust: self.tls_trust.clone(), external: self.external.clone() }
+    }
+
     pub fn check(&self) -> Result<Config, SettingsError> {
-        if self.udp.is_empty() && self.tcp.is_empty() {
+        if [&self.udp, &self.tcp, &self.tls, &self.ws, &self.wss].into_iter().all(Vec::is_empty) {
             return Err(SettingsError::NoListener);
         }
         if self.realm.is_empty() || self.realm.len() > 64 || self.realm.chars().any(|c| c.is_control() || matches!(c, '"' | '\\')) {
@@ -119,6 +170,13 @@ impl Settings {
             && !matches!(super::uri::split_host_port(host), Ok((_, None)))
         {
             return Err(SettingsError::External(host.clone()));
+        }
+        if self.tls_certificate.is_some() != self.tls_key.is_some() {
+            return Err(SettingsError::HalfPair);
+        }
+        let is_origin = |origin: &&String| origin.split_once("://").is_some_and(|(_, host)| !host.is_empty() && !host.contains('/'));
+        if let Some(origin) = self.ws_origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(SettingsError::Origin(origin.clone()));
         }
         let (min, default, max) = (self.min_expires_secs, self.default_expires_secs, self.max_expires_secs);
         if !(1 <= min && min <= default && default <= max) {
@@ -171,8 +229,18 @@ impl Settings {
             transports: transport::Config {
                 udp: self.udp.clone(),
                 tcp: self.tcp.clone(),
+                tls: self.tls.clone(),
+                ws: self.ws.clone(),
+                wss: self.wss.clone(),
+                identity: None,
+                web_origins: self.ws_origins.clone(),
+                web_ping: WEB_PING,
                 max_connections: self.max_connections,
                 max_connections_per_source: self.max_connections_per_source,
+                max_messages_per_source: self.max_messages_per_source,
+                unlimited: self.unlimited_sources.clone(),
+                handshake_time: HANDSHAKE_TIME,
+                message_time: MESSAGE_TIME,
                 idle: secs(self.idle_secs),
             },
         })
@@ -191,6 +259,8 @@ mod tests {
             (Settings { realm: "a\"b".into(), ..Settings::default() }, SettingsError::Realm("a\"b".into())),
             (Settings { external: Some("a b".into()), ..Settings::default() }, SettingsError::External("a b".into())),
             (Settings { min_expires_secs: 700, ..Settings::default() }, SettingsError::Expires(700, 600, 3600)),
+            (Settings { tls_key: Some("k".into()), ..Settings::default() }, SettingsError::HalfPair),
+            (Settings { ws_origins: vec!["phone".into()], ..Settings::default() }, SettingsError::Origin("phone".into())),
             (Settings { idle_secs: 0, ..Settings::default() }, SettingsError::Zero("idle_secs")),
         ] {
             assert_eq!(settings.check().err(), Some(error));

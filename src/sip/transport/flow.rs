@@ -4,28 +4,61 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 
 use bytes::Bytes;
 
-/// What carries the messages. TLS and WebSocket will be further variants.
+/// What carries the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
     Udp,
     Tcp,
+    Tls,
+    /// WebSocket (RFC 7118): browsers and soft phones made like them.
+    Ws,
+    /// WebSocket over TLS.
+    Wss,
 }
 
 impl Transport {
+    pub const ALL: [Self; 5] = [Self::Udp, Self::Tcp, Self::Tls, Self::Ws, Self::Wss];
+
     /// As in Via: `UDP`.
     pub fn as_via(self) -> &'static str {
         match self {
             Self::Udp => "UDP",
             Self::Tcp => "TCP",
+            Self::Tls => "TLS",
+            Self::Ws => "WS",
+            Self::Wss => "WSS",
         }
     }
 
-    /// As in `;transport=` and in the store: `udp`.
+    /// In the store and in the settings: `udp`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
         }
+    }
+
+    /// What a URI of ours says about it: nothing for UDP. RFC 7118 §5.2 knows `ws` only, whether over TLS or not.
+    pub fn as_uri_param(self) -> &'static str {
+        match self {
+            Self::Udp => "",
+            Self::Tcp => ";transport=tcp",
+            Self::Tls => ";transport=tls",
+            Self::Ws | Self::Wss => ";transport=ws",
+        }
+    }
+
+    /// Whether nobody on the way can read it.
+    pub fn is_secure(self) -> bool {
+        matches!(self, Self::Tls | Self::Wss)
+    }
+
+    /// Whether frames of WebSocket hold the messages. Such a peer can be reached by the connection that it made only.
+    pub fn is_web(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
     }
 
     /// Whether the transport itself repeats what was lost: transactions then do not (RFC 3261 §17).
@@ -44,7 +77,7 @@ impl FromStr for Transport {
     type Err = ParseFlowError;
 
     fn from_str(text: &str) -> Result<Self, ParseFlowError> {
-        [Self::Udp, Self::Tcp].into_iter().find(|t| text.eq_ignore_ascii_case(t.as_str())).ok_or(ParseFlowError)
+        Self::ALL.into_iter().find(|t| text.eq_ignore_ascii_case(t.as_str())).ok_or(ParseFlowError)
     }
 }
 
@@ -73,7 +106,11 @@ impl Flow {
 
     /// To `peer` by whichever connection there is, or a new one.
     pub fn tcp(local: SocketAddr, peer: SocketAddr) -> Self {
-        Self { transport: Transport::Tcp, local, peer, id: FlowId::NONE }
+        Self::of(Transport::Tcp, local, peer)
+    }
+
+    pub fn of(transport: Transport, local: SocketAddr, peer: SocketAddr) -> Self {
+        Self { transport, local, peer, id: FlowId::NONE }
     }
 }
 
@@ -121,7 +158,13 @@ mod tests {
 
     #[test]
     fn flows_survive_the_store() {
-        for text in ["udp 10.0.0.5:5060 via 10.0.0.1:5060", "tcp [::1]:49152 via [::1]:5060"] {
+        for text in [
+            "udp 10.0.0.5:5060 via 10.0.0.1:5060",
+            "tcp [::1]:49152 via [::1]:5060",
+            "tls 10.0.0.5:40000 via 10.0.0.1:5061",
+            "ws 10.0.0.5:40000 via 10.0.0.1:80",
+            "wss [::1]:40000 via [::1]:443",
+        ] {
             assert_eq!(text.parse::<Flow>().map(|flow| flow.to_string()).as_deref(), Ok(text));
         }
         for text in ["", "udp", "udp 10.0.0.5 via 10.0.0.1:5060", "sctp 10.0.0.5:1 via 10.0.0.1:2", "udp 10.0.0.5:1 via 10.0.0.1:2 x"] {

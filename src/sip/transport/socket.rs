@@ -6,14 +6,15 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
-    Config, Flow, Transmit, Transport,
+    Config, Flow, Ports, Transmit, Transport,
+    rate::Rates,
     tcp::{self, Connections},
     udp::{self, Udp},
 };
@@ -45,7 +46,7 @@ pub struct BindError {
 #[derive(Clone)]
 pub struct Transports {
     udp: Arc<[Arc<Udp>]>,
-    tcp: Arc<[SocketAddr]>,
+    streams: Arc<[(Transport, SocketAddr)]>,
     connections: Arc<Connections>,
 }
 
@@ -53,26 +54,30 @@ impl Transports {
     /// Opens every address of the configuration. Needs a tokio runtime around it.
     pub fn bind(config: Config) -> Result<(Self, mpsc::Receiver<Inbound>), BindError> {
         let (inbound, inbox) = mpsc::channel(INBOX);
-        let connections = Connections::new(config.clone(), inbound.clone());
+        let rates = Arc::new(Mutex::new(Rates::new(config.max_messages_per_source, config.unlimited.clone())));
+        let connections = Connections::new(config.clone(), rates.clone(), inbound.clone());
         let fault = |transport, at| move |source| BindError { transport, at, source };
         let mut udp = Vec::new();
         for at in &config.udp {
             udp.push(Arc::new(Udp::bind(*at).map_err(fault(Transport::Udp, *at))?));
         }
         let mut listeners = Vec::new();
-        let mut tcp = Vec::new();
-        for at in &config.tcp {
-            let listener = tcp::listen(*at).map_err(fault(Transport::Tcp, *at))?;
-            tcp.push(listener.local_addr().map_err(fault(Transport::Tcp, *at))?);
-            listeners.push(listener);
+        let mut streams = Vec::new();
+        for (transport, at) in config.streams() {
+            if transport.is_secure() && config.identity.is_none() {
+                return Err(fault(transport, at)(io::Error::other("there is no certificate")));
+            }
+            let listener = tcp::listen(at).map_err(fault(transport, at))?;
+            streams.push((transport, listener.local_addr().map_err(fault(transport, at))?));
+            listeners.push((transport, listener));
         }
         for socket in &udp {
-            tokio::spawn(udp::receive(socket.clone(), inbound.clone()));
+            tokio::spawn(udp::receive(socket.clone(), rates.clone(), inbound.clone()));
         }
-        for listener in listeners {
-            tokio::spawn(tcp::accept(listener, connections.clone()));
+        for (transport, listener) in listeners {
+            tokio::spawn(tcp::accept(listener, transport, connections.clone()));
         }
-        Ok((Self { udp: udp.into(), tcp: tcp.into(), connections }, inbox))
+        Ok((Self { udp: udp.into(), streams: streams.into(), connections }, inbox))
     }
 
     /// Sends at once, or hands over to the connection. False: it cannot be sent, and nothing more will be heard of it.
@@ -91,7 +96,7 @@ impl Transports {
                 },
                 None => false,
             },
-            Transport::Tcp => self.connections.send(&flow, bytes),
+            _ => self.connections.send(&flow, bytes),
         }
     }
 
@@ -100,9 +105,18 @@ impl Transports {
         self.udp.iter().map(|socket| socket.local).collect()
     }
 
-    /// The same for TCP.
-    pub fn tcp_addresses(&self) -> &[SocketAddr] {
-        &self.tcp
+    /// The same for connections of a kind.
+    pub fn addresses(&self, transport: Transport) -> Vec<SocketAddr> {
+        match transport {
+            Transport::Udp => self.udp_addresses(),
+            _ => self.streams.iter().filter(|(of, _)| *of == transport).map(|(_, at)| *at).collect(),
+        }
+    }
+
+    /// The port of the first listener of each kind.
+    pub fn ports(&self) -> Ports {
+        let port = |transport| self.addresses(transport).first().map(SocketAddr::port);
+        Ports { tcp: port(Transport::Tcp), tls: port(Transport::Tls), ws: port(Transport::Ws), wss: port(Transport::Wss) }
     }
 
     /// Streams that are up or coming up.
@@ -116,15 +130,9 @@ impl Transports {
         let probe = std::net::UdpSocket::bind(SocketAddr::new(unspecified(peer), 0))?;
         probe.connect(peer)?;
         let mut local = probe.local_addr()?;
-        let port = match transport {
-            Transport::Udp => self.udp.iter().map(|s| s.local).find(|at| fits(at, &local)).map(|at| at.port()),
-            Transport::Tcp => self.tcp.iter().find(|at| fits(at, &local)).map(|at| at.port()),
-        };
+        let port = self.addresses(transport).into_iter().find(|at| fits(at, &local)).map(|at| at.port());
         local.set_port(port.unwrap_or(0));
-        Ok(match transport {
-            Transport::Udp => Flow::udp(local, peer),
-            Transport::Tcp => Flow::tcp(local, peer),
-        })
+        Ok(Flow::of(transport, local, peer))
     }
 
     /// The socket bound to the flow's address, else one that serves all addresses.

@@ -1,13 +1,13 @@
 //! UDP sockets: datagrams in, with the address of ours that they came to, and out from the same address.
 //!
 //! On a host with several addresses the kernel would answer from the one nearest to the phone, which then does not know the
-//! sender: IP_PKTINFO tells and sets it.
+//! sender: IP_PKTINFO tells and sets it. STUN is answered here, at once (`stun.rs`): it keeps NAT open and nobody else needs it.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
@@ -19,7 +19,13 @@ use nix::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket, sync::mpsc};
 
-use super::{Flow, socket::Inbound};
+use super::{
+    Flow,
+    rate::{Rates, Verdict},
+    socket::Inbound,
+    stun,
+    tcp::admit,
+};
 use crate::sip::message::MAX_LEN;
 
 /// Datagrams taken per wake-up before other tasks get their turn.
@@ -61,7 +67,7 @@ impl Udp {
 }
 
 /// Reads until the receiver of `inbound` is gone.
-pub(super) async fn receive(udp: Arc<Udp>, inbound: mpsc::Sender<Inbound>) {
+pub(super) async fn receive(udp: Arc<Udp>, rates: Arc<Mutex<Rates>>, inbound: mpsc::Sender<Inbound>) {
     let mut buffer = vec![0u8; MAX_LEN];
     loop {
         tokio::select! {
@@ -72,7 +78,21 @@ pub(super) async fn receive(udp: Arc<Udp>, inbound: mpsc::Sender<Inbound>) {
             let read = udp.socket.try_io(Interest::READABLE, || receive_one(udp.socket.as_raw_fd(), udp.local, &mut buffer));
             match read {
                 Ok((flow, len)) => {
-                    let bytes = Bytes::copy_from_slice(buffer.get(..len).unwrap_or_default());
+                    let datagram = buffer.get(..len).unwrap_or_default();
+                    if let Verdict::Over { tell, .. } = admit(&rates, flow.peer.ip()) {
+                        metrics::counter!("plugtone_sip_over_rate_total", "transport" => "udp").increment(1);
+                        if tell {
+                            tracing::warn!(source = %flow.peer, "more messages a second than `sip.max_messages_per_source`: dropped");
+                        }
+                        continue;
+                    }
+                    if stun::is_stun(datagram) {
+                        if let Some(answer) = stun::answer(datagram, flow.peer) {
+                            let _ = udp.send(&flow, &answer);
+                        }
+                        continue;
+                    }
+                    let bytes = Bytes::copy_from_slice(datagram);
                     // Nobody has time for it: as good as lost on the way. Its sender repeats it.
                     if inbound.try_send(Inbound::Message { flow, bytes }).is_err() {
                         metrics::counter!("plugtone_sip_dropped_total", "reason" => "queue_full").increment(1);

@@ -383,7 +383,7 @@ fn body_of(message: &Message) -> Option<Bytes> {
 
 /// Our Contact: where requests within the dialog shall come.
 fn contact(endpoint: &Endpoint, flow: &Flow, user: &str) -> String {
-    let transport = if flow.transport.is_reliable() { format!(";transport={}", flow.transport) } else { String::new() };
+    let transport = flow.transport.as_uri_param();
     let at = if user.is_empty() { "" } else { "@" };
     let uri = format!("sip:{user}{at}{}{transport}", endpoint.sent_by(flow));
     // A user part that makes no URI is left out.

@@ -1,0 +1,215 @@
+//! Where certificates are kept: `tls/` beside the database, or wherever the administrator has those that were bought.
+//!
+//! Ours: `ca.pem` and `ca.key` are made once, at the first start with TLS; `server.pem` and `server.key` are made of them anew when
+//! they end soon or an address is new. All are readable by the owner only. Phones are given `ca.pem`. What they say is not decided
+//! here (`certificate.rs`).
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use jiff::civil::Date;
+
+use super::{
+    certificate::{self, CertificateError, Pair},
+    tls::{Identity, Tls, TlsError},
+};
+use crate::model::Secret;
+
+/// How often it is looked whether our certificate ends soon.
+const LOOK_EVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// What a certificate is made of, or where it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// The folder for ours.
+    pub folder: PathBuf,
+    /// Certificate with its chain, and key, that were made elsewhere.
+    pub given: Option<(PathBuf, PathBuf)>,
+    /// More authorities that far ends are believed by when we connect.
+    pub trust: Option<PathBuf>,
+    /// The name that phones know us by, if it is not an address of ours.
+    pub external: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("{path}: {source}; `sip.tls_certificate`, `sip.tls_key` and `sip.tls_trust` name files that the server may read")]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{path}: {source}")]
+    Unwritable { path: PathBuf, source: io::Error },
+    #[error("{path}: {source}")]
+    Unusable { path: PathBuf, source: TlsError },
+    #[error(transparent)]
+    NotMade(#[from] CertificateError),
+}
+
+impl Source {
+    /// Reads the identity, and makes what there is not.
+    pub fn load(&self) -> Result<Identity, FileError> {
+        let (path, pair, mut trusted) = match &self.given {
+            Some((certificate, key)) => {
+                let pair = Pair { certificate: read(certificate)?, key: Secret::new(read(key)?) };
+                (certificate.clone(), pair, String::new())
+            }
+            None => {
+                let authority = self.authority(today())?;
+                let server = self.server(&authority, today())?;
+                (self.folder.join("server.pem"), server, authority.certificate)
+            }
+        };
+        if let Some(path) = &self.trust {
+            trusted.push_str(&read(path)?);
+        }
+        Identity::read(&pair.certificate, &pair.key, &trusted).map_err(|source| FileError::Unusable { path, source })
+    }
+
+    fn authority(&self, today: Date) -> Result<Pair, FileError> {
+        let (certificate, key) = (self.folder.join("ca.pem"), self.folder.join("ca.key"));
+        if certificate.exists() || key.exists() {
+            // Half of it is a fault to be mended by hand: phones trust the one that there was.
+            return Ok(Pair { certificate: read(&certificate)?, key: Secret::new(read(&key)?) });
+        }
+        let made = certificate::new_authority(today)?;
+        let unwritable = |source| FileError::Unwritable { path: self.folder.clone(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(unwritable)?;
+        write(&key, made.key.expose())?;
+        write(&certificate, &made.certificate)?;
+        tracing::info!(path = %certificate.display(), "a certificate authority was made; give this certificate to phones that shall use TLS");
+        Ok(made)
+    }
+
+    fn server(&self, authority: &Pair, today: Date) -> Result<Pair, FileError> {
+        let (certificate, key) = (self.folder.join("server.pem"), self.folder.join("server.key"));
+        let names = names(self.external.as_deref());
+        if let (Ok(certificate), Ok(key)) = (fs::read_to_string(&certificate), fs::read_to_string(&key))
+            && !certificate::is_due(&certificate, &authority.certificate, &names, today)
+        {
+            return Ok(Pair { certificate, key: Secret::new(key) });
+        }
+        let made = certificate::issue(authority, &names, today)?;
+        write(&key, made.key.expose())?;
+        write(&certificate, &made.certificate)?;
+        tracing::info!(path = %certificate.display(), ?names, "a certificate for this server was made");
+        Ok(made)
+    }
+}
+
+/// The identity in use and where it came from: to be read again.
+pub struct Certificates {
+    tls: Arc<Tls>,
+    source: ArcSwap<Source>,
+}
+
+impl Certificates {
+    pub fn open(source: Source) -> Result<Arc<Self>, FileError> {
+        let path = source.given.as_ref().map_or(&source.folder, |(certificate, _)| certificate).clone();
+        let tls = Tls::new(source.load()?).map_err(|source| FileError::Unusable { path, source })?;
+        Ok(Arc::new(Self { tls, source: ArcSwap::from_pointee(source) }))
+    }
+
+    /// What listeners show; it changes by itself.
+    pub fn tls(&self) -> Arc<Tls> {
+        self.tls.clone()
+    }
+
+    /// For handshakes from now on: what [`Source::load`] gave.
+    pub fn replace(&self, source: Source, identity: Identity) {
+        self.tls.replace(identity);
+        self.source.store(Arc::new(source));
+    }
+
+    /// Reads, and where it is ours renews, what may have changed. A fault leaves all as it was.
+    pub fn refresh(&self) -> Result<(), FileError> {
+        self.tls.replace(self.source.load().load()?);
+        Ok(())
+    }
+
+    /// Renews our certificate in time. Never ends.
+    pub async fn keep_fresh(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if let Err(error) = self.refresh() {
+                tracing::error!(%error, "the certificate for SIP over TLS cannot be renewed; the old one stays");
+            }
+        }
+    }
+}
+
+/// What phones may call us: the name that was written, the host's own, its addresses.
+fn names(external: Option<&str>) -> Vec<String> {
+    let bare = |name: &str| name.trim_matches(['[', ']']).to_owned();
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let is_name = |name: &String| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'));
+    let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|address| std::net::IpAddr::V4(address.ip()));
+        let v6 = || address.as_sockaddr_in6().map(nix::sys::socket::SockaddrIn6::ip);
+        // Nobody writes a link's own address into a phone.
+        v4.or_else(|| v6().filter(|ip| !ip.is_unicast_link_local()).map(std::net::IpAddr::V6)).map(|ip| ip.to_string())
+    });
+    let mut seen = BTreeSet::new();
+    let first = external.map(bare).into_iter().chain(Some(host).filter(is_name));
+    first.chain(addresses).chain(["localhost".to_owned()]).filter(|name| seen.insert(name.clone())).collect()
+}
+
+fn today() -> Date {
+    jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date()
+}
+
+fn read(path: &Path) -> Result<String, FileError> {
+    fs::read_to_string(path).map_err(|source| FileError::Unreadable { path: path.to_owned(), source })
+}
+
+/// Whole or not at all, and for the owner only.
+fn write(path: &Path, text: &str) -> Result<(), FileError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let done = || {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    done().map_err(|source| FileError::Unwritable { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authority_is_made_once_and_the_certificate_when_it_is_due() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = Source { folder: folder.path().join("tls"), external: Some("pbx.example.com".into()), ..Source::default() };
+        source.load().expect("made");
+        let text = |name: &str| fs::read_to_string(source.folder.join(name)).expect("there");
+        for name in ["ca.pem", "ca.key", "server.pem", "server.key"] {
+            let mode = fs::metadata(source.folder.join(name)).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+        let (authority, server) = (text("ca.pem"), text("server.pem"));
+        source.load().expect("read");
+        assert_eq!((text("ca.pem"), text("server.pem")), (authority.clone(), server.clone()), "the same again");
+        // Eleven months later, and under another name.
+        let pair = Pair { certificate: authority.clone(), key: Secret::new(text("ca.key")) };
+        source.server(&pair, today().checked_add(jiff::ToSpan::days(340)).unwrap()).expect("renewed");
+        assert_ne!(text("server.pem"), server);
+        let renewed = text("server.pem");
+        Source { external: Some("sip.example.com".into()), ..source.clone() }.load().expect("made for the new name");
+        assert_ne!(text("server.pem"), renewed);
+        assert_eq!(text("ca.pem"), authority, "phones need not be told");
+        // Half an authority is no reason to make another, which no phone would trust.
+        fs::remove_file(source.folder.join("ca.key")).expect("removed");
+        assert!(matches!(source.load(), Err(FileError::Unreadable { .. })));
+        assert_eq!(text("ca.pem"), authority);
+    }
+}
