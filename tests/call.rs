@@ -590,3 +590,70 @@ async fn a_lamp_of_a_feature_is_watched_like_a_phone() {
     bed.running.handle.show("701", Some(lamp)).await;
     watcher.succeeds().await;
 }
+
+/// Method or status of each SIP message that tshark finds in a capture, and where it came from.
+fn read_by_tshark(file: &Path) -> Vec<String> {
+    let output = Command::new("tshark")
+        .args(["-r", file.to_str().unwrap(), "-T", "fields", "-E", "separator=/t"])
+        .args(["-e", "sip.Method", "-e", "sip.Status-Code", "-e", "udp.checksum.status", "-e", "ip.checksum.status"])
+        .args(["-o", "udp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"])
+        .output()
+        .expect("cannot run tshark: install the Debian package tshark");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // 1 is "good" for Wireshark; over IPv6 there is no sum but UDP's.
+    let row = |line: &str| {
+        let fields: Vec<_> = line.split('\t').collect();
+        assert!(fields[2..].iter().all(|sum| ["1", ""].contains(sum)), "a sum is wrong: {line}");
+        format!("{}{}", fields[0], fields[1])
+    };
+    text.lines().map(row).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_can_be_looked_at_afterwards_without_its_secrets() {
+    let bed = Bed::start().await;
+    let port = bed.registers(2).await;
+    let callee = bed.phone(2, port, "uas_answer.xml", "x", &[("CALLER", "2041")]);
+    bed.phone(1, free_port(), "uac_call.xml", "2042", &[("PAUSE", "100")]).succeeds().await;
+    callee.succeeds().await;
+    bed.ended("caller hung up").await;
+    let call = bed.events.lock().unwrap().iter().find_map(Event::call).expect("a call");
+    let messages = bed.running.handle.messages_of(call).await.expect("they are kept");
+    let hidden: Vec<_> = messages.iter().map(|message| sip::mask::masked(&message.bytes)).collect();
+    let texts: Vec<_> = hidden.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
+    let login = texts.iter().find(|text| text.contains("Authorization: Digest")).expect("a login");
+    assert!(login.contains("response=\"********************************\""), "{login}");
+    // As they were, and as if the phones had IPv6.
+    for v6 in [false, true] {
+        let address = |mut at: SocketAddr| {
+            if v6 {
+                at.set_ip(std::net::Ipv6Addr::LOCALHOST.into());
+            }
+            at
+        };
+        let packets = messages.iter().zip(&hidden).enumerate().map(|(number, (message, bytes))| {
+            let (local, peer) = (address(message.flow.local), address(message.flow.peer));
+            let (from, to) = if message.way == call::Way::In { (peer, local) } else { (local, peer) };
+            sip::pcap::Packet { at_us: 1_700_000_000_000_000 + number as u64, from, to, payload: bytes }
+        });
+        let file = bed.folder.path().join("call.pcap");
+        fs::write(&file, sip::pcap::file(packets)).expect("written");
+        let read = read_by_tshark(&file);
+        assert_eq!(read.len(), messages.len());
+        let of = |wanted: &str| read.iter().filter(|one| *one == wanted).count();
+        assert_eq!((of("INVITE"), of("401"), of("180"), of("BYE")), (3, 1, 2, 2), "{read:?}");
+        assert!(of("ACK") >= 3 && of("200") >= 4 && of("") == 0, "{read:?}");
+    }
+    let kept = bed.running.handle.captured().await;
+    assert_eq!(kept.iter().filter(|(kept, _)| kept.call == Some(call)).count(), 2, "both sides of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_call_can_be_looked_at_too() {
+    let bed = Bed::start().await;
+    bed.sipp(1, "guess", free_port(), "uac_no_login.xml", "2042", &[], "u1").succeeds().await;
+    let kept = bed.running.handle.captured().await;
+    assert_eq!(kept.iter().map(|(kept, _)| kept.call).collect::<Vec<_>>(), [None]);
+    let messages = bed.running.handle.messages_of_call_id(kept[0].0.sip_call_id.clone()).await.expect("its messages");
+    assert!(messages.iter().any(|message| message.bytes.starts_with(b"SIP/2.0 401 ")));
+}

@@ -30,7 +30,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // doors
     ("fileserver", &["provisioning"]),
     ("phone", &["dhcp", "media", "rtp", "sdp", "sip"]),
-    ("api", &["binding", "call", "directory", "journal", "provisioning", "store"]),
+    ("api", &["binding", "call", "directory", "journal", "provisioning", "sip", "store"]),
     // wiring
     ("config", &["api", "call", "dhcp", "directory", "fileserver", "ivr", "media", "provisioning", "sip", "store", "template", "binding"]),
     ("node", &["*"]),

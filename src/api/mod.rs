@@ -23,6 +23,7 @@ pub mod auth;
 pub mod calls;
 pub mod devices;
 pub mod events;
+pub mod messages;
 pub mod problem;
 
 pub use problem::Problem;
@@ -90,6 +91,9 @@ fn routes() -> (Router<Context>, utoipa::openapi::OpenApi) {
     let resources = OpenApiRouter::new()
         .routes(routes!(calls::place, calls::list))
         .routes(routes!(calls::hang_up))
+        .routes(routes!(messages::list))
+        .routes(routes!(messages::show))
+        .routes(routes!(messages::pcap))
         .routes(routes!(devices::list))
         .routes(routes!(devices::show))
         .routes(routes!(devices::bind, devices::unbind))

@@ -8,6 +8,7 @@ use crate::{
     model::Extension,
     routing::{self, Plan},
     sdp::Codec,
+    sip::capture::Limits,
 };
 
 /// The `calls` section of the configuration file.
@@ -34,6 +35,12 @@ pub struct Settings {
     pub max_calls_extension: usize,
     /// Phones of one extension that ring at once.
     pub max_contacts: usize,
+    /// KiB of SIP messages kept of one side of a call, to be looked at with `plugtone calls ladder`.
+    pub capture_side_kib: usize,
+    /// MiB of them in all; 0 keeps nothing.
+    pub capture_mib: usize,
+    /// Minutes that they are kept after the call, if there is room.
+    pub capture_minutes: u64,
     /// Seconds told in `Retry-After` when there is too much to do.
     pub retry_after_secs: u32,
 }
@@ -50,6 +57,9 @@ impl Default for Settings {
             max_calls_unbound: 2,
             max_calls_extension: 8,
             max_contacts: 8,
+            capture_side_kib: 128,
+            capture_mib: 64,
+            capture_minutes: 60,
             retry_after_secs: 10,
         }
     }
@@ -90,6 +100,7 @@ pub struct Config {
     pub max_calls_extension: usize,
     pub max_contacts: usize,
     pub retry_after_secs: u32,
+    pub capture: Limits,
 }
 
 impl Settings {
@@ -149,6 +160,11 @@ impl Settings {
             max_calls_extension: self.max_calls_extension,
             max_contacts: self.max_contacts,
             retry_after_secs: self.retry_after_secs,
+            capture: Limits {
+                per_side: self.capture_side_kib << 10,
+                total: self.capture_mib << 20,
+                keep: Duration::from_secs(self.capture_minutes * 60),
+            },
         })
     }
 }

@@ -12,6 +12,7 @@ pub mod switch;
 mod watching;
 pub mod worker;
 
+pub use crate::sip::capture::{Captured, Kept, Way};
 pub use config::{Config, Settings};
 pub use half::{CallState, Cause, Contact, LegEnd, LegEvent, MediaPort, Snapshot};
 pub use routing::{Caller, Route};

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::{
     Office,
-    presence::{DialogTags, Facts, Lamp, MESSAGE_SUMMARY, Mailbox, PACKAGES, Presence},
-    switch::Switch,
+    presence::{DialogTags, Facts, Lamp, MESSAGE_SUMMARY, Mailbox, PACKAGES, Party, Presence},
 };
 use crate::{
-    model::{Generation, LineNumber, MacAddr, Timestamp},
+    model::{CallId, Generation, LineNumber, MacAddr, Timestamp},
     sip::{
         Account, Accounts, Endpoint, Event, Flow, Message, Method, Registrar, Response, ServerTx,
         dialog::{self, DialogId},
@@ -112,11 +111,13 @@ impl Watching {
         self.presence.show(resource, lamp);
     }
 
+    /// Who is in this call now.
+    pub fn update(&mut self, call: CallId, parties: Vec<Party>) {
+        self.presence.update(call, parties);
+    }
+
     /// Sends what there is to tell. `keep` gets what is to be written. `true`: something was done.
-    pub fn settle(&mut self, now: Instant, switch: &mut Switch, around: Around<'_>, mut keep: impl FnMut(Kept)) -> bool {
-        while let Some((call, parties)) = switch.poll_parties() {
-            self.presence.update(call, parties);
-        }
+    pub fn settle(&mut self, now: Instant, around: Around<'_>, mut keep: impl FnMut(Kept)) -> bool {
         while let Some((package, resource)) = self.presence.poll_changed() {
             self.subscriptions.changed(package, &resource);
         }

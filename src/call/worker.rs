@@ -23,7 +23,7 @@ use super::{
     presence::{Lamp, Mailbox},
     routing::Caller,
     switch::{Action, CallerId, Incoming, Originate, OriginateError, Purpose, ServiceCommand, Switch, World},
-    watching::{self, Around, Kept, Watching},
+    watching::{self, Around, Watching},
 };
 use crate::{
     media::{self, Clip, Country, Media, MediaEvent, PlaybackId, SessionConfig, SessionId},
@@ -31,6 +31,7 @@ use crate::{
     sdp::{self, MediaParams},
     sip::{
         self, Accounts, Endpoint, Ids, Message, Method, Name, Response,
+        capture::{Capture, Captured, Kept, Way},
         digest::{Account, Refusal, Verifier},
         endpoint::{self, ServerTx},
         notify::{self, Notifier},
@@ -145,12 +146,23 @@ enum Command {
     Reload { config: Box<Config> },
     Mailbox { user: String, mailbox: Mailbox },
     Show { resource: String, lamp: Option<Lamp> },
+    Messages { of: Of, answer: oneshot::Sender<Option<Vec<Captured>>> },
+    Captured { answer: oneshot::Sender<Vec<(Kept, Vec<Captured>)>> },
     Service { call: CallId, command: ServiceCommand, answer: Option<oneshot::Sender<bool>> },
     Stop { answer: oneshot::Sender<()> },
 }
 
+/// Whose messages are wanted.
+enum Of {
+    Call(CallId),
+    /// The SIP Call-ID of one side.
+    CallId(String),
+}
+
 /// Commands that may wait for the engine; beyond it callers wait.
 const COMMANDS: usize = 1024;
+/// Calls that are listed with their messages at once.
+const MOST_LISTED: usize = 200;
 /// Media events of bridged calls that may wait.
 const MEDIA_EVENTS: usize = 1024;
 /// Events of one call that may wait for the voice menu.
@@ -217,6 +229,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     };
     let engine = Engine {
         ground,
+        capture: Capture::new(calls.capture),
         switch: Switch::new(Arc::new(calls)),
         verifier,
         notifier: Notifier::new(),
@@ -282,6 +295,21 @@ impl Handle {
     /// Sets a lamp that phones may watch under this name, as that of a park slot. `None`: dark.
     pub async fn show(&self, resource: &str, lamp: Option<Lamp>) {
         let _ = self.commands.send(Command::Show { resource: resource.to_owned(), lamp }).await;
+    }
+
+    /// The SIP messages of a call, as they were: hide their secrets before they are shown. `None`: nothing is kept of it.
+    pub async fn messages_of(&self, call: CallId) -> Option<Vec<Captured>> {
+        self.ask(|answer| Command::Messages { of: Of::Call(call), answer }).await.flatten()
+    }
+
+    /// The same by the Call-ID of one side.
+    pub async fn messages_of_call_id(&self, id: String) -> Option<Vec<Captured>> {
+        self.ask(|answer| Command::Messages { of: Of::CallId(id), answer }).await.flatten()
+    }
+
+    /// What messages are kept of, the newest first, 200 at most, each with its messages.
+    pub async fn captured(&self) -> Vec<(Kept, Vec<Captured>)> {
+        self.ask(|answer| Command::Captured { answer }).await.unwrap_or_default()
     }
 
     /// Ends all calls and the engine.
@@ -400,6 +428,8 @@ struct Engine {
     verifier: Verifier,
     notifier: Notifier,
     watching: Watching,
+    /// What was said in each call.
+    capture: Capture,
     accounts: Arc<dyn Accounts>,
     events: Events,
     writes: mpsc::Sender<Write>,
@@ -461,7 +491,10 @@ impl Engine {
 
     fn handle_inbound(&mut self, now: Instant, inbound: Inbound) {
         match inbound {
-            Inbound::Message { flow, bytes } => self.ground.endpoint.handle_message(now, flow, bytes),
+            Inbound::Message { flow, bytes } => {
+                self.capture.note(now, Way::In, flow, &bytes);
+                self.ground.endpoint.handle_message(now, flow, bytes);
+            }
             Inbound::Closed { flow } => {
                 self.ground.registrar.handle_flow_closed(flow.id);
                 self.watching.handle_flow_closed(flow);
@@ -514,7 +547,19 @@ impl Engine {
                 self.ground.registrar.drop_generation_below(mac, keep_generation);
                 self.watching.drop_generation_below(mac, keep_generation);
             }
-            Command::Reload { config } => self.switch.reload(Arc::new(*config)),
+            Command::Reload { config } => {
+                self.capture.set_limits(config.capture);
+                self.switch.reload(Arc::new(*config));
+            }
+            Command::Messages { of, answer } => {
+                let _ = answer.send(match of {
+                    Of::Call(call) => self.capture.of_call(now, call),
+                    Of::CallId(id) => self.capture.of_call_id(now, &id),
+                });
+            }
+            Command::Captured { answer } => {
+                let _ = answer.send(self.captured(now));
+            }
             Command::Mailbox { user, mailbox } => self.watching.set_mailbox(&user, mailbox),
             Command::Show { resource, lamp } => self.watching.show(&resource, lamp),
             Command::Service { call, command, answer } => {
@@ -553,6 +598,7 @@ impl Engine {
             while let Some(transmit) = self.ground.endpoint.poll_transmit() {
                 quiet = false;
                 let flow = transmit.flow;
+                self.capture.note(now, Way::Out, flow, &transmit.bytes);
                 if !self.ground.transports.send(transmit) {
                     self.ground.endpoint.handle_transport_error(now, flow);
                 }
@@ -565,18 +611,35 @@ impl Engine {
 
     /// Tells watchers what is new. `true`: something was done.
     fn settle_watching(&mut self, now: Instant) -> bool {
+        while let Some((call, parties)) = self.switch.poll_parties() {
+            for party in &parties {
+                if let Some(dialog) = self.ground.agent.dialog_of(party.leg) {
+                    self.capture.attach(now, call, &dialog.call_id);
+                }
+            }
+            if parties.is_empty() {
+                self.capture.finish(now, call);
+            }
+            self.watching.update(call, parties);
+        }
         let Ground { agent, endpoint, registrar, office, .. } = &mut self.ground;
         let around = Around { endpoint, agent, registrar, office: office.as_ref() };
         let mut kept = Vec::new();
-        let busy = self.watching.settle(now, &mut self.switch, around, |one| kept.push(one));
+        let busy = self.watching.settle(now, around, |one| kept.push(one));
         for one in kept {
             let wall = Timestamp::of(SystemTime::now());
             self.write(match one {
-                Kept::Save(stored) => Write::SaveSubscription(Box::new(watching::record(*stored, now, wall))),
-                Kept::Remove(local_tag) => Write::RemoveSubscription { local_tag },
+                watching::Kept::Save(stored) => Write::SaveSubscription(Box::new(watching::record(*stored, now, wall))),
+                watching::Kept::Remove(local_tag) => Write::RemoveSubscription { local_tag },
             });
         }
         busy
+    }
+
+    fn captured(&mut self, now: Instant) -> Vec<(Kept, Vec<Captured>)> {
+        let kept: Vec<_> = self.capture.list(now).into_iter().take(MOST_LISTED).collect();
+        let mut messages = |one: &Kept| self.capture.of_call_id(now, &one.sip_call_id).unwrap_or_default();
+        kept.into_iter().map(|one| (one.clone(), messages(&one))).collect()
     }
 
     // --- from SIP

@@ -3,7 +3,7 @@
 use clap::Args;
 use hyper::Method;
 
-use super::{ServerArg, table};
+use super::{ServerArg, ladder::Look, table};
 use crate::{
     api::calls::{Call, NewCall, Placed},
     model::{Event, Recorded},
@@ -39,12 +39,16 @@ pub struct Dial {
     json: bool,
 }
 
-/// Lists the calls that are up, or ends one.
+/// Lists the calls that are up, ends one, or shows the SIP of one.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
   plugtone calls
-  plugtone calls --hang-up 00000000000004d2")]
+  plugtone calls --hang-up 00000000000004d2
+  plugtone calls ladder 00000000000004d2     who sent what to whom")]
 pub struct Calls {
+    #[command(subcommand)]
+    look: Option<Look>,
     /// End this one.
     #[arg(long, value_name = "ID")]
     hang_up: Option<String>,
@@ -109,6 +113,9 @@ impl Dial {
 
 impl Calls {
     pub async fn run(self) -> anyhow::Result<()> {
+        if let Some(look) = self.look {
+            return look.run().await;
+        }
         let client = self.server.client()?;
         if let Some(id) = self.hang_up {
             return client.delete(&format!("/api/v1/calls/{id}")).await;

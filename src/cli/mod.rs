@@ -13,6 +13,7 @@ mod client;
 mod demo;
 mod dial;
 mod ivr;
+mod ladder;
 mod lists;
 mod manual;
 mod phone;

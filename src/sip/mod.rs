@@ -2,17 +2,21 @@
 //!
 //! From the wire up: `transport/` turns sockets into [`transport::Flow`]s and whole messages, [`message`] is a view of one,
 //! [`endpoint`] drives the transactions of `transaction/` and tells its owner of requests and answers. [`digest`],
-//! [`registrar`], [`notify`] and [`subscription`] are cores beside it. Bodies are bytes here; what a call means is told in `call`.
+//! [`registrar`], [`notify`] and [`subscription`] are cores beside it;
+//! [`capture`] keeps what was said, to be shown. Bodies are bytes here; what a call means is told in `call`.
 
 pub mod build;
+pub mod capture;
 pub mod dialog;
 pub mod digest;
 pub mod endpoint;
 pub mod header;
 pub mod ids;
+pub mod mask;
 pub mod message;
 pub mod name;
 pub mod notify;
+pub mod pcap;
 pub mod register_client;
 pub mod registrar;
 pub mod screen;

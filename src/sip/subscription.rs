@@ -33,7 +33,7 @@ use super::{
     header::Params,
     message::{Message, Method},
     name::Name,
-    transport::{Flow, FlowId, Transport},
+    transport::{Flow, FlowId},
     uri::Uri,
 };
 
@@ -677,11 +677,7 @@ fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Vec<SubscriptionId>>, 
 
 fn contact(endpoint: &Endpoint, flow: &Flow, resource: &str) -> String {
     let user = super::uri::escape_user(resource);
-    let host = endpoint.sent_by(flow);
-    match flow.transport {
-        Transport::Udp => format!("<sip:{user}@{host}>"),
-        other => format!("<sip:{user}@{host};transport={other}>"),
-    }
+    format!("<sip:{user}@{}{}>", endpoint.sent_by(flow), flow.transport.as_uri_param())
 }
 
 #[cfg(test)]
