@@ -4,7 +4,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,11 +16,13 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use tokio::task::JoinSet;
 
+use super::watchers::{self, Watchers};
 use crate::{
+    api::calls::{NewCall, Placed},
     binding::{self, MasterKey},
     dhcp, media,
     media::listen::Sound,
-    model::MacAddr,
+    model::{BindingRecord, DeviceRecord, DeviceState, MacAddr, Timestamp},
     phone::{
         desk::{Config, Network, Phone},
         make::Make,
@@ -31,7 +36,7 @@ use crate::{
         register_client::{self, RegisterClient},
         transport::Flow,
     },
-    store::{sqlite::Sqlite, worker::durable_leases},
+    store::{Store, sqlite::Sqlite, worker::durable_leases},
     template::Templates,
 };
 
@@ -72,6 +77,17 @@ enum What {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=190))]
         count: u32,
     },
+    /// NOTIFYs to phones that watch each other's lamps while calls come and go.
+    Notify {
+        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(2..=2_000))]
+        phones: u32,
+        /// Lamps that each watches.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+        keys: u32,
+        /// How long calls come, in seconds.
+        #[arg(long, default_value_t = 5)]
+        secs: u64,
+    },
     /// Files of all families, in memory.
     Render,
     /// Durable leases, in the store alone.
@@ -92,6 +108,7 @@ impl Bench {
                 bench_tftp(10_000).await?;
                 bench_register(10_000).await?;
                 bench_ivr(100).await?;
+                bench_notify(500, 20, 5).await?;
                 bench_render()?;
                 bench_store().await?;
                 bench_relay(200).await
@@ -100,6 +117,7 @@ impl Bench {
             What::Tftp { count } => bench_tftp(count).await,
             What::Register { count } => bench_register(count).await,
             What::Ivr { count } => bench_ivr(count).await,
+            What::Notify { phones, keys, secs } => bench_notify(phones, keys, secs).await,
             What::Render => bench_render(),
             What::Store => bench_store().await,
             What::Relay { calls } => bench_relay(calls).await,
@@ -127,6 +145,7 @@ struct Server {
     dhcp: SocketAddr,
     tftp: SocketAddr,
     sip: SocketAddr,
+    api: SocketAddr,
 }
 
 impl Drop for Server {
@@ -138,7 +157,11 @@ impl Drop for Server {
 
 impl Server {
     async fn start() -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir()?;
+        Self::start_in(tempfile::tempdir()?).await
+    }
+
+    /// The same with what somebody has put into its folder before.
+    async fn start_in(folder: tempfile::TempDir) -> anyhow::Result<Self> {
         let free = || -> std::io::Result<SocketAddr> { UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr() };
         let (dhcp, tftp, ftp, http, sip, api) = (free()?, free()?, free()?, free()?, free()?, free()?);
         std::fs::write(folder.path().join("users.yaml"), include_str!("../../config/demo/users.yaml"))?;
@@ -151,7 +174,7 @@ impl Server {
         let config = folder.path().join("plugtone.yaml");
         std::fs::write(&config, text)?;
         let child = Command::new(std::env::current_exe()?).arg("serve").arg("--config").arg(&config).stdin(Stdio::null()).spawn()?;
-        let mut server = Self { child, folder, dhcp, tftp, sip };
+        let mut server = Self { child, folder, dhcp, tftp, sip, api };
         // The token is written when everything listens.
         let token = server.folder.path().join(crate::api::LOCAL_TOKEN_FILE);
         for _ in 0..200 {
@@ -331,6 +354,91 @@ async fn bench_ivr(count: u32) -> anyhow::Result<()> {
         "callers in the menu at once",
         hearing.len()
     );
+    Ok(())
+}
+
+/// Calls that come and go at once.
+const DIALLERS: u32 = 8;
+
+async fn bench_notify(phones: u32, keys: u32, secs: u64) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    give_phones(folder.path(), phones).await?;
+    let server = Server::start_in(folder).await?;
+    let (key, told) = (server.key()?, Arc::new(AtomicUsize::new(0)));
+    let key = Arc::new(key);
+    let mut watchers = JoinSet::new();
+    for first in 0..DIALLERS {
+        let (key, watcher) = (key.clone(), Watchers::new(server.sip, told.clone()).await?);
+        watchers.spawn(async move {
+            for number in (first..phones).step_by(DIALLERS as usize) {
+                watcher.plug_in(&key, number, keys, phones).await?;
+            }
+            Ok::<_, anyhow::Error>(watcher)
+        });
+    }
+    let mut serving = JoinSet::new();
+    while let Some(watcher) = watchers.join_next().await {
+        let watcher = watcher??;
+        serving.spawn(async move { watcher.serve().await });
+    }
+    let (before, told_before, began) = (server.cpu()?, told.load(Ordering::Relaxed), Instant::now());
+    let mut diallers = JoinSet::new();
+    for first in 0..DIALLERS {
+        let client = super::client::Client::local(server.api.to_string(), server.folder.path())?;
+        diallers.spawn(async move {
+            let mut calls = 0;
+            for number in (first..phones).step_by(DIALLERS as usize).cycle() {
+                if began.elapsed().as_secs() >= secs {
+                    break;
+                }
+                let (from, to) = (watchers::extension(number), watchers::extension((number + 1) % phones));
+                let new = NewCall { from, to, caller_id: None, timeout_secs: None, labels: Default::default() };
+                let placed: anyhow::Result<Placed> = client.send_json(hyper::Method::POST, "/api/v1/calls", &new).await;
+                calls += usize::from(placed.is_ok());
+            }
+            calls
+        });
+    }
+    let mut calls = 0;
+    while let Some(done) = diallers.join_next().await {
+        calls += done?;
+    }
+    let (took, count) = (began.elapsed(), told.load(Ordering::Relaxed) - told_before);
+    let cpu = server.cpu()? - before;
+    let what = format!("NOTIFY, {phones} phones with {keys} keys");
+    tell(&what, count, took, cpu, &format!("; {calls} calls came and went, their CPU is in it"));
+    Ok(())
+}
+
+/// A database in which so many phones belong to somebody.
+async fn give_phones(folder: &Path, phones: u32) -> anyhow::Result<()> {
+    let store = Sqlite::open(folder.join("plugtone.db"))?;
+    for number in 0..phones {
+        let (mac, at) = (watchers::mac(number), Timestamp(0));
+        let device = DeviceRecord {
+            mac,
+            family: None,
+            model: None,
+            firmware: None,
+            state: DeviceState::InService,
+            generation: watchers::GENERATION,
+            first_seen: at,
+            last_seen: at,
+            address: None,
+            location: None,
+        };
+        let binding = BindingRecord {
+            mac,
+            line: 1,
+            user_id: format!("u{number}"),
+            display_name: format!("User {number}"),
+            extension: watchers::extension(number).parse()?,
+            generation: watchers::GENERATION,
+            since: at,
+        };
+        store.bind(device, binding, Vec::new(), 1).await?;
+    }
+    store.close().await;
     Ok(())
 }
 

@@ -23,6 +23,7 @@ mod route;
 mod serve;
 mod table;
 mod token;
+mod watchers;
 
 /// Plug in a desk phone, dial anything, say who you are: your extension is on it.
 #[derive(Parser)]
