@@ -41,9 +41,10 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            0 => write!(f, "{}: {}", self.file, self.message)?,
-            line => write!(f, "{}:{line}:{}: {}", self.file, self.column, self.message)?,
+        match (self.line, self.column) {
+            (0, _) => write!(f, "{}: {}", self.file, self.message)?,
+            (line, 0) => write!(f, "{}:{line}: {}", self.file, self.message)?,
+            (line, column) => write!(f, "{}:{line}:{column}: {}", self.file, self.message)?,
         }
         if let Some(source) = &self.source {
             write!(f, "\n    {}\n    {:>width$}", source.trim_end(), "^", width = self.column.clamp(1, 200) as usize)?;
@@ -92,10 +93,38 @@ fn explain(file: &str, text: &str, error: &Yaml) -> Fault {
         Yaml::SerdeInvalidType { unexpected, expected, .. } | Yaml::SerdeInvalidValue { unexpected, expected, .. } => {
             (format!("expected {expected}, found {unexpected}"), None)
         }
-        Yaml::Message { msg, .. } => (msg.clone(), None),
-        other => (other.to_string().lines().next().unwrap_or("not valid YAML").to_owned(), None),
+        Yaml::InvalidScalar { ty, .. } => (format!("expected {}", in_words(ty)), None),
+        Yaml::Unexpected { expected, .. } => (format!("expected {}", in_words(expected)), None),
+        Yaml::DuplicateMappingKey { key: Some(key), .. } => (format!("'{key}' is there twice"), Some("keep one of them".to_owned())),
+        Yaml::Message { msg, .. } => (in_words(msg).to_owned(), None),
+        other => (without_place(&other.to_string()).to_owned(), None),
     };
     Fault { hint, ..Fault::at(file, text, line, column, message) }
+}
+
+/// What Rust's types and the parser call a thing, as the person who edits the file would.
+fn in_words(name: &str) -> &str {
+    match name {
+        "boolean" => "true or false",
+        "floating point" => "a number",
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" | "u64" | "u128" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "i128" => "a whole number",
+        "mapping start" => "settings as `name: value`, indented below or in { }",
+        "sequence start" => "a list, as [one, two]",
+        "string scalar" => "one value, not a list or settings",
+        "invalid socket address syntax" => "expected an address and a port, as 0.0.0.0:5060",
+        "invalid IP address syntax" => "expected an IP address, or a network as 192.168.40.0/24",
+        "invalid IPv4 address syntax" => "expected an IPv4 address, as 192.168.40.1",
+        other => other,
+    }
+}
+
+/// The parser's first line without "at line 3, column 5": the fault says that already.
+fn without_place(text: &str) -> &str {
+    let first = text.lines().next().unwrap_or("not valid YAML");
+    first.rfind(" at line ").map_or(first, |at| &first[..at])
 }
 
 fn suggestion(written: &str, expected: &[&'static str]) -> Option<String> {
@@ -132,6 +161,21 @@ mod tests {
         let fault = read::<Office>("plugtone.yaml", "dhcp:\n  lease_secs: soon\n").unwrap_err();
         assert_eq!(fault.line, 2, "{fault}");
         assert!(fault.to_string().contains("plugtone.yaml:2:"), "{fault}");
+    }
+
+    #[test]
+    fn faults_say_what_was_expected() {
+        for (text, told) in [
+            ("dhcp:\n  lease_secs: soon\n", "f:2:15: expected a whole number, 0 or more\n"),
+            ("dhcp: [1]\n", "f:1:7: expected settings as `name: value`, indented below or in { }\n"),
+            ("name: [HQ]\n", "f:1:7: expected one value, not a list or settings\n"),
+            ("name: HQ\nname: Hall\n", "f:2:1: 'name' is there twice\n"),
+            ("dhcp: { lease_secs: 1\n", "f:1:7: unclosed bracket '{'\n"),
+        ] {
+            let fault = read::<Office>("f", text).expect_err(text).to_string();
+            assert!(fault.starts_with(told), "{fault}");
+        }
+        assert_eq!(Fault::at("f", "a\n", 1, 0, "somewhere in it").to_string(), "f:1: somewhere in it\n    a\n    ^");
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub(super) struct Device {
     pub(super) family: Option<String>,
     pub(super) model: Option<String>,
     variables: LayerMap,
+    /// Where it is written.
+    line: u32,
 }
 
 /// Whose overrides are wanted.
@@ -115,7 +117,7 @@ impl Overrides {
             match mac.parse() {
                 Ok(mac) => {
                     let variables = layer(Layer::Device, file, variables);
-                    overrides.devices.insert(mac, Device { family, model, variables });
+                    overrides.devices.insert(mac, Device { family, model, variables, line });
                 }
                 Err(error) => faults.push(fault(file, line, 0, format!("devices: {error}"))),
             }
@@ -159,9 +161,9 @@ impl Overrides {
         for map in self.variables() {
             check_names(map, variables, faults);
         }
-        for (mac, device) in &self.devices {
+        for device in self.devices.values() {
             if let Some(family) = device.family.as_deref().filter(|family| !families.contains(family)) {
-                let unknown = fault(file, 0, 0, format!("device {mac}: there is no family '{family}'"));
+                let unknown = fault(file, device.line, 0, format!("there is no family '{family}'"));
                 faults.push(unknown.suggest(family, families.iter().copied(), ""));
             }
         }

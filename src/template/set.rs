@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::{Environment, Error, ErrorKind, Value, value::ValueKind};
 use regex::Regex;
 use serde_yaml::Location;
 
@@ -162,11 +162,13 @@ impl TemplateSet {
         }
         for source in sources.iter().filter(|source| source.name.ends_with(".j2")) {
             let folder = source.name.split_once('/').map(|(folder, _)| folder);
-            if let Some(folder) = folder.filter(|folder| !set.families.contains_key(*folder)) {
+            // A family whose file is faulty was told above.
+            if let Some(folder) = folder.filter(|folder| find(&format!("{folder}.yaml")).is_none()) {
                 faults.push(fault(&source.origin, 0, 0, format!("there is no family '{folder}' that could use it")));
             }
         }
         set.check(find(OVERRIDES).map_or(OVERRIDES, |source| &source.origin), &mut faults);
+        faults.iter_mut().for_each(|fault| point(fault, sources));
         if faults.is_empty() { Ok(set) } else { Err(faults) }
     }
 
@@ -495,7 +497,7 @@ impl Family {
             failed = env.add_template_owned(name.to_owned(), text.to_owned()).err().or(failed);
         }
         if let Some(error) = failed {
-            faults.push(self.explain(&error, name, text, &[]));
+            faults.push(self.explain(&error, name, text, &Value::UNDEFINED));
         }
     }
 
@@ -599,13 +601,12 @@ impl Family {
         render(env, template, context).map_err(|error| {
             let name = error.name().unwrap_or(template).to_owned();
             let text = env.get_template(&name).map(|found| found.source().to_owned()).unwrap_or_default();
-            let known: Vec<String> = context.try_iter().map(|keys| keys.map(|key| key.to_string()).collect()).unwrap_or_default();
-            self.explain(&error, &name, &text, &known)
+            self.explain(&error, &name, &text, context)
         })
     }
 
-    /// The file, the line in it, and the words that were wrong.
-    fn explain(&self, error: &Error, name: &str, text: &str, known: &[String]) -> Fault {
+    /// The file, the line in it, the words that were wrong, and those of `context` that may have been meant.
+    fn explain(&self, error: &Error, name: &str, text: &str, context: &Value) -> Fault {
         let place = self.places.get(name).cloned().unwrap_or(Place { origin: Arc::from(name), first_line: 0 });
         let line = place.first_line + error.line().unwrap_or(1).saturating_sub(1) as u32;
         let cut = error.range().and_then(|range| text.get(range)).unwrap_or_default().trim();
@@ -623,13 +624,20 @@ impl Family {
             return fault;
         }
         // `lines[0].nmae`: the part that is not known is somewhere in it.
-        let word = cut.split(|c: char| !c.is_alphanumeric() && c != '_').find(|word| !word.is_empty()).unwrap_or_default();
+        let mut words = cut.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+        let word = words.next().unwrap_or_default();
+        let known = parts(context);
+        let is_known = known.iter().any(|name| name == word);
         let own = ["mac", "MAC", "lines", "bound", "admin_password", "model_code"];
-        if own.contains(&word) && !known.iter().any(|name| name == word) {
+        if own.contains(&word) && !is_known {
             return fault.hint(format!("only files with `readers: own` have '{word}'"));
         }
-        if known.iter().any(|name| name == word) {
-            return fault.hint(format!("'{word}' is there, but not that part of it"));
+        if let Some(part) = words.last() {
+            let of = |name: &String| context.get_attr(name).map(|value| parts(&value)).unwrap_or_default();
+            // A name that the context does not have is the template's own, as in `for line in lines`.
+            let parts: Vec<String> = known.iter().filter(|name| !is_known || *name == word).flat_map(of).collect();
+            let otherwise = if is_known { format!("'{word}' is there, but not that part of it") } else { String::new() };
+            return fault.suggest(part, parts.iter().map(String::as_str), &otherwise);
         }
         fault.suggest(word, known.iter().map(String::as_str), "")
     }
@@ -669,6 +677,31 @@ impl Family {
 impl std::fmt::Debug for TemplateSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.families.keys()).finish()
+    }
+}
+
+/// Shows the line of a fault and the place in it: the words that its message quotes, or where the line begins.
+fn point(fault: &mut Fault, sources: &[Source]) {
+    let source = sources.iter().find(|source| source.origin == fault.file);
+    let line = fault.line.checked_sub(1).and_then(|above| source?.text.lines().nth(above as usize));
+    let Some(line) = line else { return };
+    if fault.column == 0 {
+        let quoted = fault.message.split('\'').nth(1).filter(|quoted| !quoted.is_empty());
+        let at = quoted.and_then(|quoted| line.find(quoted)).unwrap_or(line.len() - line.trim_start().len());
+        fault.column = line[..at].chars().count() as u64 + 1;
+    }
+    fault.source.get_or_insert_with(|| line.to_owned());
+}
+
+/// The names of a value's parts; for a list, of its items' parts.
+fn parts(value: &Value) -> Vec<String> {
+    let keys = |value: &Value| -> Vec<String> {
+        let named = (value.kind() == ValueKind::Map).then(|| value.try_iter().ok()).flatten();
+        named.into_iter().flatten().map(|key| key.to_string()).collect()
+    };
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => value.try_iter().into_iter().flatten().flat_map(|item| keys(&item)).collect(),
+        _ => keys(value),
     }
 }
 
@@ -801,7 +834,17 @@ mod tests {
             (
                 "a part that is not there",
                 body("acme{mac}.xml", "", "{{ server.hots }}"),
-                "acme.yaml:8: 'server.hots' has no value ('server' is there, but not that part of it)",
+                "acme.yaml:8: 'server.hots' has no value (did you mean 'host'?)",
+            ),
+            (
+                "a part that nothing is near to",
+                body("acme{mac}.xml", "", "{{ server.password }}"),
+                "acme.yaml:8: 'server.password' has no value ('server' is there, but not that part of it)",
+            ),
+            (
+                "a part of a line",
+                body("acme{mac}.xml", "", "{% for line in lines %}{{ line.auth_usr }}{% endfor %}"),
+                "acme.yaml:8: 'line.auth_usr' has no value (did you mean 'auth_user'?)",
             ),
             ("a syntax error", body("acme{mac}.xml", "", "{% if %}"), "acme.yaml:8: syntax error: unexpected end of block"),
             (
@@ -851,6 +894,27 @@ mod tests {
         let sibling = acme("  - name: \"acme{mac}.xml\"\n    grammar: xml\n    template: acme/a.xml.j2\n");
         let found = faults(&[("acme.yaml", &sibling), ("acme/a.xml.j2", "<a>\n\n{{ nothing }}</a>\n")]);
         assert_eq!(found, ["acme/a.xml.j2:3: 'nothing' has no value"]);
+    }
+
+    #[test]
+    fn faults_show_the_line_and_the_place_in_it() {
+        let load = |name: &str, text: &str| {
+            let mut sources = shipped();
+            sources.retain(|source| source.name != name);
+            sources.push(Source { name: name.into(), origin: name.into(), text: text.into() });
+            let faults = TemplateSet::load(&sources).err().unwrap_or_default();
+            faults.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let misspelt = "sites:\n  all:\n    variables:\n      langauge: de\n";
+        let told =
+            "o.yaml:4:7: no template reads a variable 'langauge'\n          langauge: de\n          ^\n    hint: did you mean 'language'?";
+        assert_eq!(load(OVERRIDES, misspelt), [told.replace("o.yaml", OVERRIDES)]);
+        let unknown = "devices:\n  \"00:15:65:00:00:01\": { family: yaelink }\n";
+        assert!(load(OVERRIDES, unknown)[0].starts_with("overrides.yaml:2:34: "), "{:?}", load(OVERRIDES, unknown));
+        let word = "#!version:1.0.0.1\naccount.1.label = {{ labl }}\n";
+        assert!(load("yealink/account.cfg.j2", word)[0].starts_with("yealink/account.cfg.j2:2:22: 'labl' has no value\n"));
+        // One fault, not one more for each file that the family would have used.
+        assert_eq!(load("yealink.yaml", "name: Yealink\nfiels: []\n").len(), 1);
     }
 
     #[test]
