@@ -121,6 +121,22 @@ impl Default for Log {
     }
 }
 
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+impl Log {
+    /// A word that is no level would be taken for a module, and everything else would be silent.
+    fn check(&self) -> Result<(), String> {
+        let level = |directive: &str| directive.rsplit('=').next().unwrap_or_default().trim().to_owned();
+        match self.level.split(',').map(level).find(|level| !LEVELS.contains(&&*level.to_lowercase())) {
+            None => Ok(()),
+            Some(wrong) => Err(match yaml::closest(&wrong, LEVELS) {
+                Some(meant) => format!("`log.level`: there is no level '{wrong}'; did you mean '{meant}'?"),
+                None => format!("`log.level`: there is no level '{wrong}': write info, or info,plugtone::dhcp=debug"),
+            }),
+        }
+    }
+}
+
 impl Settings {
     /// Reads the text of a configuration file; `file` is how faults name it.
     pub fn read(file: &str, text: &str) -> Result<Self, Fault> {
@@ -154,6 +170,7 @@ impl Settings {
             self.media.check(1).err().map(|error| error.to_string()),
             self.calls.check().err().map(|error| error.to_string()),
             self.ivr.check().err().map(|error| error.to_string()),
+            self.log.check().err(),
         ]
         .into_iter()
         .flatten()
@@ -210,6 +227,23 @@ mod tests {
         let faults = settings.check("plugtone.yaml", text).expect_err("two faults");
         let lines: Vec<u64> = faults.iter().map(|fault| fault.line).collect();
         assert!(lines.contains(&4) && lines.contains(&6), "{faults:?}");
+    }
+
+    #[test]
+    fn a_level_that_does_not_exist_is_told() {
+        for (level, told) in [
+            ("info", None),
+            ("warn,plugtone::dhcp=debug", None),
+            ("OFF", None),
+            ("inof", Some("did you mean 'info'?")),
+            ("loud", Some("write info")),
+            ("info,plugtone::dhcp=debgu", Some("did you mean 'debug'?")),
+            ("", Some("write info")),
+        ] {
+            let found = Log { level: level.into(), json: false }.check();
+            assert!(found.as_ref().err().map(String::as_str).is_none_or(|fault| told.is_some_and(|told| fault.contains(told))), "{level}");
+            assert_eq!(found.is_err(), told.is_some(), "{level}");
+        }
     }
 
     #[test]
