@@ -16,7 +16,10 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use tokio::task::JoinSet;
 
-use super::watchers::{self, Watchers};
+use super::{
+    out::say,
+    watchers::{self, Watchers},
+};
 use crate::{
     api::calls::{NewCall, Placed},
     binding::{self, MasterKey},
@@ -101,7 +104,7 @@ enum What {
 
 impl Bench {
     pub async fn run(self) -> anyhow::Result<()> {
-        println!("{}", machine());
+        say!("{}", machine());
         match self.what {
             What::All => {
                 bench_dhcp(5_000).await?;
@@ -210,7 +213,7 @@ impl Server {
 /// One line of result.
 fn tell(what: &str, done: usize, took: Duration, cpu: Duration, more: &str) {
     let each = cpu.as_secs_f64() * 1e6 / done.max(1) as f64;
-    println!(
+    say!(
         "{what:<34} {:>9.0}/s   server CPU {each:>8.1} µs each   {done} in {:.2} s{more}",
         done as f64 / took.as_secs_f64(),
         took.as_secs_f64()
@@ -247,7 +250,7 @@ async fn bench_tftp(count: u32) -> anyhow::Result<()> {
         let p99 = report.percentile(99).map_or(0.0, ms);
         tell(name, report.fetched, report.took, cpu, &format!("; {size} bytes each, rendered, p99 {p99:.1} ms, {} failed", report.failed));
         if let Some(failure) = report.first_failure {
-            println!("  the first failure: {failure}");
+            say!("  the first failure: {failure}");
         }
     }
     Ok(())
@@ -349,7 +352,7 @@ async fn bench_ivr(count: u32) -> anyhow::Result<()> {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let (cpu, took) = (server.cpu()? - before, began.elapsed());
     let share = cpu.as_secs_f64() / took.as_secs_f64() / hearing.len().max(1) as f64 * 100.0;
-    println!(
+    say!(
         "{:<34} {:>9} heard the voice, {failed} did not   server CPU {share:.3} % of a core each",
         "callers in the menu at once",
         hearing.len()
@@ -462,7 +465,7 @@ async fn bench_store() -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let store = Sqlite::open(folder.path().join("plugtone.db"))?;
         let rate = durable_leases(store.clone(), clients, if clients == 1 { 500 } else { 200 }).await?;
-        println!(
+        say!(
             "{:<34} {:>9.0}/s   {} in {:.2} s",
             format!("durable leases, {clients} at once"),
             rate.per_second(),
@@ -479,7 +482,7 @@ async fn bench_relay(calls: u32) -> anyhow::Result<()> {
         media::bench::relay(calls as usize, Duration::from_secs(5), (media::Codec::Pcma, media::Codec::Pcma))
     })
     .await??;
-    println!("{report}");
+    say!("{report}");
     Ok(())
 }
 

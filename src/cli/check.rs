@@ -2,7 +2,10 @@
 
 use clap::Args;
 
-use super::ConfigArg;
+use super::{
+    ConfigArg,
+    out::{self, say},
+};
 use crate::{
     config::Settings,
     directory,
@@ -37,14 +40,14 @@ impl Check {
         if self.json {
             let row =
                 |f: &Fault| serde_json::json!({ "file": f.file, "line": f.line, "column": f.column, "message": f.message, "hint": f.hint });
-            super::lists::json(&faults.iter().map(row).collect::<Vec<_>>())?;
+            out::json(&faults.iter().map(row).collect::<Vec<_>>())?;
         } else {
             faults.iter().for_each(|fault| eprintln!("{fault}\n"));
         }
         match faults.len() {
             0 if self.json => Ok(()),
             0 => {
-                println!("{file}: good; templates, flows, routes and users too");
+                say!("{file}: good; templates, flows, routes and users too");
                 Ok(())
             }
             1 => anyhow::bail!("1 fault"),

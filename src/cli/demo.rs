@@ -1,7 +1,6 @@
 //! `demo`: the whole product on loopback, simulated phones of three makes plugged into it, and what happens, live.
 
 use std::{
-    io::IsTerminal,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -10,7 +9,10 @@ use anyhow::Context;
 use clap::Args;
 use tokio::task::JoinSet;
 
-use super::table;
+use super::{
+    out::{self, say},
+    table,
+};
 use crate::{
     config::Settings,
     journal::{self, Delivery, Subscription},
@@ -88,7 +90,7 @@ impl Demo {
         }
         crate::cli::serve::start_log(&settings.log)?;
 
-        println!("Plugtone demo: starting the server, then plugging in {} phones …\n", CAST.len());
+        say!("Plugtone demo: starting the server, then plugging in {} phones …\n", CAST.len());
         let node = Node::start(settings, Origin::Embedded).await?;
         let screen = Screen::new();
         let timeline = tokio::spawn(screen.clone().follow(node.journal.subscribe_live()));
@@ -122,7 +124,7 @@ impl Demo {
             () = keep_alive => {}
             signal = tokio::signal::ctrl_c() => signal?,
         }
-        println!("\nstopping …");
+        say!("\nstopping …");
         timeline.abort();
         node.stop().await;
         Ok(())
@@ -239,9 +241,9 @@ fn show(scores: &[Score]) {
             vec![role.family.into(), role.who.into(), role.extension.into(), seconds(score.in_service), seconds(score.first_call), heard]
         })
         .collect();
-    println!();
+    say!();
     table::print(&["PHONE", "NOW OWNED BY", "AS", "IN SERVICE AFTER", "FIRST CALL AFTER", "CALLER HEARD / CALLED HEARD"], &rows, "");
-    println!("\nSeconds count from plugging in. What was heard is measured in the decoded audio at each phone.");
+    say!("\nSeconds count from plugging in. What was heard is measured in the decoded audio at each phone.");
 }
 
 /// How to try it by hand.
@@ -251,21 +253,21 @@ async fn invite(node: &Node) -> anyhow::Result<()> {
     let guest = node.account(GUEST).context("a device that was never seen has a provisional identity")?;
     node.give(CLAUDES, CLAUDE).await?;
     let claude = node.account(CLAUDES).context("it was given an owner")?;
-    println!("\nIt stays up until ctrl-C. Try it by hand with any soft phone (SIP over UDP or TCP, server {sip}):\n");
+    say!("\nIt stays up until ctrl-C. Try it by hand with any soft phone (SIP over UDP or TCP, server {sip}):\n");
     for (what, account) in [
         ("a phone that nobody owns: dial anything, sign in as 1004 with the PIN 1914", guest),
         ("Claude Shannon's phone: dial 2041, 2042 or 2043 (they lift by themselves), or 0", claude),
     ] {
-        println!("  {what}");
-        println!("    user {}   auth user {}   password {}\n", account.user, account.auth_user, account.secret.expose());
+        say!("  {what}");
+        say!("    user {}   auth user {}   password {}\n", account.user, account.auth_user, account.secret.expose());
     }
     let token = node.local_token.expose();
-    println!("The API: http://{api}/api/v1/openapi.json");
-    println!("    curl -H 'Authorization: Bearer {token}' http://{api}/api/v1/devices");
-    println!("    curl -N -H 'Authorization: Bearer {token}' 'http://{api}/api/v1/events?after=0'");
+    say!("The API: http://{api}/api/v1/openapi.json");
+    say!("    curl -H 'Authorization: Bearer {token}' http://{api}/api/v1/devices");
+    say!("    curl -N -H 'Authorization: Bearer {token}' 'http://{api}/api/v1/events?after=0'");
     // As it was called, so that the line can be copied.
     let this = std::env::args().next().unwrap_or_else(|| "plugtone".to_owned());
-    println!("    {this} dial 2042 --from 2041 --api http://{api} --token {token}\n");
+    say!("    {this} dial 2042 --from 2041 --api http://{api} --token {token}\n");
     Ok(())
 }
 
@@ -279,7 +281,7 @@ struct Screen {
 
 impl Screen {
     fn new() -> Self {
-        Self { began: Instant::now(), colour: std::io::stdout().is_terminal(), names: Default::default() }
+        Self { began: Instant::now(), colour: out::may_colour(&std::io::stdout()), names: Default::default() }
     }
 
     fn elapsed(&self) -> Duration {
@@ -318,8 +320,8 @@ impl Screen {
         let name = place.map_or("", |place| names[place].1);
         let at = self.elapsed().as_secs_f64();
         match (self.colour, place) {
-            (true, Some(place)) => println!("{at:7.2} s  \x1b[{}m{name:<12}\x1b[0m {text}", 36 - place % 6),
-            _ => println!("{at:7.2} s  {name:<12} {text}"),
+            (true, Some(place)) => say!("{at:7.2} s  \x1b[{}m{name:<12}\x1b[0m {text}", 36 - place % 6),
+            _ => say!("{at:7.2} s  {name:<12} {text}"),
         }
     }
 }

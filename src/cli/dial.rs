@@ -3,7 +3,12 @@
 use clap::Args;
 use hyper::Method;
 
-use super::{ServerArg, ladder::Look, table};
+use super::{
+    ServerArg,
+    ladder::Look,
+    out::{self, say},
+    table,
+};
 use crate::{
     api::calls::{Call, NewCall, Placed},
     model::{Event, Recorded},
@@ -34,7 +39,7 @@ pub struct Dial {
     no_wait: bool,
     #[command(flatten)]
     server: ServerArg,
-    /// Print JSON.
+    /// Print JSON, one object a line: the call's id, then its events.
     #[arg(long)]
     json: bool,
 }
@@ -76,9 +81,9 @@ impl Dial {
         };
         let placed: Placed = client.send_json(Method::POST, "/api/v1/calls", &new).await?;
         if self.json {
-            super::lists::json(&placed)?;
+            out::json_line(&placed)?;
         } else {
-            println!("call {}: your phone rings", placed.id);
+            say!("call {}: your phone rings", placed.id);
         }
         if self.no_wait {
             return Ok(());
@@ -90,9 +95,9 @@ impl Dial {
             .follow(&path, |data| {
                 let Ok(recorded) = serde_json::from_str::<Recorded>(data) else { return true };
                 if !self.json {
-                    println!("{}", crate::journal::sentence(&recorded.event));
+                    say!("{}", crate::journal::sentence(&recorded.event));
                 } else {
-                    println!("{data}");
+                    say!("{data}");
                 }
                 match recorded.event {
                     Event::CallEnded { talk_ms: 0, cause, .. } => {
@@ -118,11 +123,16 @@ impl Calls {
         }
         let client = self.server.client()?;
         if let Some(id) = self.hang_up {
-            return client.delete(&format!("/api/v1/calls/{id}")).await;
+            client.delete(&format!("/api/v1/calls/{id}")).await?;
+            if self.json {
+                return out::json(&serde_json::json!({ "id": id, "ended": true }));
+            }
+            say!("call {id} has ended");
+            return Ok(());
         }
         let calls: Vec<Call> = client.get("/api/v1/calls").await?;
         if self.json {
-            return super::lists::json(&calls);
+            return out::json(&calls);
         }
         let row = |call: &Call| {
             let talk = call.talk_secs.map_or_else(String::new, |secs| format!("{secs:.0} s"));

@@ -5,12 +5,16 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use crate::ivr::{
-    loader,
-    machine::Facts,
-    settings::Settings,
-    simulate::{Script, Stage, rehearse, transcript},
-    speech::Utterance,
+use super::out::{self, say};
+use crate::{
+    ivr::{
+        loader,
+        machine::Facts,
+        settings::Settings,
+        simulate::{Line, Script, Stage, rehearse, transcript},
+        speech::Utterance,
+    },
+    model::Extension,
 };
 
 /// Lists the call flows, and rehearses one offline.
@@ -28,15 +32,27 @@ pub struct Ivr {
     #[command(subcommand)]
     action: Action,
     /// The configuration, for flows and prompts of your own; without it the shipped ones.
-    #[arg(long, short, value_name = "FILE", env = "PLUGTONE_CONFIG")]
+    #[arg(long, short, value_name = "FILE", global = true, env = "PLUGTONE_CONFIG")]
     config: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Action {
     /// Lists the flows, shipped and your own.
-    List,
+    #[command(after_help = "Examples:
+  plugtone ivr list
+  plugtone ivr list --json --config plugtone.yaml")]
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Runs a flow with a scripted caller and prints what would be said, with times.
+    #[command(after_help = "Examples:
+  plugtone ivr test welcome --script 'directory refused; listen; keys 1001#; listen; keys 0000#; wait 5s; hang up'
+  plugtone ivr test ivr/flows/night.yaml --script-file caller.txt --bound 2041
+
+`plugtone ivr --help` explains scripts.")]
     Test {
         /// The flow's name, or a path to its YAML file.
         flow: String,
@@ -48,7 +64,10 @@ enum Action {
         script_file: Option<PathBuf>,
         /// As if the phone had this extension already.
         #[arg(long)]
-        bound: Option<crate::model::Extension>,
+        bound: Option<Extension>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -59,25 +78,35 @@ impl Ivr {
             None => Settings::default(),
         };
         match self.action {
-            Action::List => {
-                for flow in loader::load_all(&settings)? {
-                    println!("{:<16} {}", flow.name, flow.description);
+            Action::List { json } => {
+                let flows = loader::load_all(&settings)?;
+                if json {
+                    let shown = flows.iter().map(|flow| serde_json::json!({ "name": flow.name, "description": flow.description }));
+                    return out::json(&shown.collect::<Vec<_>>());
+                }
+                for flow in flows {
+                    say!("{:<16} {}", flow.name, flow.description);
                 }
                 Ok(())
             }
-            Action::Test { flow, script, script_file, bound } => {
+            Action::Test { flow, script, script_file, bound, json } => {
                 let (file, text) = match (script, script_file) {
                     (Some(text), _) => ("--script".to_owned(), text),
                     (None, Some(path)) => (path.display().to_string(), super::read(&path)?),
                     (None, None) => anyhow::bail!("give --script or --script-file"),
                 };
-                test(&settings, &flow, &file, &text, bound)
+                let lines = test(&settings, &flow, &file, &text, bound)?;
+                if json {
+                    return out::json(&lines);
+                }
+                out::text(&transcript(&lines));
+                Ok(())
             }
         }
     }
 }
 
-fn test(settings: &Settings, flow: &str, file: &str, text: &str, bound: Option<crate::model::Extension>) -> anyhow::Result<()> {
+fn test(settings: &Settings, flow: &str, file: &str, text: &str, bound: Option<Extension>) -> anyhow::Result<Vec<Line>> {
     let prompts = loader::load_prompts(settings.path.as_deref(), &settings.language)?;
     let flow = loader::load_flow(settings.path.as_deref(), flow, &prompts)?;
     let script = Script::parse(file, text).context("the script cannot be read")?;
@@ -85,7 +114,5 @@ fn test(settings: &Settings, flow: &str, file: &str, text: &str, bound: Option<c
     let facts = Facts { device_state: device_state.to_owned(), device_extension: bound };
     let words = |id: &str| prompts.text(id);
     let length = |utterance: &Utterance| prompts.length(utterance);
-    let lines = rehearse(std::sync::Arc::new(flow), facts, &script, &Stage { text: &words, length: &length }, Instant::now());
-    print!("{}", transcript(&lines));
-    Ok(())
+    Ok(rehearse(std::sync::Arc::new(flow), facts, &script, &Stage { text: &words, length: &length }, Instant::now()))
 }

@@ -2,9 +2,12 @@
 
 use clap::Args;
 use hyper::Method;
-use serde::Serialize;
 
-use super::{ServerArg, table};
+use super::{
+    ServerArg,
+    out::{json, say},
+    table,
+};
 use crate::{
     api::devices::{BindRequest, Binding, Device, DeviceDetail, Person},
     model::MacAddr,
@@ -91,9 +94,9 @@ impl Devices {
                 return json(&detail);
             }
             device_table(std::slice::from_ref(&detail.device));
-            println!();
+            say!();
             for recorded in &detail.timeline {
-                println!("{}  {}", recorded.at, crate::journal::sentence(&recorded.event));
+                say!("{}  {}", recorded.at, crate::journal::sentence(&recorded.event));
             }
             return Ok(());
         }
@@ -168,7 +171,7 @@ impl Unbind {
         if self.json {
             return json(&serde_json::json!({ "mac": self.mac, "bound": false }));
         }
-        println!("{} belongs to nobody now; it was told to reload", self.mac);
+        say!("{} belongs to nobody now; it was told to reload", self.mac);
         Ok(())
     }
 }
@@ -176,10 +179,4 @@ impl Unbind {
 fn binding_table(bindings: &[Binding]) {
     let row = |binding: &Binding| vec![binding.extension.clone(), binding.display_name.clone(), binding.mac.clone(), binding.since.clone()];
     table::print(&["EXTENSION", "NAME", "DEVICE", "SINCE"], &bindings.iter().map(row).collect::<Vec<_>>(), "nobody has a phone yet");
-}
-
-/// Pretty JSON on standard output.
-pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
 }

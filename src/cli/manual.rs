@@ -1,7 +1,10 @@
 //! `completions` and `man`: what a shell and a reader of manuals want, made from the same definitions as `--help`.
 
+use anyhow::Context;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
+
+use super::out;
 
 /// Prints a completion script for a shell.
 #[derive(Args)]
@@ -25,7 +28,9 @@ pub struct Man {
 
 impl Completions {
     pub fn run(self) -> anyhow::Result<()> {
-        clap_complete::generate(self.shell, &mut super::Cli::command(), "plugtone", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut super::Cli::command(), "plugtone", &mut script);
+        out::text(&String::from_utf8(script)?);
         Ok(())
     }
 }
@@ -33,8 +38,13 @@ impl Completions {
 impl Man {
     pub fn run(self) -> anyhow::Result<()> {
         match self.out {
-            Some(folder) => clap_mangen::generate_to(super::Cli::command(), folder)?,
-            None => clap_mangen::Man::new(super::Cli::command()).render(&mut std::io::stdout())?,
+            Some(folder) => clap_mangen::generate_to(super::Cli::command(), &folder)
+                .with_context(|| format!("cannot write the pages into {}", folder.display()))?,
+            None => {
+                let mut page = Vec::new();
+                clap_mangen::Man::new(super::Cli::command()).render(&mut page)?;
+                out::text(&String::from_utf8(page)?);
+            }
         }
         Ok(())
     }

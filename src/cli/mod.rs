@@ -16,6 +16,7 @@ mod ivr;
 mod ladder;
 mod lists;
 mod manual;
+mod out;
 mod phone;
 mod pin;
 mod render;
@@ -94,7 +95,7 @@ impl Cli {
 #[derive(Args, Clone, Debug)]
 pub struct ConfigArg {
     /// The configuration file.
-    #[arg(long, short, value_name = "FILE", default_value = "/etc/plugtone/plugtone.yaml", env = "PLUGTONE_CONFIG")]
+    #[arg(long, short, value_name = "FILE", global = true, default_value = "/etc/plugtone/plugtone.yaml", env = "PLUGTONE_CONFIG")]
     pub config: PathBuf,
 }
 

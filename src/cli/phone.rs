@@ -6,8 +6,10 @@ use std::{
 };
 
 use clap::Args;
+use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::out::{self, say};
 use crate::{
     model::{MacAddr, Secret},
     phone::{
@@ -22,7 +24,8 @@ use crate::{
 #[command(after_help = "Examples:
   plugtone phone --family yealink --mac 00:15:65:00:00:07 --server http://10.0.0.2
   plugtone phone --family poly --dhcp 127.0.0.1:6767 --sign-in 1001 --pin-file pin.txt --as 2041
-  plugtone phone --family grandstream --dhcp 127.0.0.1:6767 --count 50 --seconds 60")]
+  plugtone phone --family grandstream --dhcp 127.0.0.1:6767 --count 50 --seconds 60
+  plugtone phone --dhcp 127.0.0.1:6767 --count 3 --json | jq -r 'select(.type == \"registered\") | .mac'")]
 pub struct Phone {
     /// The make to play.
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(FAMILIES.iter().copied()), default_value = "generic")]
@@ -63,6 +66,19 @@ pub struct Phone {
     /// Stop after so long, 0 for never; the status tells whether every phone was registered at the end.
     #[arg(long, default_value_t = 0)]
     seconds: u64,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// News as `--json` prints them.
+#[derive(Serialize)]
+struct Told<'a> {
+    /// Since the phones were plugged in.
+    at_secs: f64,
+    mac: MacAddr,
+    #[serde(flatten)]
+    news: &'a News,
 }
 
 impl Phone {
@@ -83,8 +99,15 @@ impl Phone {
             let mac = next(first, number);
             let answer_after = self.answer.then_some(Duration::from_secs(2));
             let phone = DeskPhone::plug_in(Config { make: make.clone(), mac, network: network.clone(), answer_after });
-            let person =
-                Person::new(phone, move |news: &News| println!("{:8.3}  {mac}  {}", began.elapsed().as_secs_f64(), sentence(news)));
+            let json = self.json;
+            let person = Person::new(phone, move |news: &News| {
+                let at_secs = began.elapsed().as_secs_f64();
+                match json {
+                    // News are numbers and words: they have a form in JSON.
+                    true => out::json_line(&Told { at_secs, mac, news }).unwrap_or_default(),
+                    false => say!("{at_secs:8.3}  {mac}  {}", sentence(news)),
+                }
+            });
             let wish =
                 Wish { sign_in: self.sign_in.clone(), extension: self.extension.clone(), menu: self.menu.clone(), call: self.call.clone() };
             let pin = match &self.pin_file {

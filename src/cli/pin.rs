@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Read};
 
 use clap::{Args, Subcommand};
 
+use super::out::say;
 use crate::{directory, model::Keys};
 
 /// Makes the hash of a PIN for a users file.
@@ -19,6 +20,9 @@ pub struct Pin {
 #[derive(Subcommand)]
 enum Action {
     /// Reads a PIN from standard input and prints its argon2id hash.
+    #[command(after_help = "Examples:
+  plugtone pin hash            asks for the PIN
+  plugtone pin hash < pin.txt")]
     Hash,
 }
 
@@ -32,7 +36,7 @@ impl Pin {
         } else {
             std::io::stdin().read_to_string(&mut text)?;
         }
-        println!("{}", directory::files::hash_pin(&Keys::from(text.trim()))?);
+        say!("{}", directory::files::hash_pin(&Keys::from(text.trim()))?);
         Ok(())
     }
 }

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::ConfigArg;
+use super::{
+    ConfigArg,
+    out::{self, say},
+};
 use crate::{
     binding,
     model::{Extension, MacAddr},
@@ -105,7 +108,7 @@ impl Render {
         };
         if self.explain {
             for (name, value) in set.variables(&family, &subject) {
-                println!("{name} = {}    # {}", masked(&value.value.to_string()), value.origin);
+                say!("{name} = {}    # {}", masked(&value.value.to_string()), value.origin);
             }
             return Ok(());
         }
@@ -116,11 +119,11 @@ impl Render {
             files.push(serde_json::json!({ "name": rendered.name, "content_type": rendered.content_type, "text": text }));
         }
         if self.json {
-            return super::lists::json(&files);
+            return out::json(&files);
         }
         for file in &files {
-            println!("──── {}  ({})", file["name"].as_str().unwrap_or_default(), file["content_type"].as_str().unwrap_or_default());
-            println!("{}", file["text"].as_str().unwrap_or_default());
+            say!("──── {}  ({})", file["name"].as_str().unwrap_or_default(), file["content_type"].as_str().unwrap_or_default());
+            say!("{}", file["text"].as_str().unwrap_or_default());
         }
         Ok(())
     }

@@ -6,7 +6,10 @@ use hyper::Method;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
-use super::{ConfigArg, ServerArg, check};
+use super::{
+    ConfigArg, ServerArg, check,
+    out::{self, say},
+};
 use crate::{
     config::Log,
     node::{Node, Origin},
@@ -28,10 +31,14 @@ pub struct Serve {
 /// Makes the running server read its configuration, templates, flows and users again; a bad file changes nothing.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  plugtone check && plugtone reload")]
+  plugtone check && plugtone reload
+  plugtone reload --json")]
 pub struct Reload {
     #[command(flatten)]
     server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Serve {
@@ -70,7 +77,10 @@ impl Serve {
 impl Reload {
     pub async fn run(self) -> anyhow::Result<()> {
         let done: serde_json::Value = self.server.client()?.send_json(Method::POST, "/api/v1/reload", &()).await?;
-        println!("read again: {}", done["reloaded"].as_str().unwrap_or_default());
+        if self.json {
+            return out::json(&done);
+        }
+        say!("read again: {}", done["reloaded"].as_str().unwrap_or_default());
         Ok(())
     }
 }
@@ -80,7 +90,7 @@ pub fn start_log(log: &Log) -> anyhow::Result<()> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| log.level.clone());
     let filter = EnvFilter::try_new(&directives)
         .with_context(|| format!("`log.level` is '{directives}': write info, or info,plugtone::dhcp=debug"))?;
-    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let colour = out::may_colour(&std::io::stderr());
     let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colour).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
     match log.json {

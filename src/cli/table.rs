@@ -1,17 +1,15 @@
-//! Aligned columns for a terminal, plain tabs and no colour for anything else.
+//! Aligned columns; the titles are bold on a terminal.
 
-use std::io::{IsTerminal, Write};
+use super::out;
 
 /// Prints `rows` under `titles`; says `none` when there are no rows.
 pub fn print(titles: &[&str], rows: &[Vec<String>], none: &str) {
-    let mut out = std::io::stdout().lock();
-    // A closed pipe (`| head`) is the reader's way to say "enough".
-    let _ = write(&mut out, titles, rows, none, std::io::stdout().is_terminal());
+    out::text(&table(titles, rows, none, out::may_colour(&std::io::stdout())));
 }
 
-fn write(out: &mut impl Write, titles: &[&str], rows: &[Vec<String>], none: &str, terminal: bool) -> std::io::Result<()> {
+fn table(titles: &[&str], rows: &[Vec<String>], none: &str, colour: bool) -> String {
     if rows.is_empty() {
-        return writeln!(out, "{none}");
+        return format!("{none}\n");
     }
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
@@ -23,11 +21,9 @@ fn write(out: &mut impl Write, titles: &[&str], rows: &[Vec<String>], none: &str
         padded.join("  ").trim_end().to_owned()
     };
     let head = line(&mut titles.iter().copied());
-    writeln!(out, "{}", if terminal { format!("\x1b[1m{head}\x1b[0m") } else { head })?;
-    for row in rows {
-        writeln!(out, "{}", line(&mut row.iter().map(String::as_str)))?;
-    }
-    Ok(())
+    let head = if colour { format!("\x1b[1m{head}\x1b[0m") } else { head };
+    let rows = rows.iter().map(|row| line(&mut row.iter().map(String::as_str)));
+    [head].into_iter().chain(rows).map(|line| line + "\n").collect()
 }
 
 #[cfg(test)]
@@ -36,8 +32,7 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let mut out = Vec::new();
-        write(&mut out, &["MAC", "WHO"], &[vec!["00:15".into(), "Ada".into()], vec!["1".into(), "Bo".into()]], "none", false).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "MAC    WHO\n00:15  Ada\n1      Bo\n");
+        let rows = [vec!["00:15".into(), "Ada".into()], vec!["1".into(), "Bo".into()]];
+        assert_eq!(table(&["MAC", "WHO"], &rows, "none", false), "MAC    WHO\n00:15  Ada\n1      Bo\n");
     }
 }

@@ -4,7 +4,11 @@ use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 
-use super::{ConfigArg, table};
+use super::{
+    ConfigArg,
+    out::{self, say},
+    table,
+};
 use crate::{
     api::auth,
     model::Timestamp,
@@ -27,6 +31,9 @@ pub struct Token {
 #[derive(Subcommand)]
 enum Action {
     /// Makes a token and prints it once.
+    #[command(after_help = "Examples:
+  plugtone token create crm
+  token=$(plugtone token create crm --days 365 --config plugtone.yaml)")]
     Create {
         /// What it is for; revoke it by this name.
         name: String,
@@ -35,13 +42,21 @@ enum Action {
         days: Option<u32>,
     },
     /// Lists tokens by name; the tokens themselves are not kept.
+    #[command(after_help = "Examples:
+  plugtone token list
+  plugtone token list --json | jq -r '.[].name'")]
     List {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Ends a token at once.
-    Revoke { name: String },
+    #[command(after_help = "Examples:
+  plugtone token revoke crm")]
+    Revoke {
+        /// As `plugtone token list` shows it.
+        name: String,
+    },
 }
 
 impl Token {
@@ -57,13 +72,13 @@ impl Token {
                 let created = Timestamp::of(SystemTime::now());
                 let expires = days.map(|days| created.plus_secs(i64::from(days) * 86_400));
                 store.save_token(TokenRecord { name, hash, created, expires }).await?;
-                println!("{}", token.expose());
+                say!("{}", token.expose());
             }
             Action::List { json } => {
                 let tokens = store.tokens().await?;
                 if json {
                     let shown = tokens.iter().map(|t| serde_json::json!({ "name": t.name, "created": t.created, "expires": t.expires }));
-                    return super::lists::json(&shown.collect::<Vec<_>>());
+                    return out::json(&shown.collect::<Vec<_>>());
                 }
                 let row =
                     |t: &TokenRecord| vec![t.name.clone(), t.created.to_string(), t.expires.map_or("never".into(), |at| at.to_string())];
@@ -74,7 +89,7 @@ impl Token {
                 );
             }
             Action::Revoke { name } => match store.remove_token(&name).await? {
-                true => println!("'{name}' is revoked"),
+                true => say!("'{name}' is revoked"),
                 false => anyhow::bail!("there is no token '{name}'; `plugtone token list` shows those there are"),
             },
         }

@@ -23,6 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Serialize, Serializer};
+
 use super::{
     flow::Flow,
     machine::{Action, BindAnswer, Facts, LoginAnswer, Machine, Ticket},
@@ -69,14 +71,21 @@ enum BindPlan {
 }
 
 /// One thing that happened.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
-    /// Since the call was answered.
+    /// Since the call was answered; in JSON as `at_secs`.
+    #[serde(rename = "at_secs", serialize_with = "secs")]
     pub at: Duration,
+    #[serde(flatten)]
     pub what: What,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+fn secs<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "what", content = "detail", rename_all = "snake_case")]
 pub enum What {
     /// The server speaks.
     Says(String),

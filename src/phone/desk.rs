@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::Serialize;
 use tokio::{net::UdpSocket, sync::mpsc, task::JoinHandle, time::sleep_until};
 
 use super::{
@@ -83,7 +84,8 @@ pub enum Order {
 }
 
 /// What happened, seen from the phone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
 pub enum News {
     Discovering,
     Offered { address: Ipv4Addr },
