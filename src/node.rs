@@ -510,7 +510,7 @@ fn noticing(told: Events, onboarding: Onboarding) -> Events {
 }
 
 /// For phones whose request does not tell where it arrived: what we listen on, or our address in the first subnet.
-fn own_address(settings: &Settings) -> IpAddr {
+pub fn own_address(settings: &Settings) -> IpAddr {
     let listens = settings.sip.udp.iter().chain(&settings.sip.tcp).map(SocketAddr::ip).find(|ip| !ip.is_unspecified());
     let in_subnet = || {
         let interfaces = dhcp::interfaces().ok()?;

@@ -13,6 +13,22 @@ use super::{Error, MasterKey};
 
 /// Reads the 32 bytes in `path`, or makes them. A key that others may read is made private, with a warning.
 pub fn load_or_create(path: &Path) -> Result<MasterKey, Error> {
+    if let Some(key) = load(path)? {
+        return Ok(key);
+    }
+    match create(path) {
+        // Another process was faster: its key counts.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => load_or_create(path),
+        Err(error) => Err(Error::KeyNotCreated { path: path.to_owned(), reason: error.to_string() }),
+        Ok(key) => {
+            tracing::info!(path = %path.display(), "a new master key was made; back it up with the database");
+            Ok(key)
+        }
+    }
+}
+
+/// The key in `path`, if there is one.
+pub fn load(path: &Path) -> Result<Option<MasterKey>, Error> {
     let unreadable = |reason: String| Error::KeyUnreadable { path: path.to_owned(), reason };
     match fs::read(path) {
         Ok(mut bytes) => {
@@ -21,17 +37,9 @@ pub fn load_or_create(path: &Path) -> Result<MasterKey, Error> {
             bytes.zeroize();
             let key = key.map_err(|_| unreadable(format!("it has {found} bytes and should have 32")))?;
             keep_private(path).map_err(|e| unreadable(e.to_string()))?;
-            Ok(key)
+            Ok(Some(key))
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => match create(path) {
-            // Another process was faster: its key counts.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => load_or_create(path),
-            Err(error) => Err(Error::KeyNotCreated { path: path.to_owned(), reason: error.to_string() }),
-            Ok(key) => {
-                tracing::info!(path = %path.display(), "a new master key was made; back it up with the database");
-                Ok(key)
-            }
-        },
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(unreadable(error.to_string())),
     }
 }

@@ -9,8 +9,9 @@ use super::{
     out::{self, say},
 };
 use crate::{
-    binding,
+    binding::{self, MasterKey},
     model::{Extension, MacAddr},
+    node::own_address,
     provisioning::{
         Endpoints, Known,
         identities::{auth_user, provisional_user},
@@ -60,7 +61,15 @@ impl Render {
         let templates = Templates::load(settings.templates.path.as_deref())?;
         let set = templates.current();
         let data = settings.store.path.parent().unwrap_or(Path::new("."));
-        let key = binding::files::load_or_create(&data.join("master.key"))?;
+        let key_file = data.join("master.key");
+        let key = match binding::files::load(&key_file)? {
+            Some(key) => key,
+            None if self.show_secrets => {
+                anyhow::bail!("there are no secrets yet: the server makes {} at its first start", key_file.display())
+            }
+            // Nothing of it is shown; the server makes the real one, as its own user.
+            None => MasterKey::new([0; 32]),
+        };
 
         let (mut known, generation) = (Known::default(), 0);
         let mut owner = self.extension.clone().map(|extension| (extension.clone(), format!("Extension {extension}")));
@@ -93,10 +102,10 @@ impl Render {
             anyhow::bail!("there is no family '{family}'; there are {}", names.join(", "));
         }
         let endpoints = Endpoints {
-            address: settings.sip.udp.first().map_or(Endpoints::default().address, |at| at.ip()),
+            address: own_address(&settings),
             http_port: settings.http.enabled.then(|| settings.http.listen.first().map_or(80, |at| at.port())),
             tftp_port: settings.tftp.listen.first().map_or(69, |at| at.port()),
-            sip_port: settings.sip.udp.first().map_or(5060, |at| at.port()),
+            sip_port: settings.sip.udp.first().or(settings.sip.tcp.first()).map_or(5060, |at| at.port()),
             realm: settings.sip.realm.clone(),
         };
         let model = self.model.clone().or(known.model.clone());
