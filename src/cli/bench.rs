@@ -59,23 +59,33 @@ pub struct Bench {
 #[derive(Subcommand)]
 enum What {
     /// Everything, one after the other.
+    #[command(after_help = "Examples:
+  plugtone bench all")]
     All,
     /// DISCOVER to ACK, each lease on disk before its ACK.
+    #[command(after_help = "Examples:
+  plugtone bench dhcp --count 20000")]
     Dhcp {
         #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
         count: u32,
     },
-    /// Rendered files over TFTP.
+    /// Rendered files over TFTP, a short and a long one.
+    #[command(after_help = "Examples:
+  plugtone bench tftp --count 20000")]
     Tftp {
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
         count: u32,
     },
     /// REGISTER, challenge, REGISTER, 200.
+    #[command(after_help = "Examples:
+  plugtone bench register --count 20000")]
     Register {
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
         count: u32,
     },
     /// Callers in the voice menu at once, each hearing the voice.
+    #[command(after_help = "Examples:
+  plugtone bench ivr --count 190")]
     Ivr {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=190))]
         count: u32,
@@ -92,10 +102,16 @@ enum What {
         secs: u64,
     },
     /// Files of all families, in memory.
+    #[command(after_help = "Examples:
+  plugtone bench render")]
     Render,
     /// Durable leases, in the store alone.
+    #[command(after_help = "Examples:
+  plugtone bench store")]
     Store,
     /// Bridged calls' sound, in the media threads alone.
+    #[command(after_help = "Examples:
+  plugtone bench relay --calls 500")]
     Relay {
         #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000))]
         calls: u32,
@@ -168,11 +184,13 @@ impl Server {
         let free = || -> std::io::Result<SocketAddr> { UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr() };
         let (dhcp, tftp, ftp, http, sip, api) = (free()?, free()?, free()?, free()?, free()?, free()?);
         std::fs::write(folder.path().join("users.yaml"), include_str!("../../config/demo/users.yaml"))?;
+        std::fs::create_dir(folder.path().join("templates"))?;
+        std::fs::write(folder.path().join("templates/bench.yaml"), long_file())?;
         let text = format!(
             "directory: {{ file: {{ path: users.yaml }} }}\n\
              dhcp: {{ listen: {dhcp}, loopback: true, conflict_check: false, new_clients_per_minute: 0, subnets: [{{ cidr: 127.64.0.0/16, range: 127.64.0.10-127.64.250.250 }}] }}\n\
              tftp: {{ listen: ['{tftp}'], max_transfers_per_client: 1000 }}\nftp: {{ listen: ['{ftp}'] }}\nhttp: {{ listen: ['{http}'] }}\n\
-             sip: {{ udp: ['{sip}'], tcp: ['{sip}'] }}\napi: {{ listen: '{api}' }}\nstore: {{ path: plugtone.db }}\nlog: {{ level: error }}\n"
+             sip: {{ udp: ['{sip}'], tcp: ['{sip}'] }}\napi: {{ listen: '{api}' }}\ntemplates: {{ path: templates }}\nstore: {{ path: plugtone.db }}\nlog: {{ level: error }}\n"
         );
         let config = folder.path().join("plugtone.yaml");
         std::fs::write(&config, text)?;
@@ -231,26 +249,47 @@ async fn bench_dhcp(count: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A family of the bench's own, for a file as long as those of phones with a whole keypad of settings.
+const LONG_FILE: &str = "bench.cfg";
+const LONG_FILE_LINES: usize = 320;
+
+/// 20 KB, 64 bytes a line; every tenth has a value to be filled in, as in real templates most is text.
+fn long_file() -> String {
+    let line = |number: usize| match number % 10 {
+        0 => format!("setting.{number:04}.server = {{{{ \"%-41s\"|format(server.host) }}}}\n"),
+        _ => format!("setting.{number:04}.text = {:<43}\n", "as it stands in the template"),
+    };
+    let body: String = (0..LONG_FILE_LINES).map(|number| format!("      {}", line(number))).collect();
+    format!(
+        "name: Bench\nreload: {{ soft: check-sync, hard: check-sync }}\nfiles:\n  - name: {LONG_FILE}\n    grammar: key_value\n    \
+         readers: anyone\n    body: |\n{body}"
+    )
+}
+
 async fn bench_tftp(count: u32) -> anyhow::Result<()> {
     let server = Server::start().await?;
-    for (name, block_bytes) in [("TFTP, blocks of 512", None), ("TFTP, blocks of 1428", Some(1428))] {
-        let before = server.cpu()?;
-        let options = tftp::Options { block_bytes, ..Default::default() };
-        let load = tftp::Load {
-            server: server.tftp,
-            locals: vec![Ipv4Addr::LOCALHOST.into()],
-            clients: 50,
-            files: (count / 50).max(1) as usize,
-            path: "y000000000066.cfg".to_owned(),
-            options,
-        };
-        let report = tftp::load(load).await;
-        let cpu = server.cpu()? - before;
-        let size = report.bytes / report.fetched.max(1) as u64;
-        let p99 = report.percentile(99).map_or(0.0, ms);
-        tell(name, report.fetched, report.took, cpu, &format!("; {size} bytes each, rendered, p99 {p99:.1} ms, {} failed", report.failed));
-        if let Some(failure) = report.first_failure {
-            say!("  the first failure: {failure}");
+    // A long file is forty round trips with blocks of 512: fewer of them take as long.
+    for (what, path, count) in [("short", "y000000000066.cfg", count), ("20 KB", LONG_FILE, count / 5)] {
+        for block_bytes in [None, Some(1428)] {
+            let before = server.cpu()?;
+            let load = tftp::Load {
+                server: server.tftp,
+                locals: vec![Ipv4Addr::LOCALHOST.into()],
+                clients: 50,
+                files: (count / 50).max(1) as usize,
+                path: path.to_owned(),
+                options: tftp::Options { block_bytes, ..Default::default() },
+            };
+            let report = tftp::load(load).await;
+            let cpu = server.cpu()? - before;
+            let size = report.bytes / report.fetched.max(1) as u64;
+            let p99 = report.percentile(99).map_or(0.0, ms);
+            let name = format!("TFTP, {what}, blocks of {}", block_bytes.unwrap_or(512));
+            let more = format!("; {size} bytes each, rendered, p99 {p99:.1} ms, {} failed", report.failed);
+            tell(&name, report.fetched, report.took, cpu, &more);
+            if let Some(failure) = report.first_failure {
+                say!("  the first failure: {failure}");
+            }
         }
     }
     Ok(())
