@@ -140,8 +140,10 @@ fn device(record: DeviceRecord, binding: Option<BindingRecord>) -> Device {
 #[utoipa::path(get, path = "/devices", tag = "devices", params(Limit), responses((status = 200, body = Vec<Device>), (status = 401, body = Problem)))]
 pub async fn list(State(context): State<Context>, Query(limit): Query<Limit>) -> Result<Json<Vec<Device>>, Problem> {
     let mut bindings: HashMap<_, _> = context.store.bindings().await?.into_iter().map(|binding| (binding.mac, binding)).collect();
-    let devices = context.store.devices().await?.into_iter().take(limit.checked());
-    let with_binding = devices.map(|record| {
+    // As they are now: the store's copy is a moment behind.
+    let mut devices = context.owners.devices().await?;
+    devices.sort_unstable_by_key(|record| record.mac);
+    let with_binding = devices.into_iter().take(limit.checked()).map(|record| {
         let binding = bindings.remove(&record.mac);
         device(record, binding)
     });
@@ -153,7 +155,7 @@ pub async fn list(State(context): State<Context>, Query(limit): Query<Limit>) ->
     responses((status = 200, body = DeviceDetail), (status = 404, body = Problem)))]
 pub async fn show(State(context): State<Context>, Path(mac): Path<String>) -> Result<Json<DeviceDetail>, Problem> {
     let mac = mac_of(&mac)?;
-    let record = context.store.device(mac).await?.ok_or_else(|| unknown(mac))?;
+    let record = context.owners.device(mac).await?.ok_or_else(|| unknown(mac))?;
     let binding = context.store.bindings().await?.into_iter().find(|binding| binding.mac == mac);
     let timeline = context.store.timeline(mac, 500).await?;
     Ok(Json(DeviceDetail { device: device(record, binding), timeline }))
@@ -177,7 +179,7 @@ pub async fn bind(
     let mac = mac_of(&mac)?;
     let nobody = || Problem::not_found("no such user", format!("nobody in the directory has the login '{}'", request.login));
     let user = context.directory.find(&request.login).await?.ok_or_else(nobody)?;
-    if context.store.device(mac).await?.is_none() {
+    if context.owners.device(mac).await?.is_none() {
         return Err(unknown(mac));
     }
     Ok(Json(context.owners.bind(mac, FIRST_LINE, user, "the API").await?.into()))
