@@ -274,6 +274,7 @@ impl Node {
             metrics: metrics.clone(),
             local_token: local_hash,
             open_metrics: settings.api.open_metrics,
+            shutdown: shutdown.clone(),
         };
         let api = TaskTracker::new();
         api.spawn(http::serve(listener, api::router(context), API_LIMITS, shutdown.clone()));

@@ -10,7 +10,7 @@ use axum::{
         sse::{Event as Frame, KeepAlive},
     },
 };
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -62,7 +62,8 @@ impl Wanted {
 ///
 /// Each has `id` (its number), `event` (its type) and `data` (JSON). `event: lagged` tells of numbers that are gone.
 /// A slow reader holds nobody up: it is served from the database when it falls behind.
-#[utoipa::path(get, path = "/events", tag = "events", params(Filter),
+#[utoipa::path(get, path = "/events", tag = "events",
+    params(Filter, ("Last-Event-ID" = Option<u64>, Header, description = "As `after`, and wins over it")),
     responses((status = 200, content_type = "text/event-stream", body = String), (status = 400, body = Problem)))]
 pub async fn follow(
     State(context): State<Context>,
@@ -79,6 +80,7 @@ pub async fn follow(
         let frame = next_frame(&mut subscription, &wanted).await?;
         Some((Ok(frame), (subscription, wanted)))
     });
+    let frames = frames.take_until(context.shutdown.cancelled_owned());
     Ok(Sse::new(frames).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Not here: the listener with its limits (`fileserver/http`), what a call or a binding is.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -14,7 +17,11 @@ use axum::{
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
-use utoipa::OpenApi;
+use tokio_util::sync::CancellationToken;
+use utoipa::{
+    OpenApi,
+    openapi::{Content, Ref, RefOr, Response as Described, path::PathItem},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{call, directory::Directory, journal::Journal, provisioning::worker::Onboarding, store::Store};
@@ -66,6 +73,8 @@ pub struct Context {
     /// Hash of the token in [`LOCAL_TOKEN_FILE`].
     pub local_token: [u8; 32],
     pub open_metrics: bool,
+    /// Ends the streams of events, so that nobody holds up the end of the server.
+    pub shutdown: CancellationToken,
 }
 
 #[derive(OpenApi)]
@@ -87,8 +96,9 @@ impl utoipa::Modify for BearerScheme {
     }
 }
 
-fn routes() -> (Router<Context>, utoipa::openapi::OpenApi) {
-    let resources = OpenApiRouter::new()
+/// Every route that there is, each with its description. `guard` lets pass who has a token; the rest is for everybody.
+fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) -> (Router<Context>, utoipa::openapi::OpenApi) {
+    let guarded = OpenApiRouter::new()
         .routes(routes!(calls::place, calls::list))
         .routes(routes!(calls::hang_up))
         .routes(routes!(messages::list))
@@ -101,27 +111,71 @@ fn routes() -> (Router<Context>, utoipa::openapi::OpenApi) {
         .routes(routes!(devices::users))
         .routes(routes!(events::follow))
         .routes(routes!(reload));
-    OpenApiRouter::with_openapi(Description::openapi()).nest("/api/v1", resources).split_for_parts()
+    let resources = guard(guarded).routes(routes!(description));
+    let (router, mut described) = OpenApiRouter::with_openapi(Description::openapi())
+        .nest("/api/v1", resources)
+        .routes(routes!(healthz))
+        .routes(routes!(metrics))
+        .split_for_parts();
+    described.paths.paths.values_mut().for_each(describe_errors);
+    (router, described)
 }
 
-/// The description of the API as JSON, kept in `tests/openapi.json` so that a change of it is seen.
-pub fn openapi() -> String {
-    routes().1.to_pretty_json().unwrap_or_default()
+/// What all operations have in common: errors are problems, and without a token there is one.
+fn describe_errors(path: &mut PathItem) {
+    let operations = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch];
+    for operation in operations.into_iter().flatten() {
+        let problem = |what: &str| {
+            let content = Content::new(Some(Ref::from_schema_name("Problem")));
+            RefOr::T(Described::builder().description(what).content(problem::CONTENT_TYPE, content).build())
+        };
+        let responses = &mut operation.responses.responses;
+        if operation.security.is_none() {
+            responses.insert("401".to_owned(), problem("No token, or one that is not known, was revoked or has expired"));
+        }
+        responses.insert("default".to_owned(), problem("Any other error"));
+        for (status, response) in responses.iter_mut() {
+            let RefOr::T(response) = response else { continue };
+            if response.description.is_empty()
+                && let Some(status) = status.parse().ok().and_then(|status| StatusCode::from_u16(status).ok())
+            {
+                response.description = status.canonical_reason().unwrap_or_default().to_owned();
+            }
+            if status.starts_with(['4', '5'])
+                && let Some(content) = response.content.shift_remove("application/json")
+            {
+                response.content.insert(problem::CONTENT_TYPE.to_owned(), content);
+            }
+        }
+    }
 }
+
+/// The description of the API as JSON, kept in `tests/api/openapi.json` so that a change of it is seen.
+pub fn openapi() -> String {
+    DESCRIPTION.to_pretty_json().unwrap_or_default()
+}
+
+static DESCRIPTION: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(|| routes(|resources| resources).1);
 
 /// Everything under `/`: the API, its description, `/healthz` and `/metrics`.
 pub fn router(context: Context) -> Router {
-    let (resources, description) = routes();
-    let description = Json(description);
-    resources
-        .layer(middleware::from_fn_with_state(context.clone(), auth::require_token))
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(|State(context): State<Context>| health(context.store)))
-        .route("/api/v1/openapi.json", get(move || async move { description.clone() }))
+    let guard = middleware::from_fn_with_state(context.clone(), auth::require_token);
+    routes(|resources| resources.layer(guard))
+        .0
         .fallback(|| async { Problem::not_found("no such resource", "GET /api/v1/openapi.json describes what there is") })
+        .method_not_allowed_fallback(|| async {
+            let detail = "the header `Allow` names the methods that there are; GET /api/v1/openapi.json describes them";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", detail)
+        })
         .layer(middleware::from_fn(as_problems))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(context)
+}
+
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", tag = "server", security(()), responses((status = 200, body = Object)))]
+async fn description() -> Json<&'static utoipa::openapi::OpenApi> {
+    Json(&*DESCRIPTION)
 }
 
 /// `/healthz` and, where everybody may see them, `/metrics`: for the listener of the phones' files.
@@ -142,6 +196,16 @@ async fn health(store: Arc<dyn Store>) -> Response {
     }
 }
 
+/// Whether the server can do its work.
+#[utoipa::path(get, path = "/healthz", tag = "server", security(()),
+    responses((status = 200, body = Object), (status = 503, body = Problem)))]
+async fn healthz(State(context): State<Context>) -> Response {
+    health(context.store).await
+}
+
+/// Metrics in the text form of Prometheus. Whether a token is needed is set by `api.open_metrics`.
+#[utoipa::path(get, path = "/metrics", tag = "server", security((), ("token" = [])),
+    responses((status = 200, content_type = "text/plain", body = String), (status = 401, body = Problem)))]
 async fn metrics(State(context): State<Context>, headers: HeaderMap) -> Response {
     if !context.open_metrics
         && let Err(refusal) = auth::check(&context, &headers).await

@@ -10,7 +10,9 @@ use utoipa::ToSchema;
 
 use crate::{directory, provisioning::onboarding, store};
 
-/// `application/problem+json`.
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// An error for programs.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// The HTTP status again.
@@ -45,7 +47,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self)).into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
         response
     }
 }
