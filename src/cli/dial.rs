@@ -90,7 +90,7 @@ impl Dial {
         }
         // From the beginning: the call may have gone on before we listen.
         let path = format!("/api/v1/events?call={}&after=0", placed.id);
-        let mut failed = None;
+        let mut end = None;
         client
             .follow(&path, |data| {
                 let Ok(recorded) = serde_json::from_str::<Recorded>(data) else { return true };
@@ -100,18 +100,18 @@ impl Dial {
                     say!("{data}");
                 }
                 match recorded.event {
-                    Event::CallEnded { talk_ms: 0, cause, .. } => {
-                        failed = Some(cause);
+                    Event::CallEnded { talk_ms, cause, .. } => {
+                        end = Some((talk_ms, cause));
                         false
                     }
-                    Event::CallEnded { .. } => false,
                     _ => true,
                 }
             })
             .await?;
-        match failed {
-            Some(cause) => anyhow::bail!("nobody talked: {cause}"),
-            None => Ok(()),
+        match end {
+            Some((0, cause)) => anyhow::bail!("nobody talked: {cause}"),
+            Some(_) => Ok(()),
+            None => anyhow::bail!("the server stopped before the call {} ended", placed.id),
         }
     }
 }
