@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that they link once. `scripts/test` runs them all.
 
+mod api;
 mod call;
 mod config;
 mod dhcp;

@@ -1,5 +1,5 @@
 //! What people live through, told by simulated phones against a whole Plugtone on loopback.
 
 mod a_new_phone_is_plugged_in;
-mod office;
+pub mod office;
 mod what_goes_wrong;

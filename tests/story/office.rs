@@ -23,7 +23,8 @@ pub type Somebody = Person<Box<dyn FnMut(&News) + Send>>;
 
 pub struct Office {
     pub node: Node,
-    _folder: TempDir,
+    pub settings: Settings,
+    folder: TempDir,
 }
 
 impl Office {
@@ -42,8 +43,18 @@ impl Office {
         listeners.flatten().for_each(|at| at.set_port(0));
         settings.media.first_port = 0;
         change(&mut settings);
-        let node = Node::start(settings, Origin::Embedded).await.expect("the office opens");
-        Self { node, _folder: folder }
+        Self::of(settings, folder).await
+    }
+
+    async fn of(settings: Settings, folder: TempDir) -> Self {
+        let node = Node::start(settings.clone(), Origin::Embedded).await.expect("the office opens");
+        Self { node, settings, folder }
+    }
+
+    /// Closes, and opens again with what was kept; on other ports.
+    pub async fn opens_again(self) -> Self {
+        self.node.stop().await;
+        Self::of(self.settings, self.folder).await
     }
 
     /// A phone of this make, out of its box and into the wall. It lifts its receiver by itself when it is called.
