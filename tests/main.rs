@@ -2,6 +2,7 @@
 
 mod api;
 mod call;
+mod cli;
 mod config;
 mod dhcp;
 mod doors;

@@ -198,7 +198,7 @@ impl Server {
         let mut server = Self { child, folder, dhcp, tftp, sip, api };
         // The token is written when everything listens.
         let token = server.folder.path().join(crate::api::LOCAL_TOKEN_FILE);
-        for _ in 0..200 {
+        for _ in 0..1200 {
             if token.exists() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 return Ok(server);
@@ -208,7 +208,7 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        bail!("the server to be measured did not start within 10 s")
+        bail!("the server to be measured did not start within 60 s")
     }
 
     fn key(&self) -> anyhow::Result<MasterKey> {
