@@ -632,7 +632,7 @@ impl Family {
         if own.contains(&word) && !is_known {
             return fault.hint(format!("only files with `readers: own` have '{word}'"));
         }
-        if let Some(part) = words.last() {
+        if let Some(part) = words.next_back() {
             let of = |name: &String| context.get_attr(name).map(|value| parts(&value)).unwrap_or_default();
             // A name that the context does not have is the template's own, as in `for line in lines`.
             let parts: Vec<String> = known.iter().filter(|name| !is_known || *name == word).flat_map(of).collect();
