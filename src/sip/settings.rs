@@ -39,7 +39,8 @@ pub struct Settings {
     pub external: Option<String>,
     /// Names the server in the digest challenge. All passwords change with it: phones then need their files again.
     pub realm: String,
-    /// Digest algorithms in the order of the challenges. Old phones look at the first only, and it should be MD5 for them.
+    /// Digest algorithms in the order of the challenges: `MD5`, `SHA-256`. Old phones look at the first only, and some
+    /// (baresip 1.0) give up when they see one that they do not know: add `SHA-256` when all of yours know it.
     pub algorithms: Vec<Algorithm>,
     /// How long a nonce may be used, in seconds.
     pub nonce_secs: u32,
@@ -120,7 +121,7 @@ pub enum SettingsError {
     NoListener,
     #[error("sip.realm: '{0}' will not do: write a short name without quotes, as plugtone")]
     Realm(String),
-    #[error("sip.algorithms: the list is empty: write [MD5, SHA-256]")]
+    #[error("sip.algorithms: the list is empty: write [MD5]")]
     NoAlgorithm,
     #[error("sip.external: '{0}' is no host: write a name or an address without port, as pbx.example.com")]
     External(String),

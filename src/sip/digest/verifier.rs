@@ -25,8 +25,8 @@ use super::{Account, Accounts, Algorithm, Proof};
 #[derive(Clone, Debug)]
 pub struct Config {
     pub realm: String,
-    /// Offered in this order. Phones that know one only take the first that they see, so MD5 goes first: with secrets of
-    /// 144 random bits its weakness gives nothing away.
+    /// Offered in this order. MD5 alone unless told otherwise: phones that know one only take the first that they see, or
+    /// give up at the sight of another (baresip 1.0). With secrets of 144 random bits its weakness gives nothing away.
     pub algorithms: Vec<Algorithm>,
     /// How long a nonce may be used.
     pub nonce_life: Duration,
@@ -36,12 +36,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            realm: "plugtone".into(),
-            algorithms: vec![Algorithm::Md5, Algorithm::Sha256],
-            nonce_life: Duration::from_secs(300),
-            max_nonces: 100_000,
-        }
+        Self { realm: "plugtone".into(), algorithms: vec![Algorithm::Md5], nonce_life: Duration::from_secs(300), max_nonces: 100_000 }
     }
 }
 
