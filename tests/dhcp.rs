@@ -310,7 +310,7 @@ fn replies_are_frames_to_the_client_or_broadcasts_as_it_asks() {
 }
 
 /// The frames of a capture file in the byte order of this machine.
-fn frames(path: &Path) -> Vec<Vec<u8>> {
+pub fn frames(path: &Path) -> Vec<Vec<u8>> {
     let bytes = fs::read(path).unwrap();
     let (mut rest, mut list) = (&bytes[24..], Vec::new());
     while let Some((header, more)) = rest.split_at_checked(16) {

@@ -1,10 +1,16 @@
 //! The whole product, as `plugtone serve` on the real ports of a network namespace, with peers that are not ours: udhcpc,
-//! dhclient, tftp-hpa, curl, lftp and slapd.
+//! dhclient, tftp-hpa, curl, lftp and slapd; and in `calls.rs` baresip and SIPp, from the lease to calls placed by the API.
 //!
-//! What single parts do in detail is in the tests of their names; calls with soft phones are not here.
+//! What single parts do in detail is in the tests of their names.
+
+mod baresip;
+mod calls;
+mod sipp;
+mod tap;
 
 use std::{
     fs::{self, File},
+    path::PathBuf,
     process::Stdio,
     time::Duration,
 };
@@ -15,10 +21,10 @@ use tempfile::TempDir;
 use crate::{
     dhcp::{Client, POLY_CLASS},
     ldap::Slapd,
-    netns::{Namespace, need, within},
+    netns::{Namespace, Running, need, within},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const PLUGTONE: &str = env!("CARGO_BIN_EXE_plugtone");
 const SERVER: &str = "10.77.0.1";
 
@@ -68,6 +74,14 @@ impl Office {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
     }
 
+    /// The stream of events, as curl receives it; `query` as in `call=…`.
+    fn follow(&self, name: &str, query: &str) -> Stream {
+        let received = self.folder.path().join(name);
+        let (url, header) = (format!("http://127.0.0.1:8088/api/v1/events?{query}"), format!("Authorization: Bearer {}", self.token));
+        let curl = self.network.start("curl", &["-sS", "-N", "-H", &header, "-o", &received.display().to_string(), &url]);
+        Stream { received, _curl: curl }
+    }
+
     /// Whether a device's timeline tells that this source was refused the file at this door.
     fn refused(&self, mac: &str, door: &str, source: &str) -> bool {
         let timeline = self.api(&format!("/devices/{mac}"), &[])["timeline"].clone();
@@ -88,6 +102,33 @@ impl Drop for Office {
             let lines: Vec<&str> = log.lines().collect();
             eprintln!("--- the server's last words\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
         }
+    }
+}
+
+/// Server-Sent Events that are being received.
+struct Stream {
+    received: PathBuf,
+    _curl: Running,
+}
+
+impl Stream {
+    /// What has come until now, oldest first.
+    fn events(&self) -> Vec<Value> {
+        let text = fs::read_to_string(&self.received).unwrap_or_default();
+        // Whole lines only: the last may be still on its way.
+        let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.strip_prefix("data:"));
+        lines.map(|json| serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"))).collect()
+    }
+
+    /// Waits for the first event of this type that `wanted` accepts.
+    fn until(&self, kind: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut found = None;
+        let told = within(PATIENCE, || {
+            found = self.events().into_iter().find(|event| event["type"] == kind && wanted(event));
+            found.is_some()
+        });
+        assert!(told, "no {kind} was told, but {:#?}", self.events());
+        found.expect("found")
     }
 }
 
