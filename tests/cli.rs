@@ -251,7 +251,7 @@ fn the_shipped_configuration_and_the_five_lines_of_the_readme_are_good() {
     let folder = folder(&[("five.yaml", &five_lines())]);
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/plugtone.yaml").display().to_string();
     for file in ["five.yaml", &shipped] {
-        let good = format!("{file}: good; templates, flows and users too\n");
+        let good = format!("{file}: good; templates, flows, routes and users too\n");
         assert_eq!(plugtone(folder.path(), &["check", "--config", file]).good(), good);
         assert_eq!(plugtone(folder.path(), &["check", "-c", file, "--json"]).json(), serde_json::json!([]));
         let by_environment = Run::of(command(folder.path(), &["check"]).env("PLUGTONE_CONFIG", file));

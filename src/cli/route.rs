@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::ConfigArg;
+use super::{ConfigArg, out::say};
 use crate::{
     config::Settings,
     routing::{self, Decision, Office, Outcome, Party, Plan, Step, Verdict, hours::Switch, loader},
@@ -12,9 +12,6 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = "Examples:
   plugtone route explain --from 2041 --to '0 0171 2345678' --at '2026-12-24 18:05'
-  plugtone route explain --from 2041 --group sales --to +14155550123
-  plugtone route explain --trunk provider --from +4930999 --to +493012342041 --switch office=night
-  plugtone route explain --unbound --location floor2-port7 --to 112 --json
   plugtone route test")]
 pub struct Route {
     #[command(subcommand)]
@@ -26,6 +23,8 @@ enum Action {
     /// Tells which rule a call meets, and what each rule before it says.
     Explain(Explain),
     /// Runs the tests beside the routes.
+    #[command(after_help = "Examples:
+  plugtone route test")]
     Test {
         #[command(flatten)]
         config: ConfigArg,
@@ -33,6 +32,11 @@ enum Action {
 }
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone route explain --from 2041 --to '0 0171 2345678' --at '2026-12-24 18:05'
+  plugtone route explain --from 2041 --group sales --to +14155550123
+  plugtone route explain --trunk provider --from +4930999 --to +493012342041 --switch office=night
+  plugtone route explain --unbound --location floor2-port7 --to 112 --json")]
 struct Explain {
     /// The caller: an extension, or with --trunk a number outside.
     #[arg(long, value_name = "NUMBER", required_unless_present_any = ["unbound", "trunk"])]
@@ -79,9 +83,9 @@ impl Route {
                 // Loading runs them.
                 let plan = load(&settings)?;
                 for rehearsal in plan.rehearsals() {
-                    println!("good  {}:{}  {}", plan.file(), rehearsal.line(), rehearsal.title());
+                    say!("good  {}:{}  {}", plan.file(), rehearsal.line(), rehearsal.title());
                 }
-                println!("{} tests, all good", plan.rehearsals().len());
+                say!("{} tests, all good", plan.rehearsals().len());
                 Ok(())
             }
         }
@@ -110,7 +114,7 @@ impl Explain {
         let office = Supposed { settings: &settings, switches: &self.switch };
         let (decision, steps) = plan.explain(&office, party, &self.to, at);
         if self.json {
-            return super::lists::json(&serde_json::json!({
+            return super::out::json(&serde_json::json!({
                 "file": plan.file(),
                 "at": at.to_string(),
                 "steps": steps,
@@ -118,8 +122,8 @@ impl Explain {
                 "rule": decision.rule,
             }));
         }
-        steps.iter().for_each(|step| println!("{}", sentence(&plan, step)));
-        println!("\n{}", conclusion(&decision));
+        steps.iter().for_each(|step| say!("{}", sentence(&plan, step)));
+        say!("\n{}", conclusion(&decision));
         Ok(())
     }
 }
