@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use super::{ServerArg, table};
+use super::{ServerArg, out::say, table};
 use crate::api::messages::{CapturedCall, Messages, SipMessage};
 
 #[derive(Subcommand)]
@@ -64,7 +64,7 @@ impl Ladder {
         let Some(id) = self.id else {
             let calls: Vec<CapturedCall> = client.get("/api/v1/calls/captured").await?;
             if self.json {
-                return super::lists::json(&calls);
+                return super::out::json(&calls);
             }
             let row = |call: &CapturedCall| {
                 let CapturedCall { id, sip_call_id, began, from, to, messages, last_status } = call.clone();
@@ -77,9 +77,9 @@ impl Ladder {
         };
         let messages: Messages = client.get(&format!("/api/v1/calls/{}/messages", escaped(&id))).await?;
         if self.json {
-            return super::lists::json(&messages);
+            return super::out::json(&messages);
         }
-        print!("{}", draw(&messages.messages, usize::from(self.width.clamp(60, 300))));
+        super::out::text(&draw(&messages.messages, usize::from(self.width.clamp(60, 300))));
         Ok(())
     }
 }
@@ -90,7 +90,7 @@ impl Pcap {
         let path = format!("/api/v1/calls/{}/pcap", escaped(&self.id));
         let file = client.send(hyper::Method::GET, &path, None::<&()>, None).await?;
         std::fs::write(&self.output, &file).with_context(|| format!("cannot write {}", self.output.display()))?;
-        println!("{} bytes are in {}", file.len(), self.output.display());
+        say!("{} bytes are in {}", file.len(), self.output.display());
         Ok(())
     }
 }
