@@ -303,27 +303,32 @@ fn an_unplugged_phone_comes_back_without_being_told() {
 
 #[test]
 fn a_restart_begins_again_what_was_cut_short() {
-    let contact = |user: &str| ContactRecord {
-        user: user.into(),
+    let contact = |generation: u32, expires: i64| ContactRecord {
+        user: "any".into(),
         mac: mac(1),
         line: 1,
+        generation,
         uri: "sip:any@10.0.0.1:5060".into(),
         flow: "udp 10.0.0.1:5060 via 10.0.0.9:5060".into(),
         call_id: "c".into(),
         cseq: 1,
         user_agent: None,
-        expires: Timestamp(i64::MAX),
+        expires: Timestamp(expires),
     };
-    let told = "500 NOTIFY check-sync 10.0.0.1:5060 holding 0".to_owned();
-    for (story, state, generation, registered_as, after, expected) in [
-        ("in the IVR", DeviceState::Authenticating, 0, "new001565000001", DeviceState::Provisional, None),
-        ("bound, not told", DeviceState::Bound, 1, "new001565000001", DeviceState::Reloading, Some(told.clone())),
-        ("told, not back", DeviceState::Reloading, 1, "new001565000001", DeviceState::Reloading, Some(told.clone())),
-        ("in service", DeviceState::InService, 1, "2041", DeviceState::InService, None),
-        ("in service, contact lost", DeviceState::InService, 1, "stale", DeviceState::Bound, None),
-        ("unbound, not told", DeviceState::Provisional, 1, "2041", DeviceState::Provisional, Some(told.clone())),
-        ("unbound and back", DeviceState::Provisional, 1, "new001565000001", DeviceState::Provisional, None),
-        ("new", DeviceState::Provisional, 0, "new001565000001", DeviceState::Provisional, None),
+    let told = Some("500 NOTIFY check-sync 10.0.0.1:5060 holding 0".to_owned());
+    let (past, ahead) = (0, i64::MAX);
+    for (story, state, generation, registered, after, expected) in [
+        ("in the IVR", DeviceState::Authenticating, 0, contact(0, ahead), DeviceState::Provisional, None),
+        ("bound, not told", DeviceState::Bound, 1, contact(0, ahead), DeviceState::Reloading, told.clone()),
+        ("bound, and down for long", DeviceState::Bound, 1, contact(0, past), DeviceState::Reloading, told.clone()),
+        ("told, not back", DeviceState::Reloading, 1, contact(0, ahead), DeviceState::Reloading, told.clone()),
+        ("back, and the record behind", DeviceState::Reloading, 1, contact(1, ahead), DeviceState::InService, None),
+        ("in service", DeviceState::InService, 1, contact(1, ahead), DeviceState::InService, None),
+        ("in service, and down for long", DeviceState::InService, 1, contact(1, past), DeviceState::Bound, None),
+        ("in service, contact lost", DeviceState::InService, 1, contact(0, ahead), DeviceState::Bound, None),
+        ("unbound, not told", DeviceState::Provisional, 1, contact(0, ahead), DeviceState::Provisional, told.clone()),
+        ("unbound and back", DeviceState::Provisional, 1, contact(1, ahead), DeviceState::Provisional, None),
+        ("new", DeviceState::Provisional, 0, contact(0, ahead), DeviceState::Provisional, None),
     ] {
         let mut script = Script::new(1);
         let record = DeviceRecord {
@@ -349,7 +354,7 @@ fn a_restart_begins_again_what_was_cut_short() {
             since: Timestamp(0),
         };
         let bindings = owned.then_some(binding).into_iter().collect();
-        script.core.restore(script.at(0), vec![record], bindings, vec![contact(registered_as)]);
+        script.core.restore(script.at(0), vec![record], bindings, vec![registered]);
         script.said();
         let told = script.until(1000).into_iter().find(|line| line.contains("NOTIFY"));
         assert_eq!((script.state(1), told), (after, expected), "{story}");
@@ -447,6 +452,7 @@ fn killed_between_bind_and_reload_the_phone_is_told_after_the_restart() {
             user: "new001565000001".into(),
             mac: mac(1),
             line: 1,
+            generation: 0,
             uri: "sip:any@10.0.0.1:5060".into(),
             flow: "udp 10.0.0.1:5060 via 10.0.0.9:5060".into(),
             call_id: "c".into(),

@@ -294,6 +294,7 @@ async fn contacts_come_and_go(store: Arc<dyn Store>) {
         user: "2041".into(),
         mac: mac(1),
         line: 1,
+        generation: 1,
         uri: uri.into(),
         flow: "udp 10.0.0.5:5060".into(),
         call_id: "abc@phone".into(),
@@ -308,6 +309,14 @@ async fn contacts_come_and_go(store: Arc<dyn Store>) {
     store.remove_contact("2041", "sip:a@x").await.expect("removed");
     store.remove_contact("2041", "sip:a@x").await.expect("twice is fine");
     assert_eq!(store.contacts().await.expect("listed"), [contact("sip:b@x", 1)]);
+    let (of_another, back) = (
+        ContactRecord { mac: mac(2), ..contact("sip:c@x", 1) },
+        ContactRecord { user: "new001565000001".into(), generation: 2, ..contact("sip:d@x", 1) },
+    );
+    for saved in [of_another.clone(), back.clone()] {
+        store.save_contact(saved).await.expect("saved");
+    }
+    assert_eq!(store.contacts().await.expect("listed"), [of_another, back], "what it registered with dead secrets is gone");
 }
 
 async fn subscriptions_come_and_go(store: Arc<dyn Store>) {

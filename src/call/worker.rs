@@ -204,7 +204,10 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     let verifier = Verifier::new(sip.verifier, endpoint.ids().seed(), now);
     let ids = Ids::new(endpoint.ids().seed());
     let mut registrar = Registrar::new(sip.registrar);
-    restore(now, &mut registrar, neighbours.store.contacts().await?, neighbours.accounts.as_ref());
+    let expired = restore(now, &mut registrar, neighbours.store.contacts().await?, neighbours.accounts.as_ref());
+    for record in expired {
+        neighbours.store.remove_contact(&record.user, &record.uri).await?;
+    }
     let mut watching = Watching::new(sip.subscriptions);
     let wall = Timestamp::of(SystemTime::now());
     watching.restore(now, wall, neighbours.store.subscriptions().await?, neighbours.accounts.as_ref());
@@ -843,22 +846,23 @@ impl Engine {
                 self.ground.office.registered(&contact, refreshed);
             }
             registrar::Action::Unregistered { contact, reason } => {
-                tracing::info!(mac = %contact.mac, user = %contact.user, reason, "unregistered");
-                self.watching.handle_unregistered(&contact.user);
                 self.write(Write::Remove { user: contact.user.clone(), uri: contact.uri.clone() });
-                self.ground.office.unregistered(&contact);
-                self.events.tell(Event::Unregistered {
-                    mac: contact.mac,
-                    user: contact.user,
-                    contact: contact.uri,
-                    reason: reason.to_owned(),
-                });
+                self.unregistered(contact, reason);
             }
+            registrar::Action::Outdated { contact } => self.unregistered(contact, "its binding has ended"),
             registrar::Action::Refused { user, mac, flow, reason } => {
                 tracing::info!(%mac, %user, peer = %flow.peer, %reason, "registration refused");
                 self.events.tell(Event::RegisterRefused { user, source: flow.peer, reason });
             }
         }
+    }
+
+    fn unregistered(&mut self, contact: registrar::Contact, reason: &str) {
+        tracing::info!(mac = %contact.mac, user = %contact.user, reason, "unregistered");
+        self.watching.handle_unregistered(&contact.user);
+        self.ground.office.unregistered(&contact);
+        let registrar::Contact { mac, user, uri, .. } = contact;
+        self.events.tell(Event::Unregistered { mac, user, contact: uri, reason: reason.to_owned() });
     }
 
     fn write(&self, write: Write) {
@@ -1001,6 +1005,7 @@ fn record(contact: &registrar::Contact, now: Instant, wall: Timestamp) -> Contac
         user: contact.user.clone(),
         mac: contact.mac,
         line: contact.line,
+        generation: contact.generation,
         uri: contact.uri.clone(),
         flow: contact.flow.to_string(),
         call_id: contact.call_id.clone(),
@@ -1010,17 +1015,21 @@ fn record(contact: &registrar::Contact, now: Instant, wall: Timestamp) -> Contac
     }
 }
 
-/// Puts back what was registered before a restart, as far as the identity is still the same.
-fn restore(now: Instant, registrar: &mut Registrar, records: Vec<ContactRecord>, accounts: &dyn Accounts) {
+/// Puts back what was registered before a restart, as far as the identity is still the same. Gives back what has expired
+/// meanwhile; a contact of an earlier generation is neither, see [`registrar::Action::Outdated`].
+fn restore(now: Instant, registrar: &mut Registrar, records: Vec<ContactRecord>, accounts: &dyn Accounts) -> Vec<ContactRecord> {
     let wall = Timestamp::of(SystemTime::now());
-    let mut restored = 0;
+    let (mut restored, mut expired) = (0, Vec::new());
     for record in records {
         let left = record.expires.secs_since(wall);
-        let Some(account) = accounts.account(&auth_user(record.mac, record.line)) else { continue };
-        let (Ok(flow), Ok(left)) = (record.flow.parse::<Flow>(), u64::try_from(left)) else { continue };
-        if account.user != record.user || left == 0 {
+        let account = accounts.account(&auth_user(record.mac, record.line));
+        let Some(account) = account.filter(|account| (account.generation, &account.user) == (record.generation, &record.user)) else {
             continue;
-        }
+        };
+        let (Ok(flow), Ok(left @ 1..)) = (record.flow.parse::<Flow>(), u64::try_from(left)) else {
+            expired.push(record);
+            continue;
+        };
         restored += 1;
         registrar.restore(
             now,
@@ -1044,6 +1053,7 @@ fn restore(now: Instant, registrar: &mut Registrar, records: Vec<ContactRecord>,
     if restored > 0 {
         tracing::info!(contacts = restored, "registered phones restored");
     }
+    expired
 }
 
 /// The digest user name of a device's line.

@@ -1,4 +1,6 @@
 //! A phone on a desk: takes an address, boots, registers, calls and is called, obeys check-sync. One task per phone.
+//! Of a server that is gone it does not despair: it asks again for a file that did not come, lives on with the account
+//! that it has, registers again, and gives up an address that nobody renews.
 //!
 //! ```text
 //!  plugged in ─► DHCP ─► files ─► REGISTER ─► on the desk ──check-sync, poll──► files ─► …
@@ -46,6 +48,9 @@ use crate::{
 
 /// How a phone that could not boot or register waits before it tries again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// A file that did not come, as the server is gone or broke off, is asked for so often, with pauses of so long.
+const FETCH_TRIES: u32 = 3;
+const FETCH_AGAIN: Duration = Duration::from_secs(1);
 /// Longest wait for an address before the phone says that there is none.
 const DHCP_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -125,7 +130,7 @@ impl Phone {
         let (orders, inbox) = mpsc::channel(64);
         let (tell, news) = mpsc::channel(4096);
         let (mac, make) = (config.mac, config.make.clone());
-        let task = tokio::spawn(Desk { config, tell, last_address: None }.run(inbox));
+        let task = tokio::spawn(Desk { config, tell, last_address: None, account: None }.run(inbox));
         Self { mac, make, orders, news, task }
     }
 
@@ -150,6 +155,8 @@ struct Desk {
     config: Config,
     tell: mpsc::Sender<News>,
     last_address: Option<Ipv4Addr>,
+    /// What its last good files said, as a phone keeps it in flash.
+    account: Option<Account>,
 }
 
 /// Why the phone left the desk's ordinary life.
@@ -178,16 +185,21 @@ impl Desk {
                 }
             };
             loop {
-                let account = match self.boot(&connected).await {
-                    Outcome::Ready(account) => account,
-                    Outcome::Refused(fault) => {
+                let account = match (self.boot(&connected).await, self.account.take()) {
+                    (Outcome::Ready(account), _) => *account,
+                    (Outcome::Refused(fault), kept) => {
                         self.say(News::BootFailed { reason: fault.to_string() });
-                        tokio::time::sleep(TRY_AGAIN).await;
-                        continue;
+                        let Some(kept) = kept else {
+                            tokio::time::sleep(TRY_AGAIN).await;
+                            continue;
+                        };
+                        // It goes on with what it has, and looks again soon.
+                        Account { poll_secs: Some(TRY_AGAIN.as_secs() as u32), ..kept }
                     }
                 };
+                self.account = Some(account.clone());
                 self.say(News::Booted { user: account.user.clone(), hotline: account.hotline.clone() });
-                let again = match Line::open(&self, *account, connected.address).await {
+                let again = match Line::open(&self, account, connected.address).await {
                     Ok(mut line) => line.live(&mut connected, &mut orders).await,
                     Err(reason) => {
                         self.say(News::BootFailed { reason });
@@ -262,8 +274,7 @@ impl Desk {
     async fn boot(&self, connected: &Connected) -> Outcome {
         let mut boot = Boot::new(self.config.make.clone(), self.config.mac, &connected.server);
         while let Some(name) = boot.poll_fetch() {
-            let path = connected.server.path(&name);
-            match self.fetch(connected, &path).await {
+            match self.fetch_stubbornly(connected, &name).await {
                 Ok(Some(bytes)) => {
                     self.say(News::Fetched { name, bytes: bytes.len() });
                     boot.handle_file(Some(&bytes));
@@ -272,13 +283,25 @@ impl Desk {
                     self.say(News::Missing { name });
                     boot.handle_file(None);
                 }
-                Err(reason) => {
-                    self.say(News::FetchFailed { name, reason });
-                    boot.handle_file(None);
-                }
+                Err(_) => boot.handle_file(None),
             }
         }
         boot.outcome()
+    }
+
+    async fn fetch_stubbornly(&self, connected: &Connected, name: &str) -> Result<Option<Vec<u8>>, String> {
+        let path = connected.server.path(name);
+        let mut tries = 1;
+        loop {
+            let fetched = self.fetch(connected, &path).await;
+            let Err(reason) = &fetched else { return fetched };
+            self.say(News::FetchFailed { name: name.to_owned(), reason: reason.clone() });
+            if tries == FETCH_TRIES {
+                return fetched;
+            }
+            tries += 1;
+            tokio::time::sleep(FETCH_AGAIN).await;
+        }
     }
 
     /// `None`: the server has no such file.
@@ -415,7 +438,7 @@ impl<'a> Line<'a> {
                     None => std::future::pending().await,
                 },
                 Some(heard) = self.ear.recv() => self.desk.say(News::Heard(heard)),
-                _ = renewals(&mut connected.lease) => {}
+                () = lost(&mut connected.lease) => self.again = Some(Again::Reboot),
                 () = sleep_until(wake) => {}
             }
         }
@@ -664,16 +687,16 @@ fn credentials(account: &Account) -> Credentials {
     Credentials { username: username.clone(), secret: account.password.clone() }
 }
 
-/// Keeps the lease alive while the phone does other things.
-async fn renewals(lease: &mut Option<LoopbackClient>) {
-    match lease {
-        Some(client) => {
-            if client.event().await.is_err() {
-                std::future::pending::<()>().await;
+/// Keeps the lease alive while the phone does other things. Ends when the address is not the phone's any more.
+async fn lost(lease: &mut Option<LoopbackClient>) {
+    if let Some(client) = lease {
+        while let Ok(event) = client.event().await {
+            if matches!(event, ClientEvent::Refused { .. } | ClientEvent::Expired) {
+                return;
             }
         }
-        None => std::future::pending().await,
     }
+    std::future::pending().await
 }
 
 async fn fetch_tftp(local: IpAddr, server: &Server, path: &str) -> Result<Option<Vec<u8>>, String> {

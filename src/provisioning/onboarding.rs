@@ -13,7 +13,6 @@ use std::{
 
 use super::{
     duplicates::Heard,
-    identities::provisional_user,
     reload::{Proof, Run, Step},
 };
 use crate::{
@@ -195,29 +194,31 @@ impl Core {
                 device.bindings.insert(binding.line, binding);
             }
         }
+        let mut contacts = contacts;
+        // The latest counts.
+        contacts.sort_by_key(|contact| (contact.generation, contact.expires));
         for contact in contacts {
-            if let Some(device) = self.devices.get_mut(&contact.mac) {
-                // One of an earlier generation is left when the server was killed right after a bind: the phone is told
-                // there, but it is not registered.
-                let owner = device.bindings.get(&contact.line).map(|binding| binding.extension.to_string());
-                if contact.user == owner.unwrap_or_else(|| provisional_user(contact.mac)) {
-                    device.registered.insert(contact.line);
-                }
-                if let Ok(flow) = contact.flow.parse() {
-                    device.contact = Some(Contact { line: contact.line, user: contact.user, uri: contact.uri, flow });
-                }
+            let Some(device) = self.devices.get_mut(&contact.mac) else { continue };
+            device.holds = Some(contact.generation);
+            // One of an earlier generation is where the phone is told to reload, but it is not registered.
+            if contact.generation == device.record.generation && contact.expires > now.wall {
+                device.registered.insert(contact.line);
+            }
+            if let Ok(flow) = contact.flow.parse() {
+                device.contact = Some(Contact { line: contact.line, user: contact.user, uri: contact.uri, flow });
             }
         }
         let mut macs: Vec<_> = self.devices.keys().copied().collect();
         macs.sort_unstable();
         for mac in macs {
             let Some(device) = self.devices.get(&mac) else { continue };
-            let absent = device.registered.is_empty();
-            let told_again = device.record.state != DeviceState::Provisional || absent;
-            if device.record.state == DeviceState::InService && absent {
-                self.apply(now, mac, Fact::Unregistered);
-            } else if told_again {
-                self.apply(now, mac, Fact::Restarted);
+            let generation = device.record.generation;
+            match (device.record.state, device.registered.is_empty()) {
+                (DeviceState::InService, true) => self.apply(now, mac, Fact::Unregistered),
+                (DeviceState::InService | DeviceState::Provisional, false) => {}
+                // It came back before the stop; only its record was behind.
+                (DeviceState::Bound | DeviceState::Reloading, false) => self.apply(now, mac, Fact::Registered { generation }),
+                _ => self.apply(now, mac, Fact::Restarted),
             }
         }
     }

@@ -80,6 +80,9 @@ pub enum Action {
     Registered { contact: Contact, expires_secs: u32, refreshed: bool },
     /// A contact is gone. To be removed from the store.
     Unregistered { contact: Contact, reason: &'static str },
+    /// The binding that it was made for has ended: nobody is called there any more. It stays in the store until the device
+    /// registers anew, as the phone is told there to reload, also by a server that was restarted meanwhile.
+    Outdated { contact: Contact },
     /// A REGISTER by somebody who is who they say, and may not have what they ask.
     Refused { user: String, mac: MacAddr, flow: Flow, reason: String },
 }
@@ -197,8 +200,11 @@ impl Registrar {
     pub fn drop_generation_below(&mut self, mac: MacAddr, generation: Generation) -> usize {
         let old: Vec<_> = self.ids_of(mac, |contact| contact.generation < generation);
         for id in &old {
-            self.remove(*id, "its binding has ended");
+            if let Some(contact) = self.take(*id) {
+                self.actions.push_back(Action::Outdated { contact });
+            }
         }
+        metrics::gauge!("plugtone_sip_contacts").set(self.contacts.len() as f64);
         old.len()
     }
 
@@ -467,13 +473,14 @@ mod tests {
             self.registrar.contacts(user).map(|c| c.uri.clone()).collect()
         }
 
-        /// `+uri` and `-uri`.
+        /// `+uri`, `-uri`, and `~uri` of an ended binding.
         fn changes(&mut self) -> Vec<String> {
             let mut seen = Vec::new();
             while let Some(action) = self.registrar.poll_action() {
                 seen.push(match action {
                     Action::Registered { contact, refreshed, .. } => format!("{}{}", if refreshed { "=" } else { "+" }, contact.uri),
                     Action::Unregistered { contact, .. } => format!("-{}", contact.uri),
+                    Action::Outdated { contact } => format!("~{}", contact.uri),
                     Action::Refused { reason, .. } => format!("!{reason}"),
                 });
             }
@@ -565,7 +572,7 @@ mod tests {
         bed.registrar.handle_timeout(bed.at(100));
         assert_eq!(bed.changes(), ["-sip:2042@10.0.0.6"]);
         assert_eq!(bed.registrar.drop_generation_below(bound.mac, 3), 1);
-        assert_eq!(bed.changes(), ["-sip:2041@10.0.0.5"]);
+        assert_eq!(bed.changes(), ["~sip:2041@10.0.0.5"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub use sqlite::Sqlite;
 
 use async_trait::async_trait;
 
-use crate::model::{BindingRecord, DeviceRecord, Extension, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
+use crate::model::{BindingRecord, DeviceRecord, Extension, Generation, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -43,6 +43,8 @@ pub struct ContactRecord {
     pub user: String,
     pub mac: MacAddr,
     pub line: LineNumber,
+    /// Of the secret that it was registered with. One of the past is no registration, but where the phone is told to reload.
+    pub generation: Generation,
     /// The contact URI as registered.
     pub uri: String,
     /// Where its last REGISTER came from, and how, as `udp 10.0.0.5:5060`.
@@ -147,6 +149,7 @@ pub trait Store: Send + Sync + 'static {
 
     // --- contacts, written behind
     async fn contacts(&self) -> Result<Vec<ContactRecord>>;
+    /// The device's contacts of earlier generations go with it.
     async fn save_contact(&self, contact: ContactRecord) -> Result<()>;
     async fn remove_contact(&self, user: &str, uri: &str) -> Result<()>;
 

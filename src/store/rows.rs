@@ -351,7 +351,7 @@ pub(super) fn prune_events(db: &Connection, before: Timestamp) -> Result<usize> 
 // --- contacts
 
 pub(super) fn contacts(db: &Connection) -> rusqlite::Result<Vec<ContactRecord>> {
-    all(db, "SELECT user, mac, line, uri, flow, call_id, cseq, user_agent, expires_ms FROM contacts", &[], |row| {
+    all(db, "SELECT user, mac, line, uri, flow, call_id, cseq, user_agent, expires_ms, generation FROM contacts", &[], |row| {
         Ok(ContactRecord {
             user: row.get(0)?,
             mac: text(row, 1)?,
@@ -362,16 +362,21 @@ pub(super) fn contacts(db: &Connection) -> rusqlite::Result<Vec<ContactRecord>> 
             cseq: row.get(6)?,
             user_agent: row.get(7)?,
             expires: Timestamp(row.get(8)?),
+            generation: row.get(9)?,
         })
     })
 }
 
 pub(super) fn save_contact(db: &Connection, contact: &ContactRecord) -> Result<()> {
+    let what = "save a contact";
+    // One file carries all lines: a line that is back with a newer secret shows that the others' are of the past.
+    let past = params![contact.mac.to_string(), contact.generation];
+    run(db, what, "DELETE FROM contacts WHERE mac = ?1 AND generation < ?2", past)?;
     run(
         db,
-        "save a contact",
-        "INSERT OR REPLACE INTO contacts (user, uri, mac, line, flow, call_id, cseq, user_agent, expires_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        what,
+        "INSERT OR REPLACE INTO contacts (user, uri, mac, line, flow, call_id, cseq, user_agent, expires_ms, generation)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
             contact.user,
             contact.uri,
@@ -382,6 +387,7 @@ pub(super) fn save_contact(db: &Connection, contact: &ContactRecord) -> Result<(
             contact.cseq,
             contact.user_agent,
             contact.expires.0,
+            contact.generation,
         ],
     )
     .map(drop)

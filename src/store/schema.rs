@@ -156,6 +156,11 @@ CREATE TABLE subscriptions (
   expires_ms  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 "#,
+    r#"
+-- Of the secret that the contact was registered with: only one of the device's present generation is a registration.
+ALTER TABLE contacts ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+UPDATE contacts SET generation = coalesce((SELECT d.generation FROM devices d WHERE d.mac = contacts.mac), 0);
+"#,
 ];
 
 /// The newest schema that this program knows.

@@ -2,4 +2,5 @@
 
 mod a_new_phone_is_plugged_in;
 pub mod office;
+mod power_cut;
 mod what_goes_wrong;
