@@ -58,7 +58,7 @@ fn registration(n: u8, generation: u32) -> Registration {
         uri: format!("sip:any@{peer}"),
         flow: Flow::udp("10.0.0.1:5060".parse().expect("address"), peer),
     };
-    Registration { mac: mac(n), generation, contact }
+    Registration { mac: mac(n), generation, contact, call_id: "its only one".into() }
 }
 
 // --- the core, in time
@@ -269,6 +269,20 @@ fn two_phones_that_claim_one_mac_are_told_apart_from_one_that_moves() {
     assert_eq!(heard(&[(0, 5), (10, 6), (20, 5), (30, 6)]), ["duplicate 10.0.0.5 10.0.0.6"]);
     assert_eq!(heard(&[(0, 5), (10, 6), (20, 5), (30, 6), (40, 5), (50, 6)]).len(), 1, "said once, not with each packet");
     assert_eq!(heard(&[(0, 5), (1000, 6), (2000, 5), (3000, 6)]), [""; 0], "from one desk to the other, every quarter of an hour");
+}
+
+#[test]
+fn two_phones_that_are_leased_one_address_are_told_apart_by_how_they_register() {
+    let heard = |registrations: &[(u64, &str)]| {
+        let mut script = Script::new(1).with_phone(1);
+        for (secs, call_id) in registrations {
+            script.core.handle_registered(script.at(secs * 1000), Registration { call_id: (*call_id).into(), ..registration(1, 0) });
+        }
+        script.said().into_iter().filter(|said| said.starts_with("duplicate")).collect::<Vec<_>>()
+    };
+    assert_eq!(heard(&[(0, "a"), (60, "a"), (120, "b"), (180, "c"), (240, "d")]), [""; 0], "it restarts, and restarts");
+    assert_eq!(heard(&[(0, "a"), (1800, "b"), (3600, "a"), (5400, "b")]), ["duplicate 10.0.0.1 10.0.0.1"]);
+    assert_eq!(heard(&[(0, "a"), (10, "b"), (20, "a"), (30, "b"), (40, "a"), (50, "b")]).len(), 1, "said once");
 }
 
 #[test]

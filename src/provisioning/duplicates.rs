@@ -1,25 +1,27 @@
 //! Finds two boxes that claim one MAC: a phone may move from one address to another, but not to and fro. Pure.
 //!
-//! Fed with each place that a MAC is heard from. Not here: what follows from it. The device keeps its owner, its file goes
-//! to the holder of the lease only, and people are told.
+//! Fed with each place that a MAC is heard from, and with each registration: two boxes on one segment are leased the same
+//! address, as DHCP knows them by their MAC, and then only the Call-IDs of their REGISTERs tell them apart. Not here: what
+//! follows from it. The device keeps its owner, its file goes to the holder of the lease only, and people are told.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     time::{Duration, Instant},
 };
+
+use crate::model::LineNumber;
 
 /// Two places that alternate within this time are two boxes.
 const ALTERNATES: Duration = Duration::from_secs(300);
 /// The same pair is told again after this long.
 const DUPLICATE_AGAIN: Duration = Duration::from_secs(600);
 
-/// The places that a MAC is heard from, to find two boxes with one MAC.
+/// What a MAC is heard from, to find two boxes with one MAC.
 #[derive(Default)]
 pub(super) struct Heard {
-    here: Option<(IpAddr, Instant)>,
-    before: Option<(IpAddr, Instant)>,
-    /// How often it went back to where it had just been.
-    returns: u32,
+    places: ToAndFro<IpAddr>,
+    registrations: BTreeMap<LineNumber, ToAndFro<(String, IpAddr)>>,
     told: Option<Instant>,
 }
 
@@ -27,25 +29,60 @@ impl Heard {
     /// The device is heard from `source`. Gives both places when two boxes must be behind it: one box may move, but it
     /// does not go to and fro.
     pub(super) fn at(&mut self, now: Instant, source: IpAddr) -> Option<(IpAddr, IpAddr)> {
-        let Some((here, _)) = self.here.filter(|(here, _)| here.is_ipv4() == source.is_ipv4()) else {
-            // IPv4 and IPv6 of one phone are not two places.
-            if self.here.is_none() {
-                self.here = Some((source, now));
-            }
-            return None;
-        };
-        if here == source {
-            self.here = Some((source, now));
+        // IPv4 and IPv6 of one phone are not two places.
+        if self.places.here.as_ref().is_some_and(|(here, _)| here.is_ipv4() != source.is_ipv4()) {
             return None;
         }
-        let returned = self.before.is_some_and(|(place, at)| place == source && now.saturating_duration_since(at) < ALTERNATES);
+        let here = self.places.at(now, source, Some(ALTERNATES))?;
+        self.tells(now).then_some((here, source))
+    }
+
+    /// A line registered, or refreshed its registration. Gives where the two boxes are. However long it takes: a Call-ID
+    /// that a phone has left never comes back (RFC 3261 §10.2.4).
+    pub(super) fn registers(&mut self, now: Instant, line: LineNumber, call_id: &str, source: IpAddr) -> Option<(IpAddr, IpAddr)> {
+        let registrations = self.registrations.entry(line).or_default();
+        let (_, other) = registrations.at(now, (call_id.to_owned(), source), None)?;
+        self.tells(now).then_some((other, source))
+    }
+
+    /// Not with each packet.
+    fn tells(&mut self, now: Instant) -> bool {
+        let lately = self.told.is_some_and(|told| now.saturating_duration_since(told) < DUPLICATE_AGAIN);
+        if !lately {
+            self.told = Some(now);
+        }
+        !lately
+    }
+}
+
+/// Something that may change, but not back, again and again.
+struct ToAndFro<T> {
+    here: Option<(T, Instant)>,
+    before: Option<(T, Instant)>,
+    /// How often it went back to where it had just been.
+    returns: u32,
+}
+
+impl<T> Default for ToAndFro<T> {
+    fn default() -> Self {
+        Self { here: None, before: None, returns: 0 }
+    }
+}
+
+impl<T: PartialEq> ToAndFro<T> {
+    /// The other of the two, when it has gone back twice; a return counts within so long only.
+    fn at(&mut self, now: Instant, place: T, within: Option<Duration>) -> Option<T>
+    where
+        T: Clone,
+    {
+        if self.here.as_ref().is_none_or(|(here, _)| *here == place) {
+            self.here = Some((place, now));
+            return None;
+        }
+        let soon = |at: Instant| within.is_none_or(|within| now.saturating_duration_since(at) < within);
+        let returned = self.before.as_ref().is_some_and(|(before, at)| *before == place && soon(*at));
         self.returns = if returned { self.returns + 1 } else { 0 };
-        self.before = self.here.replace((source, now));
-        let told_lately = self.told.is_some_and(|told| now.saturating_duration_since(told) < DUPLICATE_AGAIN);
-        if self.returns < 2 || told_lately {
-            return None;
-        }
-        self.told = Some(now);
-        Some((here, source))
+        self.before = self.here.replace((place, now));
+        self.before.as_ref().filter(|_| self.returns >= 2).map(|(other, _)| other.clone())
     }
 }

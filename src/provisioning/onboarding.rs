@@ -99,12 +99,14 @@ pub struct Registration {
     /// Of the secret that it was made with.
     pub generation: Generation,
     pub contact: Contact,
+    /// Of the REGISTER: a phone keeps one until it restarts.
+    pub call_id: String,
 }
 
 impl From<&sip::Contact> for Registration {
     fn from(contact: &sip::Contact) -> Self {
-        let sip::Contact { mac, line, generation, user, uri, flow, .. } = contact.clone();
-        Self { mac, generation, contact: Contact { line, user, uri, flow } }
+        let sip::Contact { mac, line, generation, user, uri, flow, call_id, .. } = contact.clone();
+        Self { mac, generation, contact: Contact { line, user, uri, flow }, call_id }
     }
 }
 
@@ -241,11 +243,7 @@ impl Core {
             let (family, model) = (device.record.family.clone(), device.record.model.clone());
             self.actions.push_back(Action::Tell(Event::DeviceSeen { mac, family, model, source }));
         }
-        if let Some((known, other)) = duplicate {
-            metrics::counter!("plugtone_onboarding_duplicate_macs_total").increment(1);
-            let reason = "both are heard by turns".to_owned();
-            self.actions.push_back(Action::Tell(Event::DuplicateMac { mac, known, other, reason }));
-        }
+        self.tell_duplicate(mac, duplicate, "both are heard by turns");
         self.apply(now, mac, if recognised { Fact::Recognised } else { Fact::Seen });
         self.nudge(now, mac);
     }
@@ -291,11 +289,13 @@ impl Core {
         let source = registration.contact.flow.peer.ip().to_canonical();
         self.handle_sighting(now, Sighting { address: Some(source), phone: true, ..Sighting::of(mac) });
         let Some(device) = self.devices.get_mut(&mac) else { return };
+        let duplicate = device.heard.registers(now.instant, registration.contact.line, &registration.call_id, source);
         if registration.generation == device.record.generation {
             device.registered.insert(registration.contact.line);
             device.contact = Some(registration.contact);
             device.holds = Some(registration.generation);
         }
+        self.tell_duplicate(mac, duplicate, "both register by turns");
         self.apply(now, mac, Fact::Registered { generation: registration.generation });
     }
 
@@ -513,6 +513,12 @@ impl Core {
                 Effect::Done => self.done(mac, step.life.state != before.state),
             }
         }
+    }
+
+    fn tell_duplicate(&mut self, mac: MacAddr, places: Option<(IpAddr, IpAddr)>, reason: &str) {
+        let Some((known, other)) = places else { return };
+        metrics::counter!("plugtone_onboarding_duplicate_macs_total").increment(1);
+        self.actions.push_back(Action::Tell(Event::DuplicateMac { mac, known, other, reason: reason.to_owned() }));
     }
 
     fn drop_contacts(&mut self, mac: MacAddr) {
