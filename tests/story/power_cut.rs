@@ -175,7 +175,10 @@ impl Office {
 
     async fn gives(&self, mac: MacAddr, login: &str) -> Value {
         let body = json!({ "login": login }).to_string();
-        self.api(&format!("/devices/{mac}/binding"), &["-X", "PUT", "-H", "Content-Type: application/json", "-d", &body]).await
+        let more = ["-X", "PUT", "-H", "Content-Type: application/json", "-d", &body];
+        let binding = self.api(&format!("/devices/{mac}/binding"), &more).await;
+        assert!(binding["extension"].is_string(), "a phone that is plugged in can be given away: {binding}");
+        binding
     }
 
     async fn bindings(&self) -> Vec<Value> {
