@@ -1,6 +1,8 @@
 //! Calls over real sockets, against SIPp with scenarios of our own (`tests/sipp/`): phones that register, call, cancel,
 //! hold and hang up. The engine is whole; only the identities come from a table.
 
+mod transports;
+
 use std::{
     collections::HashMap,
     fs,
@@ -100,10 +102,15 @@ impl Bed {
 
     async fn at(udp: SocketAddr, folder: TempDir, change: impl FnOnce(&mut call::Settings)) -> Self {
         let anywhere = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
-        Self::speaking(sip::settings::Settings { udp: vec![udp], tcp: anywhere, ..Default::default() }, folder, change).await
+        let sip = sip::settings::Settings { udp: vec![udp], tcp: anywhere, ..Default::default() };
+        Self::speaking(sip, folder, change).await
     }
 
     async fn speaking(sip: sip::settings::Settings, folder: TempDir, change: impl FnOnce(&mut call::Settings)) -> Self {
+        Self::listening(sip.check().unwrap(), folder, change).await
+    }
+
+    async fn listening(sip: sip::settings::Config, folder: TempDir, change: impl FnOnce(&mut call::Settings)) -> Self {
         let mut calls = call::Settings::default();
         calls.emergency.insert("112".into(), vec!["2041".parse().unwrap()]);
         change(&mut calls);
@@ -122,7 +129,7 @@ impl Bed {
             tones: Country::Eu,
             service,
         };
-        let running = call::worker::start(sip.check().unwrap(), calls.check().unwrap(), neighbours).await.expect("the engine");
+        let running = call::worker::start(sip, calls.check().unwrap(), neighbours).await.expect("the engine");
         Self { running, service: inbox, events, store, media, folder }
     }
 
@@ -142,12 +149,13 @@ impl Bed {
         let file = folder.path().join("scenario.xml");
         fs::write(&file, text).expect("written");
         let server = if transport == "t1" { self.running.tcp[0] } else { self.running.udp[0] };
+        let host = if server.is_ipv6() { format!("[{}]", server.ip()) } else { server.ip().to_string() };
         let user = People::new().0[&format!("{}-1", mac(last).bare())].user.clone();
         // SIPp would sign for the server's URI and not for the one that it calls.
         let signs_for = if dials == "x" { server.to_string() } else { format!("{dials}@{server}") };
         let child = Command::new("sipp")
             .arg(server.to_string())
-            .args(["-sf", file.to_str().unwrap(), "-i", "127.0.0.1", "-p", &port.to_string(), "-t", transport])
+            .args(["-sf", file.to_str().unwrap(), "-i", &host, "-p", &port.to_string(), "-t", transport])
             .args(["-mp", &free_port().to_string(), "-m", "1", "-nostdin", "-timeout", "20", "-timeout_error", "-trace_err", "-trace_msg"])
             .args(["-au", &format!("{}-1", mac(last).bare()), "-ap", password, "-key", "user", &user, "-s", dials])
             .args(["-auth_uri", &signs_for])
@@ -249,10 +257,11 @@ fn free_port() -> u16 {
     }
 }
 
-/// Whether somebody has bound the UDP port; asked without touching it.
+/// Whether somebody has bound the port; asked without touching it.
 fn is_bound(port: u16) -> bool {
-    let table = fs::read_to_string("/proc/net/udp").expect("/proc/net/udp");
-    table.lines().filter_map(|line| line.split_whitespace().nth(1)).any(|local| local.ends_with(&format!(":{port:04X}")))
+    let table = |name| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
+    let tables: String = ["udp", "udp6", "tcp", "tcp6"].map(table).concat();
+    tables.lines().filter_map(|line| line.split_whitespace().nth(1)).any(|local| local.ends_with(&format!(":{port:04X}")))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,7 @@ mod routes;
 mod sip_differential;
 mod sip_tls;
 mod sip_transport;
+mod sip_ws;
 mod store;
 mod story;
 mod tree;

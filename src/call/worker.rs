@@ -199,6 +199,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     let now = Instant::now();
     let mut endpoint_config = sip.endpoint;
     endpoint_config.ports = transports.ports();
+    endpoint_config.abilities.extensions.push(registrar::OUTBOUND);
     Watching::announce(&mut endpoint_config);
     let mut endpoint = Endpoint::new(endpoint_config, seed);
     let verifier = Verifier::new(sip.verifier, endpoint.ids().seed(), now);

@@ -13,7 +13,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -32,7 +32,8 @@ use super::{
         server::Server,
         server_invite::{Received, ServerInvite},
     },
-    transport::{Flow, Ports, Transmit},
+    transport::{Flow, Ports, Transmit, Transport},
+    uri::Uri,
 };
 
 /// A request that we sent.
@@ -86,6 +87,13 @@ impl Default for Config {
     }
 }
 
+/// A longer request goes by TCP where it can: a datagram that is cut on its way is often lost (RFC 3261 §18.1.1).
+const LONGEST_DATAGRAM: usize = 1300;
+/// Phones do learn TCP, with a new firmware or another setting.
+const ASK_TCP_AGAIN: Duration = Duration::from_secs(3600);
+/// Peers without TCP that are remembered.
+const MOST_WITHOUT_TCP: usize = 10_000;
+
 pub struct Endpoint {
     config: Config,
     ids: Ids,
@@ -95,6 +103,8 @@ pub struct Endpoint {
     /// By From tag, Call-ID and CSeq: finds a request that came by two ways (RFC 3261 §8.2.2.2).
     merges: HashMap<Box<[u8]>, ServerTx>,
     clients: HashMap<ClientTx, ClientEntry>,
+    /// Peers that took no TCP, and when that was seen.
+    without_tcp: HashMap<SocketAddr, Instant>,
     cancels: HashMap<ClientTx, CancelEntry>,
     timers: BinaryHeap<Reverse<(Instant, TimerKey)>>,
     transmits: VecDeque<Transmit>,
@@ -135,6 +145,8 @@ struct ClientEntry {
     machine: ClientMachine,
     flow: Flow,
     bytes: Bytes,
+    /// Too long for a datagram and so sent by TCP: by UDP after all, if the peer has no TCP. Until something was heard.
+    datagram: Option<Box<Transmit>>,
     /// Second half of the branch: an answer must know it.
     nonce: u64,
     cancel_wanted: bool,
@@ -160,6 +172,7 @@ impl Endpoint {
             server_keys: HashMap::new(),
             merges: HashMap::new(),
             clients: HashMap::new(),
+            without_tcp: HashMap::new(),
             cancels: HashMap::new(),
             timers: BinaryHeap::new(),
             transmits: VecDeque::new(),
@@ -228,11 +241,36 @@ impl Endpoint {
         let failed: Vec<_> =
             self.clients.iter().filter(|(_, entry)| same(&entry.flow) && entry.machine.is_waiting()).map(|(tx, _)| *tx).collect();
         for tx in failed {
-            self.clients.remove(&tx);
-            self.events.push_back(Event::TransportFailed { tx });
+            if !self.send_as_datagram(now, tx) {
+                self.clients.remove(&tx);
+                self.events.push_back(Event::TransportFailed { tx });
+            }
         }
         self.cancels.retain(|_, entry| !same(&entry.flow));
-        let _ = now;
+    }
+
+    /// RFC 3261 §18.1.1: whom TCP does not reach gets the long request by UDP, and the next ones at once.
+    fn send_as_datagram(&mut self, now: Instant, tx: ClientTx) -> bool {
+        let Some(entry) = self.clients.get_mut(&tx) else { return false };
+        let Some(datagram) = entry.datagram.take() else { return false };
+        let Transmit { flow, bytes } = *datagram;
+        entry.machine = ClientMachine::new(now, matches!(entry.machine, ClientMachine::Invite(_)), self.config.timers, &flow);
+        (entry.flow, entry.bytes, entry.armed) = (flow, bytes.clone(), None);
+        if self.without_tcp.len() >= MOST_WITHOUT_TCP {
+            self.without_tcp.clear();
+        }
+        self.without_tcp.insert(flow.peer, now);
+        self.transmits.push_back(Transmit { flow, bytes });
+        self.settle_client(tx);
+        true
+    }
+
+    /// Whether a request to this URI may as well go by TCP: it does not say UDP, it is no phone behind NAT, whose address leads
+    /// nowhere, and it was not found to have none.
+    fn permits_tcp(&self, now: Instant, flow: &Flow, uri: &str) -> bool {
+        let found_without = self.without_tcp.get(&flow.peer).is_some_and(|at| now.saturating_duration_since(*at) < ASK_TCP_AGAIN);
+        let direct = |uri: Uri<'_>| uri.transport().is_none() && uri.socket_addr() == Some(flow.peer);
+        flow.transport == Transport::Udp && self.config.ports.tcp.is_some() && !found_without && Uri::parse(uri).is_ok_and(direct)
     }
 
     // --- the owner's wishes
@@ -275,15 +313,17 @@ impl Endpoint {
             return tx;
         }
         let nonce = self.ids.next_u64();
-        let bytes = self.encode(&flow, request.clone(), tx.0, nonce);
-        let reliable = flow.transport.is_reliable();
-        let machine = if request.method == Method::Invite {
-            ClientMachine::Invite(ClientInvite::new(now, self.config.timers, reliable))
-        } else {
-            ClientMachine::Other(Client::new(now, self.config.timers, reliable))
-        };
+        let (invite, permitted) = (request.method == Method::Invite, self.permits_tcp(now, &flow, &request.uri));
+        let mut bytes = self.encode(&flow, request.clone(), tx.0, nonce);
+        let (mut flow, mut datagram) = (flow, None);
+        if bytes.len() > LONGEST_DATAGRAM && permitted {
+            datagram = Some(Box::new(Transmit { flow, bytes }));
+            flow = Flow::tcp(flow.local, flow.peer);
+            bytes = self.encode(&flow, request, tx.0, nonce);
+        }
+        let machine = ClientMachine::new(now, invite, self.config.timers, &flow);
         self.transmits.push_back(Transmit { flow, bytes: bytes.clone() });
-        self.clients.insert(tx, ClientEntry { machine, flow, bytes, nonce, cancel_wanted: false, armed: None });
+        self.clients.insert(tx, ClientEntry { machine, flow, bytes, datagram, nonce, cancel_wanted: false, armed: None });
         self.settle_client(tx);
         tx
     }
@@ -488,6 +528,7 @@ impl Endpoint {
             metrics::counter!("plugtone_sip_dropped_total", "reason" => "stray_response").increment(1);
             return;
         };
+        entry.datagram = None;
         let tell = match &mut entry.machine {
             ClientMachine::Invite(machine) if method == Method::Invite => {
                 let heard = machine.handle_response(now, status);
@@ -601,6 +642,11 @@ impl ServerMachine {
 }
 
 impl ClientMachine {
+    fn new(now: Instant, invite: bool, timers: Timers, flow: &Flow) -> Self {
+        let reliable = flow.transport.is_reliable();
+        if invite { Self::Invite(ClientInvite::new(now, timers, reliable)) } else { Self::Other(Client::new(now, timers, reliable)) }
+    }
+
     fn is_waiting(&self) -> bool {
         match self {
             Self::Invite(machine) => machine.is_waiting(),
@@ -969,6 +1015,57 @@ mod tests {
         link.run_to(40_000);
         assert_eq!(link.heard(), ["failed"]);
         assert_eq!(link.lines(PHONE).len(), 1, "TCP repeats by itself");
+    }
+
+    #[test]
+    fn a_long_request_goes_by_tcp_where_there_is_some() {
+        let flow = Flow::udp("10.0.0.1:5060".parse().unwrap(), "10.0.0.5:5060".parse().unwrap());
+        let long = "x".repeat(1300);
+        let by = |endpoint: &mut Endpoint| {
+            let sent = std::iter::from_fn(|| endpoint.poll_transmit());
+            sent.map(|t| {
+                let via = String::from_utf8_lossy(&t.bytes).contains(&format!("Via: SIP/2.0/{} ", t.flow.transport.as_via()));
+                assert!(via, "Via says how it is sent");
+                t.flow.transport.as_str()
+            })
+            .collect::<Vec<_>>()
+        };
+        let now = Instant::now();
+        let start = || {
+            let ports = Ports { tcp: Some(5060), ..Ports::default() };
+            Endpoint::new(Config { ports, ..Config::default() }, [1; 32])
+        };
+        let send = |endpoint: &mut Endpoint, uri: &str, subject: &str| {
+            let mut request = request(Method::Invite).header_named("Subject", subject);
+            request.uri = uri.into();
+            endpoint.request(now, flow, request);
+            by(endpoint)
+        };
+        for (uri, subject, transport) in [
+            ("sip:2042@10.0.0.5", "short", "udp"),
+            ("sip:2042@10.0.0.5", &long, "tcp"),
+            ("sip:2042@10.0.0.5:5060", &long, "tcp"),
+            ("sip:2042@10.0.0.5;transport=UDP", &long, "udp"),
+            ("sip:2042@192.168.1.9", &long, "udp"),
+            ("sip:2042@phone.example.com", &long, "udp"),
+        ] {
+            assert_eq!(send(&mut start(), uri, subject), [transport], "{uri} {subject:.5}");
+        }
+        // Refused: by UDP after all, with its repetitions; the next one at once, but not for ever.
+        let mut endpoint = start();
+        assert_eq!(send(&mut endpoint, "sip:2042@10.0.0.5", &long), ["tcp"]);
+        endpoint.handle_transport_error(now, Flow { id: super::super::FlowId(3), ..Flow::tcp(flow.local, flow.peer) });
+        assert_eq!(by(&mut endpoint), ["udp"]);
+        endpoint.handle_timeout(now + Duration::from_millis(500));
+        assert_eq!(by(&mut endpoint), ["udp"]);
+        assert_eq!(send(&mut endpoint, "sip:2042@10.0.0.5", &long), ["udp"]);
+        assert!(endpoint.poll_event().is_none(), "the owner is not bothered");
+        endpoint.handle_transport_error(now, flow);
+        assert_eq!(std::iter::from_fn(|| endpoint.poll_event()).filter(|e| matches!(e, Event::TransportFailed { .. })).count(), 2);
+        let mut request = request(Method::Options).header_named("Subject", &long);
+        request.uri = "sip:2042@10.0.0.5".into();
+        endpoint.request(now + Duration::from_secs(3601), flow, request);
+        assert_eq!(by(&mut endpoint), ["tcp"]);
     }
 
     /// An endpoint alone, and what it answers to bytes.

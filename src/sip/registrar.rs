@@ -24,6 +24,11 @@ use super::{
     uri::Uri,
 };
 
+/// The option tag of RFC 5626: also what a Require may name.
+pub const OUTBOUND: &str = "outbound";
+/// So often a phone shall send a keep-alive: most NAT remembers a connection for longer, and UDP's phones know better themselves.
+const FLOW_TIMER_SECS: u32 = 120;
+
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Shorter wishes get 423 with this as Min-Expires.
@@ -152,10 +157,14 @@ impl Registrar {
         }
     }
 
-    /// A connection is gone. Its contacts stay: the next request tries the address that they named.
+    /// A connection is gone. Contacts that can be reached by it alone are gone too (RFC 5626 §5.3.1, RFC 7118 §5): those phones
+    /// make another and register again. Others stay: the next request tries the address that they named.
     pub fn handle_flow_closed(&mut self, flow: FlowId) {
         for id in self.by_flow.remove(&flow).unwrap_or_default() {
-            if let Some(contact) = self.contacts.get_mut(&id) {
+            let Some(contact) = self.contacts.get_mut(&id) else { continue };
+            if contact.reg_id != 0 || contact.flow.transport.is_web() {
+                self.remove(id, "its connection is gone");
+            } else {
                 contact.flow.id = FlowId::NONE;
                 if let Some(address) = Uri::parse(&contact.uri).ok().and_then(|uri| uri.socket_addr()) {
                     contact.flow.peer = address;
@@ -358,7 +367,13 @@ impl Registrar {
 
     /// The 200, with every contact of the user (RFC 3261 §10.3 step 8).
     fn list(&self, now: Instant, request: &Message, account: &Account) -> Response {
-        self.contacts(&account.user).fold(Response::to(request, 200), |response, contact| {
+        let mut response = Response::to(request, 200);
+        // RFC 5626 §6: it is told that its flow is what leads to it, and by when NAT must hear of it.
+        let kept = |c: &Contact| (c.mac, c.line) == (account.mac, account.line) && c.instance.is_some() && c.reg_id != 0;
+        if request.lists(Name::Supported, OUTBOUND) && self.contacts(&account.user).any(kept) {
+            response = response.header(Name::Require, OUTBOUND).header_named("Flow-Timer", FLOW_TIMER_SECS);
+        }
+        self.contacts(&account.user).fold(response, |response, contact| {
             let secs = contact.expires.saturating_duration_since(now).as_secs();
             let mut value = format!("<{}>;expires={secs}", contact.uri);
             if let Some(instance) = &contact.instance {

@@ -40,7 +40,7 @@ impl UserAgent {
     pub fn invite(&mut self, now: Instant, endpoint: &mut Endpoint, leg: LegId, invite: Invite) {
         let call_id = endpoint.ids().token();
         let tag = endpoint.ids().token();
-        let contact = contact(endpoint, &invite.flow, &invite.contact_user);
+        let contact = contact(endpoint, &invite.flow, &invite.contact_user, invite.uri.as_bytes());
         let (flow, login) = (invite.flow, invite.credentials.clone().map(Login::new));
         let calling = Calling { invite, call_id, tag, contact, cseq: 1, cancelled: false };
         let request = calling.request(endpoint);

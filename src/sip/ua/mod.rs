@@ -382,14 +382,16 @@ fn body_of(message: &Message) -> Option<Bytes> {
 }
 
 /// Our Contact: where requests within the dialog shall come.
-fn contact(endpoint: &Endpoint, flow: &Flow, user: &str) -> String {
-    let transport = flow.transport.as_uri_param();
+/// Who was called by `sips:` shall be answered by it (RFC 3261 §12.1.1).
+fn contact(endpoint: &Endpoint, flow: &Flow, user: &str, called: &[u8]) -> String {
+    let secure = flow.transport.is_secure() && called.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"sips:"));
+    let (scheme, transport) = if secure { ("sips", "") } else { ("sip", flow.transport.as_uri_param()) };
     let at = if user.is_empty() { "" } else { "@" };
-    let uri = format!("sip:{user}{at}{}{transport}", endpoint.sent_by(flow));
+    let uri = format!("{scheme}:{user}{at}{}{transport}", endpoint.sent_by(flow));
     // A user part that makes no URI is left out.
     match Uri::parse(&uri) {
         Ok(_) => format!("<{uri}>"),
-        Err(_) => format!("<sip:{}{transport}>", endpoint.sent_by(flow)),
+        Err(_) => format!("<{scheme}:{}{transport}>", endpoint.sent_by(flow)),
     }
 }
 

@@ -61,7 +61,7 @@ impl UserAgent {
         }
         let tag = endpoint.ids().token();
         let user = request.uri().ok().and_then(|uri| uri.raw_user().map(str::to_owned)).unwrap_or_default();
-        let contact = contact(endpoint, &flow, &user);
+        let contact = contact(endpoint, &flow, &user, request.raw_uri());
         let dialog = match Dialog::from_request(&request, &tag, &contact) {
             Ok(dialog) => dialog,
             Err(fault) => return endpoint.respond(now, tx, Response::fault(&request, &fault)),
