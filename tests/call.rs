@@ -27,9 +27,9 @@ use tempfile::TempDir;
 use tokio::{sync::mpsc, time::timeout};
 
 /// Everybody's password is their MAC backwards.
-struct People(HashMap<String, Account>);
+pub struct People(HashMap<String, Account>);
 
-fn mac(last: u8) -> MacAddr {
+pub fn mac(last: u8) -> MacAddr {
     MacAddr([0, 0x15, 0x65, 0, 0, last])
 }
 
@@ -39,7 +39,7 @@ fn password(mac: MacAddr) -> String {
 
 impl People {
     fn new() -> Self {
-        let people = [(1, "2041", "Ada"), (2, "2042", "Bo"), (3, "2042", "Bo"), (4, "new001565000004", "")];
+        let people = [(1, "2041", "Ada"), (2, "2042", "Bo"), (3, "2042", "Bo"), (4, "new001565000004", ""), (5, "2043", "Cy")];
         Self(
             people
                 .into_iter()
@@ -68,7 +68,7 @@ impl Accounts for People {
 
 impl Office for People {
     fn is_extension(&self, number: &str) -> bool {
-        ["2041", "2042", "2043"].contains(&number)
+        ["2041", "2042", "2043", "2044"].contains(&number)
     }
     fn display_name(&self, number: &str) -> String {
         self.0.values().find(|account| account.user == number).map(|a| a.display_name.clone()).unwrap_or_default()
@@ -77,30 +77,30 @@ impl Office for People {
     fn unregistered(&self, _: &registrar::Contact) {}
 }
 
-struct Bed {
-    running: call::Running,
-    service: mpsc::Receiver<ServiceCall>,
-    events: Arc<Mutex<Vec<Event>>>,
-    store: Arc<Sqlite>,
-    media: Media,
-    folder: TempDir,
+pub struct Bed {
+    pub running: call::Running,
+    pub service: mpsc::Receiver<ServiceCall>,
+    pub events: Arc<Mutex<Vec<Event>>>,
+    pub store: Arc<Sqlite>,
+    pub media: Media,
+    pub folder: TempDir,
 }
 
 impl Bed {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
-    async fn with(change: impl FnOnce(&mut call::Settings)) -> Self {
+    pub async fn with(change: impl FnOnce(&mut call::Settings)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         Self::within(folder, change).await
     }
 
-    async fn within(folder: TempDir, change: impl FnOnce(&mut call::Settings)) -> Self {
+    pub async fn within(folder: TempDir, change: impl FnOnce(&mut call::Settings)) -> Self {
         Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), folder, change).await
     }
 
-    async fn at(udp: SocketAddr, folder: TempDir, change: impl FnOnce(&mut call::Settings)) -> Self {
+    pub async fn at(udp: SocketAddr, folder: TempDir, change: impl FnOnce(&mut call::Settings)) -> Self {
         let anywhere = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
         let sip = sip::settings::Settings { udp: vec![udp], tcp: anywhere, ..Default::default() };
         Self::speaking(sip, folder, change).await
@@ -134,12 +134,12 @@ impl Bed {
     }
 
     /// Starts SIPp as the phone with this MAC. `edits` are replaced in the scenario.
-    fn phone(&self, last: u8, port: u16, scenario: &str, dials: &str, edits: &[(&str, &str)]) -> Sipp {
+    pub fn phone(&self, last: u8, port: u16, scenario: &str, dials: &str, edits: &[(&str, &str)]) -> Sipp {
         self.sipp(last, &password(mac(last)), port, scenario, dials, edits, "u1")
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn sipp(&self, last: u8, password: &str, port: u16, scenario: &str, dials: &str, edits: &[(&str, &str)], transport: &str) -> Sipp {
+    pub fn sipp(&self, last: u8, password: &str, port: u16, scenario: &str, dials: &str, edits: &[(&str, &str)], transport: &str) -> Sipp {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sipp").join(scenario);
         let mut text = fs::read_to_string(&source).expect("the scenario");
         for (from, to) in edits {
@@ -158,7 +158,7 @@ impl Bed {
             .args(["-sf", file.to_str().unwrap(), "-i", &host, "-p", &port.to_string(), "-t", transport])
             .args(["-mp", &free_port().to_string(), "-m", "1", "-nostdin", "-timeout", "20", "-timeout_error", "-trace_err", "-trace_msg"])
             .args(["-au", &format!("{}-1", mac(last).bare()), "-ap", password, "-key", "user", &user, "-s", dials])
-            .args(["-auth_uri", &signs_for])
+            .args(["-auth_uri", &signs_for, "-cid_str", "%u-%p-%s"])
             .current_dir(folder.path())
             .env("TERM", "dumb")
             .stdin(Stdio::null())
@@ -176,18 +176,18 @@ impl Bed {
     }
 
     /// Registers a phone and returns the port that it listens on.
-    async fn registers(&self, last: u8) -> u16 {
+    pub async fn registers(&self, last: u8) -> u16 {
         let port = free_port();
         self.phone(last, port, "register.xml", "x", &[("EXPECTED", "200")]).succeeds().await;
         port
     }
 
-    fn happened(&self, what: impl Fn(&Event) -> bool) -> bool {
+    pub fn happened(&self, what: impl Fn(&Event) -> bool) -> bool {
         self.events.lock().unwrap().iter().any(what)
     }
 
     /// Waits until something is told.
-    async fn tells(&self, what: impl Fn(&Event) -> bool) {
+    pub async fn tells(&self, what: impl Fn(&Event) -> bool) {
         let until = Instant::now() + Duration::from_secs(10);
         while !self.happened(&what) {
             assert!(Instant::now() < until, "not told; but: {:#?}", self.events.lock().unwrap());
@@ -196,7 +196,7 @@ impl Bed {
     }
 
     /// Waits until somebody watches this, and until that is on disk.
-    async fn watched(&self, resource: &str) {
+    pub async fn watched(&self, resource: &str) {
         let until = Instant::now() + Duration::from_secs(10);
         while !self.store.subscriptions().await.expect("listed").iter().any(|kept| kept.resource == resource) {
             assert!(Instant::now() < until, "nobody watches {resource}");
@@ -204,20 +204,27 @@ impl Bed {
         }
     }
 
-    async fn ended(&self, cause: &str) {
+    pub async fn ended(&self, cause: &str) {
         self.tells(|event| matches!(event, Event::CallEnded { cause: told, .. } if told == cause)).await;
         assert!(self.running.handle.list().await.is_empty());
     }
 }
 
-struct Sipp {
+pub struct Sipp {
     child: Child,
     folder: TempDir,
     what: String,
 }
 
 impl Sipp {
-    async fn succeeds(self) {
+    /// All messages that it sent and got so far.
+    pub fn log(&self) -> String {
+        let files = fs::read_dir(self.folder.path()).expect("a folder").flatten().map(|entry| entry.path());
+        let logs = files.filter(|path| path.to_string_lossy().ends_with("_messages.log"));
+        logs.map(|path| fs::read_to_string(path).unwrap_or_default()).collect()
+    }
+
+    pub async fn succeeds(self) {
         self.finishes(|_| ()).await;
     }
 
@@ -245,7 +252,7 @@ impl Sipp {
 }
 
 /// A UDP port of loopback that is free and that the system gives to nobody by itself: those begin at 32768.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + (std::process::id() % 1000) as u16 * 12;
     loop {
@@ -310,7 +317,7 @@ async fn two_phones_talk_and_either_hangs_up() {
 }
 
 /// The port that the engine named to this SIPp for its sound.
-async fn named_port(sipp: &Sipp, own: u16) -> u16 {
+pub async fn named_port(sipp: &Sipp, own: u16) -> u16 {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
         assert!(Instant::now() < until, "no session description came to {}", sipp.what);

@@ -46,6 +46,11 @@ pub enum LegEvent {
     ReofferFailed {
         status: u16,
     },
+    /// The phone wants its call transferred to this number, or to whom it talks with on another leg.
+    Referred {
+        to: String,
+        replaces: Option<LegId>,
+    },
     /// A key by SIP INFO.
     Key {
         key: char,
@@ -104,11 +109,16 @@ pub(super) struct Half {
     /// Who is there: an extension, or the caller's user part.
     pub user: String,
     pub mac: MacAddr,
+    pub line: LineNumber,
+    /// It has an owner: only then may it transfer its call.
+    pub owned: bool,
     pub media: MediaPort,
     pub sdp: sdp::Session,
     pub state: HalfState,
     /// What the phone itself allows since its last offer: `sendonly` when it holds.
     pub wants: Direction,
+    /// What we last told it that it may do, seen from us.
+    pub told: Direction,
     /// Our change that is on its way to the phone.
     pub reoffered: Option<Direction>,
     /// The other half changed meanwhile: offer again when the phone has answered.
@@ -117,8 +127,20 @@ pub(super) struct Half {
 
 impl Half {
     pub fn new(leg: LegId, user: &str, mac: MacAddr, media: MediaPort, sdp: sdp::Session, state: HalfState) -> Self {
-        let wants = Direction::SendRecv;
-        Self { leg, user: user.to_owned(), mac, media, sdp, state, wants, reoffered: None, reoffer_again: false }
+        Self {
+            leg,
+            user: user.to_owned(),
+            mac,
+            line: 1,
+            owned: true,
+            media,
+            sdp,
+            state,
+            wants: Direction::SendRecv,
+            told: Direction::SendRecv,
+            reoffered: None,
+            reoffer_again: false,
+        }
     }
 
     /// Answered, by either side.
@@ -142,6 +164,8 @@ pub enum Cause {
     Unknown,
     /// No sound format in common.
     NothingInCommon,
+    /// A phone has joined this call with another.
+    Transferred,
     /// The service has hung up.
     ServiceDone,
     /// Ended through the API.
@@ -164,6 +188,7 @@ impl Cause {
             Self::Unavailable => "not reachable",
             Self::Unknown => "no such number",
             Self::NothingInCommon => "no sound format in common",
+            Self::Transferred => "transferred",
             Self::ServiceDone => "menu done",
             Self::Requested => "ended on request",
             Self::Lost => "phone lost",
@@ -174,7 +199,7 @@ impl Cause {
     /// The final answer to a caller who still waits (RFC 3261 §21).
     pub fn status(self) -> u16 {
         match self {
-            Self::CallerHungUp | Self::Cancelled => 487,
+            Self::CallerHungUp | Self::Cancelled | Self::Transferred => 487,
             Self::CalleeHungUp | Self::NoAnswer | Self::Unavailable | Self::ServiceDone | Self::Requested | Self::Lost => 480,
             Self::Busy => 486,
             Self::Declined => 603,

@@ -22,7 +22,7 @@ use super::{
     half::{Cause, Contact, LegEnd, LegEvent, MediaPort, Snapshot},
     presence::{Lamp, Mailbox},
     routing::Caller,
-    switch::{Action, CallerId, Incoming, Originate, OriginateError, Purpose, ServiceCommand, Switch, World},
+    switch::{Action, CallerId, Incoming, Originate, OriginateError, Purpose, Replaced, ServiceCommand, Switch, World},
     watching::{self, Around, Watching},
 };
 use crate::{
@@ -32,6 +32,7 @@ use crate::{
     sip::{
         self, Accounts, Endpoint, Ids, Message, Method, Name, Response,
         capture::{Capture, Captured, Kept, Way},
+        dialog::Replaces,
         digest::{Account, Refusal, Verifier},
         endpoint::{self, ServerTx},
         notify::{self, Notifier},
@@ -414,6 +415,15 @@ impl Ground {
         self.transports.flow_to(flow.transport, flow.peer).ok().map(|flow| flow.local.ip())
     }
 
+    /// The call whose place an INVITE wants to take (RFC 3891 §3).
+    fn replaced(&self, request: &Message) -> Result<Option<Replaced>, u16> {
+        let mut all = request.all(Name::Replaces);
+        let Some(value) = all.next() else { return Ok(None) };
+        let replaces = Replaces::parse(&sip::header::text(value)).filter(|_| all.next().is_none()).ok_or(400_u16)?;
+        let leg = self.agent.find(&replaces).ok_or(481_u16)?;
+        Ok(Some(Replaced { leg, early_only: replaces.early_only }))
+    }
+
     /// The flow with our own address in it, so that Via and Contact can name it.
     fn with_local(&self, flow: Flow) -> Flow {
         if !flow.local.ip().is_unspecified() && flow.local.port() != 0 {
@@ -513,7 +523,7 @@ impl Engine {
         ground.agent.handle_timeout(now, &mut ground.endpoint);
         ground.registrar.handle_timeout(now);
         self.watching.handle_timeout(now);
-        self.switch.handle_timeout(now);
+        self.switch.handle_timeout(now, &mut self.ground);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -724,7 +734,11 @@ impl Engine {
         match self.verifier.verify(now, request, self.accounts.as_ref()) {
             Ok(account) => {
                 let offer = (!request.body().is_empty()).then(|| request.body_bytes());
-                let incoming = Incoming { leg, caller: caller(account), dialled, offer, flow, source: flow.peer };
+                let replaces = match ground.replaced(request) {
+                    Ok(replaces) => replaces,
+                    Err(status) => return ground.agent.reject(now, &mut ground.endpoint, leg, status, &[]),
+                };
+                let incoming = Incoming { leg, caller: caller(account), dialled, offer, flow, source: flow.peer, replaces };
                 self.switch.handle_incoming(now, ground, incoming);
             }
             Err(refusal) => {
@@ -758,7 +772,7 @@ impl Engine {
     fn apply(&mut self, now: Instant, action: Action) {
         let Ground { agent, endpoint, media, taps, commands, transports, .. } = &mut self.ground;
         match action {
-            Action::Invite { leg, contact, caller, offer } => {
+            Action::Invite { leg, contact, caller, referred_by, offer } => {
                 // Asking the system for a route costs three calls: only where the flow does not tell our address.
                 let flow = match contact.flow.local.ip().is_unspecified() {
                     true => {
@@ -767,7 +781,11 @@ impl Engine {
                     }
                     false => contact.flow,
                 };
-                let invite = invite(endpoint, flow, contact, caller, offer);
+                let mut invite = invite(endpoint, flow, contact, caller, offer);
+                if let Some(user) = referred_by {
+                    let host = endpoint.sent_by(&flow);
+                    invite.headers.push(("Referred-By".to_owned(), format!("<sip:{user}@{host}>")));
+                }
                 agent.invite(now, endpoint, leg, invite);
             }
             Action::Ring { leg } => agent.ring(now, endpoint, leg),
@@ -783,6 +801,9 @@ impl Engine {
             Action::Reoffer { leg, sdp } => agent.reoffer(now, endpoint, leg, sdp),
             Action::AnswerReoffer { leg, sdp } => agent.answer_reoffer(now, endpoint, leg, sdp),
             Action::RefuseReoffer { leg, status } => agent.reject_reoffer(now, endpoint, leg, status),
+            Action::AcceptRefer { leg } => agent.accept_refer(now, endpoint, leg),
+            Action::RefuseRefer { leg, status } => agent.refuse_refer(now, endpoint, leg, status),
+            Action::ReferProgress { leg, status } => agent.refer_progress(now, endpoint, leg, status),
             Action::SetRemote { media: id, params } => media.command(id, media::Command::SetRemote(remote(params))),
             Action::Bridge { near, far } => media.command(near, media::Command::Bridge(far)),
             Action::Unbridge { media: id } => media.command(id, media::Command::Unbridge),
@@ -913,6 +934,9 @@ fn leg_event(event: ua::LegEvent) -> Option<LegEvent> {
         ua::LegEvent::Reoffered { body } => LegEvent::Reoffered { offer: body },
         ua::LegEvent::ReofferAnswered { body } => LegEvent::ReofferAnswered { sdp: body },
         ua::LegEvent::ReofferFailed { status } => LegEvent::ReofferFailed { status },
+        ua::LegEvent::Referred { refer } => LegEvent::Referred { to: refer.to, replaces: refer.replaces },
+        // Nobody here asks a phone to call somebody.
+        ua::LegEvent::ReferProgress { .. } => return None,
         ua::LegEvent::Info { content_type, body } => LegEvent::Key { key: info_key(&content_type, &body)? },
         ua::LegEvent::Ended { how } => LegEvent::Ended {
             how: match how {
@@ -969,6 +993,7 @@ fn log(event: &Event) {
         Event::CallStarted { call, from, to, .. } => tracing::info!(%call, mac, %from, %to, "call started"),
         Event::CallRinging { call, to, .. } => tracing::info!(%call, mac, %to, "ringing"),
         Event::CallAnswered { call, to, .. } => tracing::info!(%call, mac, %to, "answered"),
+        Event::CallTransferred { call, by, to, .. } => tracing::info!(%call, mac, %by, %to, "transferred"),
         Event::CallEnded { call, cause, talk_ms, .. } => tracing::info!(%call, mac, %cause, talk_ms, "call ended"),
         Event::CallRefused { from, to, reason, .. } => tracing::info!(mac, %from, %to, %reason, "call refused"),
         _ => {}

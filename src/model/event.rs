@@ -255,6 +255,13 @@ pub enum Event {
         to: String,
         mac: Option<MacAddr>,
     },
+    /// A phone sends its call on to somebody else; whether that one takes it is told as for any call.
+    CallTransferred {
+        call: CallId,
+        by: String,
+        to: String,
+        mac: Option<MacAddr>,
+    },
     CallEnded {
         call: CallId,
         mac: Option<MacAddr>,
@@ -364,6 +371,7 @@ impl Event {
             | CallStarted { mac, .. }
             | CallRinging { mac, .. }
             | CallAnswered { mac, .. }
+            | CallTransferred { mac, .. }
             | CallEnded { mac, .. }
             | CallRefused { mac, .. } => *mac,
             _ => None,
@@ -382,6 +390,7 @@ impl Event {
             | CallStarted { call, .. }
             | CallRinging { call, .. }
             | CallAnswered { call, .. }
+            | CallTransferred { call, .. }
             | CallEnded { call, .. } => Some(*call),
             _ => None,
         }

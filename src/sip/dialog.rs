@@ -6,8 +6,10 @@
 
 use super::{
     build::{Request, Response},
+    header::Params,
     message::{Fault, Message, Method},
     name::Name,
+    uri::unescape,
 };
 
 /// Names a dialog at our end (RFC 3261 §12).
@@ -29,6 +31,34 @@ impl DialogId {
             // RFC 2543 peers send no tag: an empty one then (RFC 3261 §12.1.1).
             remote_tag: from.tag().unwrap_or_default().to_owned(),
         })
+    }
+}
+
+/// Which dialog a call shall take the place of (RFC 3891), seen from our end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaces {
+    pub dialog: DialogId,
+    /// Only while that call rings.
+    pub early_only: bool,
+}
+
+impl Replaces {
+    /// A Replaces header's value. `None` if it names no dialog.
+    pub fn parse(value: &str) -> Option<Self> {
+        let (call_id, params) = value.trim().split_once(';')?;
+        let params = format!(";{params}");
+        let params = Params::new(params.as_bytes());
+        let tag = |name| params.value(name).map(str::to_owned);
+        // Tags are seen from whom the header is sent to: to-tag is ours (RFC 3891 §3). A peer of RFC 2543 has the tag 0.
+        let dialog = DialogId { call_id: call_id.trim().to_owned(), local_tag: tag("to-tag")?, remote_tag: tag("from-tag")? };
+        Some(Self { dialog, early_only: params.has("early-only") })
+    }
+
+    /// The Replaces header in the headers part of a Refer-To URI: `Replaces=a%40b%3Bto-tag%3D1%3Bfrom-tag%3D2&Require=replaces`.
+    pub fn in_uri(headers: &str) -> Option<Result<Self, Fault>> {
+        let mut all = headers.split('&').filter_map(|header| header.split_once('='));
+        let (_, value) = all.find(|(name, _)| name.eq_ignore_ascii_case("replaces"))?;
+        Some(Self::parse(&unescape(value)).ok_or(Fault::new(Name::ReferTo, "its Replaces names no dialog")))
     }
 }
 
@@ -144,6 +174,12 @@ impl Dialog {
     pub fn restore(kept: Kept) -> Self {
         let Kept { id, local, remote, contact, local_cseq, remote_cseq, routes, remote_target } = kept;
         Self { id, local, remote, contact, local_cseq, remote_cseq: Some(remote_cseq), routes, remote_target, we_called: false }
+    }
+
+    /// The dialog was early and is confirmed: sequence numbers go on.
+    pub fn go_on_from(&mut self, early: &Self) {
+        self.local_cseq = self.local_cseq.max(early.local_cseq);
+        self.remote_cseq = early.remote_cseq;
     }
 
     /// The next request within the dialog, with a CSeq of its own. Not for ACK.
@@ -269,6 +305,24 @@ mod tests {
 
     fn text(request: &Request) -> String {
         String::from_utf8(request.encode("SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKx").to_vec()).unwrap()
+    }
+
+    #[test]
+    fn calls_name_the_dialog_that_they_replace() {
+        let dialog = |call_id: &str| DialogId { call_id: call_id.into(), local_tag: "7".into(), remote_tag: "9".into() };
+        for (value, read) in [
+            ("98asjd8@test.com;from-tag=9;to-tag=7", Some((dialog("98asjd8@test.com"), false))),
+            (" a ; to-tag=7;from-tag = 9 ;early-only", Some((dialog("a"), true))),
+            ("a;to-tag=7", None),
+            ("a", None),
+        ] {
+            let read = read.map(|(dialog, early_only)| Replaces { dialog, early_only });
+            assert_eq!(Replaces::parse(value), read, "{value}");
+        }
+        let in_uri = Replaces::in_uri("Require=replaces&Replaces=a%40b%3Bto-tag%3D7%3Bfrom-tag%3D9");
+        assert_eq!(in_uri.unwrap().unwrap().dialog, dialog("a@b"));
+        assert!(Replaces::in_uri("Replaces=a").unwrap().is_err());
+        assert_eq!(Replaces::in_uri("Subject=a"), None);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub enum Action {
         leg: LegId,
         contact: Contact,
         caller: CallerId,
+        /// Who has transferred the call there.
+        referred_by: Option<String>,
         offer: Bytes,
     },
     Ring {
@@ -51,6 +53,19 @@ pub enum Action {
         sdp: Bytes,
     },
     RefuseReoffer {
+        leg: LegId,
+        status: u16,
+    },
+    /// The phone that wants its call transferred may; how it goes is told by [`Self::ReferProgress`].
+    AcceptRefer {
+        leg: LegId,
+    },
+    RefuseRefer {
+        leg: LegId,
+        status: u16,
+    },
+    /// A final status is the last word.
+    ReferProgress {
         leg: LegId,
         status: u16,
     },

@@ -37,7 +37,7 @@ impl Switch {
                 // It took the call and cannot talk: put it back among the ringing, hang it up, count it as failed.
                 halves.push(half);
                 self.actions.push_back(Action::Hangup { leg, elsewhere: false });
-                return self.on_refused(now, id, leg, Cause::NothingInCommon, None);
+                return self.on_refused(now, world, id, leg, Cause::NothingInCommon, None);
             }
         };
         let _ = answer;
@@ -52,7 +52,7 @@ impl Switch {
             self.deadlines.remove(&(at, id));
         }
         match place {
-            Place::Far => self.connect(now, id, agreed.codec, half.media.id),
+            Place::Far => self.connect(now, id, Some(agreed.codec), half.media.id),
             Place::Near => self.near_is_there(now, world, id, half.mac),
         }
     }
@@ -75,7 +75,7 @@ impl Switch {
     }
 
     /// The far side is there: answer the caller and join the two.
-    pub(super) fn connect(&mut self, now: Instant, id: CallId, codec: Codec, far_media: SessionId) {
+    pub(super) fn connect(&mut self, now: Instant, id: CallId, codec: Option<Codec>, far_media: SessionId) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let Some(near) = call.near.one() else { return };
         let (near_media, near_up) = (near.media.id, near.is_up());
@@ -87,9 +87,10 @@ impl Switch {
             let answered = Event::CallAnswered { call: id, to: call.answerer(), mac: call.mac };
             self.actions.push_back(Action::RingBack { media: near_media, on: false });
             self.actions.push_back(Action::Bridge { near: near_media, far: far_media });
-            return self.tell(answered);
+            self.tell(answered);
+            return self.transfer_done(id);
         }
-        if self.answer_near(now, id, Some(codec)) {
+        if self.answer_near(now, id, codec) {
             self.actions.push_back(Action::Bridge { near: near_media, far: far_media });
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Action, CallerId, OriginateError, Purpose, Switch, World,
+    Action, CallerId, OriginateError, Purpose, Replaced, Switch, World,
     ringing::Plan,
     state::{Call, Side},
 };
@@ -32,6 +32,8 @@ pub struct Incoming {
     pub offer: Option<Bytes>,
     pub flow: Flow,
     pub source: SocketAddr,
+    /// The call whose place this one shall take.
+    pub replaces: Option<Replaced>,
 }
 
 /// Click to dial: ring the user's phones, then the far end.
@@ -49,6 +51,9 @@ pub struct Originate {
 impl Switch {
     /// A phone calls. It was authenticated as `incoming.caller`.
     pub fn handle_incoming(&mut self, now: Instant, world: &mut dyn World, incoming: Incoming) {
+        if let Some(replaced) = incoming.replaces {
+            return self.replace(now, world, incoming, replaced);
+        }
         let route = route(&self.config, &incoming.caller, &incoming.dialled, |number| world.is_extension(number));
         if let Err(cause) = self.admit(&incoming.caller, &route) {
             return self.refuse(&incoming, cause);
@@ -95,7 +100,8 @@ impl Switch {
         let purpose = if next == Route::Service { Purpose::Service(id) } else { Purpose::Bridge { near: None } };
         // The user's own phone shows where the call will go.
         let callee = CallerId { display_name: world.display_name(&wanted.to), user: wanted.to };
-        let plan = Plan { shown: callee, codecs: self.config.codecs.clone(), foreign: Vec::new(), purpose, except: None };
+        let plan =
+            Plan { shown: callee, referred_by: None, codecs: self.config.codecs.clone(), foreign: Vec::new(), purpose, except: None };
         let near = self.ring(world, id, std::slice::from_ref(&wanted.from), plan);
         if near.is_empty() {
             return Err(overload);
@@ -143,6 +149,8 @@ impl Switch {
         let mut half =
             Half::new(incoming.leg, &incoming.caller.user, incoming.caller.mac, media, sdp, HalfState::Offered(offer.map(Box::new)));
         half.wants = wants.unwrap_or(Direction::SendRecv);
+        half.line = incoming.caller.line;
+        half.owned = !incoming.caller.provisional;
         Some(half)
     }
 

@@ -36,6 +36,7 @@ impl Switch {
             Ok(answered) => answered,
             Err(error) => return self.actions.push_back(Action::RefuseReoffer { leg, status: error.status() }),
         };
+        half.told = other_wants;
         let changed = mem::replace(&mut half.wants, wants) != wants;
         let media = half.media.id;
         self.actions.push_back(Action::AnswerReoffer { leg, sdp });
@@ -47,16 +48,23 @@ impl Switch {
 
     /// Tells the other phone what this one now allows.
     pub(super) fn reoffer_other(&mut self, id: CallId, leg: LegId) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        let Some(wants) = call.half_mut(leg).map(|half| half.wants) else { return };
-        let Some(other) = call.other_mut(leg).filter(|other| other.is_up()) else { return };
-        if other.reoffered.is_some() || !matches!(other.state, HalfState::Up) {
-            other.reoffer_again = true;
-            return;
+        if let Some(other) = self.calls.get(&id).and_then(|call| call.other_of(leg)).map(|other| other.leg) {
+            self.align(id, other);
         }
-        other.reoffered = Some(wants);
-        let (leg, sdp) = (other.leg, other.sdp.offer(wants, None, &[]));
-        self.actions.push_back(Action::Reoffer { leg, sdp });
+    }
+
+    /// Tells a phone what it may do by now, if it does not know: as its other half wants, and all while there is none.
+    pub(super) fn align(&mut self, id: CallId, leg: LegId) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let wants = call.other_of(leg).map_or(Direction::SendRecv, |other| other.wants);
+        let Some(half) = call.half_mut(leg).filter(|half| half.is_up()) else { return };
+        if half.reoffered.is_some() || !matches!(half.state, HalfState::Up) {
+            half.reoffer_again = true;
+        } else if half.told != wants {
+            half.reoffered = Some(wants);
+            let sdp = half.sdp.offer(wants, None, &[]);
+            self.actions.push_back(Action::Reoffer { leg, sdp });
+        }
     }
 
     pub(super) fn on_reoffer_answered(&mut self, id: CallId, leg: LegId, body: Option<Bytes>) {
@@ -79,6 +87,7 @@ impl Switch {
         // An answer that does not fit leaves all as it was: the call goes on.
         let Some(answer) = body.and_then(|body| Description::parse(&body).ok()) else { return };
         if let Ok(params) = half.sdp.accept(&answer, direction) {
+            half.told = direction;
             self.actions.push_back(Action::SetRemote { media: half.media.id, params });
         }
     }
@@ -92,12 +101,9 @@ impl Switch {
 
     /// A change of the other half waited for this one to be free.
     pub(super) fn offer_again(&mut self, id: CallId, leg: LegId) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        let Some(half) = call.half_mut(leg) else { return };
-        if mem::take(&mut half.reoffer_again)
-            && let Some(other) = call.other_of(leg).map(|other| other.leg)
-        {
-            self.reoffer_other(id, other);
+        let half = self.calls.get_mut(&id).and_then(|call| call.half_mut(leg));
+        if half.is_some_and(|half| mem::take(&mut half.reoffer_again)) {
+            self.align(id, leg);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Action, Switch,
+    Action, Switch, World,
     state::{Place, Side},
 };
 use crate::{
@@ -29,19 +29,20 @@ impl Switch {
         }
     }
 
-    pub(super) fn on_ended(&mut self, now: Instant, id: CallId, leg: LegId, how: LegEnd) {
+    pub(super) fn on_ended(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, how: LegEnd) {
         let Some(call) = self.calls.get(&id) else { return };
         let ringing = |side: &Side| matches!(side, Side::Ringing(_));
         let cause = match (call.place_of(leg), how) {
             // One of several phones that ring is gone; the others ring on.
-            (Some(Place::Near), _) if ringing(&call.near) => return self.on_refused(now, id, leg, Cause::Unavailable, None),
-            (Some(Place::Far), _) if ringing(&call.far) => return self.on_refused(now, id, leg, Cause::Unavailable, None),
-            (_, LegEnd::Lost) => Cause::Lost,
-            (_, LegEnd::Cancelled) => Cause::Cancelled,
+            (Some(Place::Near), _) if ringing(&call.near) => return self.on_refused(now, world, id, leg, Cause::Unavailable, None),
+            (Some(Place::Far), _) if ringing(&call.far) => return self.on_refused(now, world, id, leg, Cause::Unavailable, None),
+            (Some(_), LegEnd::Lost) => Cause::Lost,
+            (Some(_), LegEnd::Cancelled) => Cause::Cancelled,
             (Some(Place::Near), LegEnd::HungUp) if call.answered.is_none() => Cause::Cancelled,
             (Some(Place::Near), LegEnd::HungUp) => Cause::CallerHungUp,
             (Some(Place::Far), LegEnd::HungUp) => Cause::CalleeHungUp,
-            (None, _) => return,
+            // It was waiting to hear how its transfer goes.
+            (None, _) => return self.transferor_left(id, leg),
         };
         self.end(now, id, cause, Some(leg), None);
     }
@@ -60,6 +61,9 @@ impl Switch {
         }
         if matches!(call.far, Side::Menu { .. }) || call.lent || call.next == Some(Route::Service) {
             self.actions.push_back(Action::ServiceEnded { call: id, cause });
+        }
+        if let Some(transfer) = call.transfer {
+            self.release_transferor(*transfer, cause.status());
         }
         let talk = call.answered.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         for half in call.near.into_halves().into_iter().chain(call.far.into_halves()) {

@@ -11,8 +11,9 @@
 //!  Called…      None         originated:              near 200 → ring far (or hand over)
 //!  Up           Called…      originated, transferred: far 200 → bridge
 //!  Up           Up           talking;                 who leaves ends it
+//!  Up           Called…      transferred by a phone:  far 200 → bridge, the phone that asked is hung up (`transfer.rs`)
 //! ```
-//! Not here: who may call whom (`routing.rs`), SIP, packets, transfer by phones, trunks.
+//! Not here: who may call whom (`routing.rs`), SIP, packets, trunks.
 
 mod action;
 mod answer;
@@ -20,8 +21,10 @@ mod begin;
 mod change;
 mod leaving;
 mod parties;
+mod replace;
 mod ringing;
 mod state;
+mod transfer;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -39,6 +42,7 @@ use crate::{
     sip::{transport::Flow, ua::LegId},
 };
 
+pub use self::replace::Replaced;
 use self::state::{Call, Side};
 pub use self::{
     action::{Action, CallerId},
@@ -157,23 +161,24 @@ impl Switch {
         match event {
             LegEvent::Ringing => self.on_ringing(id, leg),
             LegEvent::Answered { sdp } => self.on_answered(now, world, id, leg, sdp),
-            LegEvent::Refused { status } => self.on_refused(now, id, leg, Cause::of_status(status), Some(status)),
+            LegEvent::Refused { status } => self.on_refused(now, world, id, leg, Cause::of_status(status), Some(status)),
             LegEvent::Acked { sdp } => self.on_acked(now, id, leg, sdp),
             LegEvent::Reoffered { offer } => self.on_reoffered(id, leg, offer),
             LegEvent::ReofferAnswered { sdp } => self.on_reoffer_answered(id, leg, sdp),
             LegEvent::ReofferFailed { .. } => self.on_reoffer_failed(id, leg),
+            LegEvent::Referred { to, replaces } => self.on_referred(now, world, id, leg, &to, replaces),
             LegEvent::Key { key } => self.on_key(id, leg, key),
-            LegEvent::Ended { how } => self.on_ended(now, id, leg, how),
+            LegEvent::Ended { how } => self.on_ended(now, world, id, leg, how),
         }
     }
 
     /// Time has passed; call at [`Self::poll_timeout`]. Earlier is harmless.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub fn handle_timeout(&mut self, now: Instant, world: &mut dyn World) {
         while let Some(&(at, id)) = self.deadlines.first().filter(|(at, _)| *at <= now) {
             self.deadlines.remove(&(at, id));
             let Some(call) = self.calls.get_mut(&id) else { continue };
             call.deadline = None;
-            self.nobody(now, id, Cause::NoAnswer, None);
+            self.nobody(now, world, id, Cause::NoAnswer, None);
         }
     }
 

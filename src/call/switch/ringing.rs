@@ -16,6 +16,7 @@ use crate::{
 /// How phones are to be called.
 pub(super) struct Plan {
     pub(super) shown: CallerId,
+    pub(super) referred_by: Option<String>,
     pub(super) codecs: Vec<Codec>,
     pub(super) foreign: Vec<Attribute>,
     pub(super) purpose: Purpose,
@@ -42,11 +43,12 @@ impl Switch {
             }
         };
         let purpose = Purpose::Bridge { near: Some(near.media.id) };
-        let plan = Plan { shown: call.shown.clone(), codecs, foreign, purpose, except: Some(near.mac) };
+        let referred_by = call.transfer.as_ref().map(|transfer| transfer.user.clone());
+        let plan = Plan { shown: call.shown.clone(), referred_by, codecs, foreign, purpose, except: Some(near.mac) };
         let (near_media, near_up, ring_timeout) = (near.media.id, near.is_up(), call.ring_timeout);
         let far = self.ring(world, id, targets, plan);
         if far.is_empty() {
-            return self.nobody(now, id, Cause::Unavailable, None);
+            return self.nobody(now, world, id, Cause::Unavailable, None);
         }
         let Some(call) = self.calls.get_mut(&id) else { return };
         call.far = Side::Ringing(far);
@@ -72,8 +74,11 @@ impl Switch {
             let mut sdp = sdp::Session::new(world.random(), media.address, &plan.codecs);
             let offer = sdp.offer(Direction::SendRecv, None, &plan.foreign);
             self.legs.insert(leg, id);
-            halves.push(Half::new(leg, target.as_str(), contact.mac, media, sdp, HalfState::Called));
-            self.actions.push_back(Action::Invite { leg, contact, caller: plan.shown.clone(), offer });
+            let mut half = Half::new(leg, target.as_str(), contact.mac, media, sdp, HalfState::Called);
+            half.line = contact.line;
+            halves.push(half);
+            let (caller, referred_by) = (plan.shown.clone(), plan.referred_by.clone());
+            self.actions.push_back(Action::Invite { leg, contact, caller, referred_by, offer });
         }
         halves
     }
@@ -88,12 +93,15 @@ impl Switch {
         {
             self.actions.push_back(Action::Ring { leg: near.leg });
         }
+        if let Some(transfer) = &call.transfer {
+            self.actions.push_back(Action::ReferProgress { leg: transfer.leg, status: 180 });
+        }
         let ringing = Event::CallRinging { call: id, to: call.dialled.clone(), mac: call.mac };
         self.tell(ringing);
     }
 
     /// A phone that we call did not take the call.
-    pub(super) fn on_refused(&mut self, now: Instant, id: CallId, leg: LegId, cause: Cause, status: Option<u16>) {
+    pub(super) fn on_refused(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, cause: Cause, status: Option<u16>) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let Some(place) = call.place_of(leg) else { return };
         let side = call.side_mut(place);
@@ -108,20 +116,30 @@ impl Switch {
         call.failure = Some(worst);
         // "Decline" is said for the person, not for one phone (RFC 3261 §21.6.2).
         if left == 0 || cause == Cause::Declined {
-            self.nobody(now, id, worst, status);
+            self.nobody(now, world, id, worst, status);
         }
     }
 
     /// Nobody took the call: it is over, or goes back to the menu that wanted it transferred.
-    pub(super) fn nobody(&mut self, now: Instant, id: CallId, cause: Cause, status: Option<u16>) {
+    pub(super) fn nobody(&mut self, now: Instant, world: &mut dyn World, id: CallId, cause: Cause, status: Option<u16>) {
         let Some(call) = self.calls.get_mut(&id) else { return };
+        if call.transfer.is_some() {
+            return self.transfer_failed(now, world, id, cause, status);
+        }
         if !mem::take(&mut call.lent) {
             return self.end(now, id, cause, None, status);
         }
+        self.stop_ringing(id, Side::Menu { handed: true });
+        self.actions.push_back(Action::Transferred { call: id, taken: false });
+    }
+
+    /// The phones of the far side ring no more, and who waits for them hears no ring-back.
+    pub(super) fn stop_ringing(&mut self, id: CallId, then: Side) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
         if let Some(at) = call.deadline.take() {
             self.deadlines.remove(&(at, id));
         }
-        for half in mem::replace(&mut call.far, Side::Menu { handed: true }).into_halves() {
+        for half in mem::replace(&mut call.far, then).into_halves() {
             self.legs.remove(&half.leg);
             self.actions.push_back(Action::Hangup { leg: half.leg, elsewhere: false });
             self.actions.push_back(Action::CloseMedia { media: half.media.id });
@@ -129,6 +147,5 @@ impl Switch {
         if let Some(near) = call.near.one() {
             self.actions.push_back(Action::RingBack { media: near.media.id, on: false });
         }
-        self.actions.push_back(Action::Transferred { call: id, taken: false });
     }
 }

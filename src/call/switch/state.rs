@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::CallerId;
+use super::{CallerId, transfer::Transfer};
 use crate::{
     call::{
         half::{CallState, Cause, Half, Snapshot},
@@ -36,6 +36,8 @@ pub(super) struct Call {
     pub(super) next: Option<Route>,
     /// The best reason so far, of phones that did not answer.
     pub(super) failure: Option<Cause>,
+    /// A phone has asked that the other be called away from it.
+    pub(super) transfer: Option<Box<Transfer>>,
 }
 
 pub(super) enum Side {
@@ -74,6 +76,7 @@ impl Call {
             lent: false,
             next: None,
             failure: None,
+            transfer: None,
         }
     }
 
@@ -92,6 +95,13 @@ impl Call {
         }
     }
 
+    pub(super) fn side(&self, place: Place) -> &Side {
+        match place {
+            Place::Near => &self.near,
+            Place::Far => &self.far,
+        }
+    }
+
     pub(super) fn side_mut(&mut self, place: Place) -> &mut Side {
         match place {
             Place::Near => &mut self.near,
@@ -100,7 +110,9 @@ impl Call {
     }
 
     pub(super) fn half_mut(&mut self, leg: LegId) -> Option<&mut Half> {
-        [&mut self.near, &mut self.far].into_iter().find_map(|side| side.one_mut().filter(|half| half.leg == leg))
+        let waiting = self.transfer.as_mut().and_then(|transfer| transfer.by.as_deref_mut());
+        let sides = [&mut self.near, &mut self.far].into_iter().find_map(|side| side.one_mut().filter(|half| half.leg == leg));
+        sides.or(waiting.filter(|half| half.leg == leg))
     }
 
     /// The half that this leg talks with.
@@ -108,13 +120,6 @@ impl Call {
         match self.place_of(leg)? {
             Place::Near => self.far.one(),
             Place::Far => self.near.one(),
-        }
-    }
-
-    pub(super) fn other_mut(&mut self, leg: LegId) -> Option<&mut Half> {
-        match self.place_of(leg)? {
-            Place::Near => self.far.one_mut(),
-            Place::Far => self.near.one_mut(),
         }
     }
 

@@ -13,6 +13,8 @@ use crate::{
     model::MacAddr,
 };
 
+mod transfer;
+
 /// An office on paper: who is registered, how many ports and places in the menu there are.
 struct Paper {
     /// Extension and last byte of the MAC of each phone.
@@ -86,7 +88,7 @@ impl Bed {
     fn dials(&mut self, leg: LegId, number: &str, offer: Option<&str>) -> Vec<String> {
         let caller = Caller { user: "2041".into(), display_name: "Ada".into(), mac: mac(1), line: 1, provisional: false };
         let offer = offer.map(|offer| Bytes::from(offer.to_owned()));
-        let incoming = Incoming { leg, caller, dialled: number.into(), offer, flow: flow(), source: flow().peer };
+        let incoming = Incoming { leg, caller, dialled: number.into(), offer, flow: flow(), source: flow().peer, replaces: None };
         self.switch.handle_incoming(self.now, &mut self.world, incoming);
         self.actions()
     }
@@ -133,6 +135,9 @@ impl Bed {
                     None => format!("refuse {} {status}", name(leg)),
                 },
                 Action::Hangup { leg, elsewhere } => format!("hang up {}{}", name(leg), if elsewhere { " elsewhere" } else { "" }),
+                Action::AcceptRefer { leg } => format!("accept refer {}", name(leg)),
+                Action::RefuseRefer { leg, status } => format!("refuse refer {} {status}", name(leg)),
+                Action::ReferProgress { leg, status } => format!("tell {} {status}", name(leg)),
                 Action::Reoffer { leg, sdp } => format!("reoffer {} {}", name(leg), heading(&sdp)),
                 Action::AnswerReoffer { leg, sdp } => format!("answer reoffer {} {}", name(leg), heading(&sdp)),
                 Action::RefuseReoffer { leg, status } => format!("refuse reoffer {} {status}", name(leg)),
@@ -240,7 +245,7 @@ fn ringing_ends() {
     bed.dials(CALLER, "2042", Some(OFFER));
     assert_eq!(bed.switch.poll_timeout(), Some(bed.now + Duration::from_secs(45)));
     bed.now += Duration::from_secs(45);
-    bed.switch.handle_timeout(bed.now);
+    bed.switch.handle_timeout(bed.now, &mut bed.world);
     assert_eq!(bed.actions(), ["refuse caller 480", "close", "hang up callee0", "close"]);
     bed.assert_over("no answer");
 }
@@ -296,7 +301,7 @@ fn the_menu_gets_the_call_with_the_ack_and_may_transfer_it() {
     assert_eq!(transfer(&mut bed, "2043"), ["ring-back false", "transferred false"]);
     assert_eq!(transfer(&mut bed, "2042"), ["invite for 2041 0 sendrecv", "ring-back true"]);
     bed.now += Duration::from_secs(60);
-    bed.switch.handle_timeout(bed.now);
+    bed.switch.handle_timeout(bed.now, &mut bed.world);
     assert_eq!(bed.actions(), ["hang up callee0", "close", "ring-back false", "transferred false"]);
     transfer(&mut bed, "2042");
     assert_eq!(bed.answers(1, 0), ["remote Pcmu SendRecv", "transferred true", "ring-back false", "bridge"]);

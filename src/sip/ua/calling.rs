@@ -35,6 +35,9 @@ pub struct Invite {
     pub headers: Vec<(String, String)>,
 }
 
+/// Early dialogs of one call beyond which the others cannot send requests before one is answered.
+const MOST_FORKS: usize = 8;
+
 impl UserAgent {
     /// Calls somebody.
     pub fn invite(&mut self, now: Instant, endpoint: &mut Endpoint, leg: LegId, invite: Invite) {
@@ -42,7 +45,7 @@ impl UserAgent {
         let tag = endpoint.ids().token();
         let contact = contact(endpoint, &invite.flow, &invite.contact_user, invite.uri.as_bytes());
         let (flow, login) = (invite.flow, invite.credentials.clone().map(Login::new));
-        let calling = Calling { invite, call_id, tag, contact, cseq: 1, cancelled: false };
+        let calling = Calling { invite, call_id, tag, contact, cseq: 1, cancelled: false, early: Vec::new() };
         let request = calling.request(endpoint);
         let tx = endpoint.request(now, flow, request);
         self.clients.insert(tx, Use::Invite(leg));
@@ -74,10 +77,17 @@ impl UserAgent {
         }
         let (local, local_tag, contact, cseq) = (calling.local(), calling.tag.clone(), calling.contact.clone(), calling.cseq);
         let cancelled = calling.cancelled;
-        let Ok(dialog) = Dialog::from_response(response, &local, &local_tag, cseq, &contact) else {
+        let mut early = std::mem::take(&mut calling.early);
+        for dialog in &early {
+            self.dialogs.remove(&dialog.id);
+        }
+        let Ok(mut dialog) = Dialog::from_response(response, &local, &local_tag, cseq, &contact) else {
             self.tell(id, LegEvent::Refused { status: 502, reason: "answer without a dialog".to_owned() });
             return self.forget(id);
         };
+        if let Some(early) = early.iter_mut().find(|early| early.id == dialog.id) {
+            dialog.go_on_from(early);
+        }
         let transmit = endpoint.send(leg.flow, dialog.ack(cseq));
         let to_tag = dialog.id.remote_tag.clone();
         self.dialogs.insert(dialog.id.clone(), id);
@@ -89,6 +99,20 @@ impl UserAgent {
             return self.send_bye(now, endpoint, id, None);
         }
         self.tell(id, LegEvent::Answered { body: body_of(response) });
+    }
+
+    /// A provisional answer with a tag makes an early dialog (RFC 3261 §12.1.2).
+    pub(super) fn handle_invite_provisional(&mut self, id: LegId, status: u16, response: &Message) {
+        let Some(Stage::Calling { calling, .. }) = self.legs.get_mut(&id).map(|leg| &mut leg.stage) else { return };
+        if response.to().is_ok_and(|to| to.tag().is_some())
+            && calling.early.len() < MOST_FORKS
+            && let Ok(dialog) = Dialog::from_response(response, &calling.local(), &calling.tag, calling.cseq, &calling.contact)
+            && !calling.early.iter().any(|known| known.id == dialog.id)
+        {
+            self.dialogs.insert(dialog.id.clone(), id);
+            calling.early.push(dialog);
+        }
+        self.tell(id, LegEvent::Ringing { status, body: body_of(response) });
     }
 
     pub(super) fn remember_ack(&mut self, now: Instant, endpoint: &Endpoint, tx: ClientTx, ack: SentAck) {

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::sip::{
     build::Response,
+    dialog::DialogId,
     endpoint::{ClientTx, Endpoint, ServerTx},
     message::{Message, Method},
     name::Name,
@@ -67,7 +68,7 @@ impl UserAgent {
             let response = if status == 500 { response.header(Name::RetryAfter, random % 11) } else { response };
             return endpoint.respond(now, tx, response);
         }
-        let Some(dialog) = leg.dialog_mut() else { return };
+        let Some(dialog) = DialogId::of_request(&request).and_then(|dialog| leg.dialog_mut(&dialog)) else { return };
         dialog.refresh_target(&request);
         if is_update && request.body().is_empty() {
             let response = accepted(endpoint, dialog, &request);

@@ -89,12 +89,18 @@ impl UserAgent {
     }
 
     pub(super) fn forget(&mut self, id: LegId) {
+        self.keep_for_referral(id);
         let Some(leg) = self.legs.remove(&id) else { return };
         if let Some(unacked) = &leg.unacked {
             self.schedule.remove(&(unacked.next, id, Timer::Unacknowledged));
         }
         match &leg.stage {
-            Stage::Calling { tx, .. } => drop(self.clients.remove(tx)),
+            Stage::Calling { tx, calling } => {
+                self.clients.remove(tx);
+                for dialog in &calling.early {
+                    self.dialogs.remove(&dialog.id);
+                }
+            }
             Stage::Offered { tx, dialog, .. } => {
                 self.offered.remove(tx);
                 self.dialogs.remove(&dialog.id);

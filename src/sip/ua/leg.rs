@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Invite, LegId, RequestId, SDP};
 use crate::sip::{
     build::{Request, Response, name_addr},
-    dialog::Dialog,
+    dialog::{Dialog, DialogId},
     digest::Login,
     endpoint::{ClientTx, Endpoint, ServerTx},
     message::{Message, Method},
@@ -21,6 +21,8 @@ pub(super) enum Timer {
     Unacknowledged,
     /// After 491: our change is tried again (RFC 3261 §14.1).
     ReofferAgain,
+    /// A transfer that nobody has finished is forgotten.
+    ReferralEnds,
 }
 
 /// What an answer is to.
@@ -30,6 +32,9 @@ pub(super) enum Use {
     Reinvite(LegId),
     Bye(LegId),
     Info(LegId),
+    Refer(LegId),
+    /// How a transfer goes.
+    Notify(LegId),
     Outside(RequestId),
     /// BYE to a phone that answered second: nobody waits for the answer.
     Nobody,
@@ -48,6 +53,8 @@ pub(super) struct Leg {
     pub(super) ours: Option<Ours>,
     /// Hang up as soon as the ACK is here: before it, the called side may not (RFC 3261 §15).
     pub(super) bye_wanted: bool,
+    /// The peer was asked to call somebody else and has not told the end of it.
+    pub(super) referring: bool,
     /// Times that the present request was challenged.
     pub(super) challenged: u8,
 }
@@ -67,6 +74,8 @@ pub(super) struct Calling {
     pub(super) cseq: u32,
     /// The owner has given up.
     pub(super) cancelled: bool,
+    /// One per phone that has told of itself, behind a forking proxy several.
+    pub(super) early: Vec<Dialog>,
 }
 
 /// A 2xx of ours whose ACK is not here.
@@ -123,12 +132,23 @@ impl SentAck {
 
 impl Leg {
     pub(super) fn new(flow: Flow, stage: Stage, login: Option<Login>) -> Self {
-        Self { flow, stage, owned: true, login, unacked: None, theirs: None, ours: None, bye_wanted: false, challenged: 0 }
+        Self {
+            flow,
+            stage,
+            owned: true,
+            login,
+            unacked: None,
+            theirs: None,
+            ours: None,
+            bye_wanted: false,
+            referring: false,
+            challenged: 0,
+        }
     }
 
-    pub(super) fn dialog_mut(&mut self) -> Option<&mut Dialog> {
+    pub(super) fn dialog_mut(&mut self, id: &DialogId) -> Option<&mut Dialog> {
         match &mut self.stage {
-            Stage::Calling { .. } => None,
+            Stage::Calling { calling, .. } => calling.early.iter_mut().find(|dialog| dialog.id == *id),
             Stage::Offered { dialog, .. } | Stage::Up(dialog) | Stage::Leaving(dialog) => Some(dialog),
         }
     }

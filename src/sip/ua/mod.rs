@@ -11,7 +11,7 @@
 //! ```
 //! Here: the repetition of a 2xx until its ACK comes (64·T1, then BYE), ACK for each copy of a 2xx, BYE for the second phone
 //! behind a forking proxy, CANCEL and BYE that cross answers, re-INVITE and UPDATE with glare (491), digest on 401 and 407.
-//! Not here: PRACK, REFER, SUBSCRIBE, session timers; what a body says.
+//! REFER and the NOTIFYs that report on it. Not here: PRACK, SUBSCRIBE, session timers; what a body says.
 
 mod calling;
 mod change;
@@ -19,6 +19,7 @@ mod leaving;
 mod leg;
 mod offered;
 mod outside;
+mod refer;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -27,11 +28,15 @@ use std::{
 
 use bytes::Bytes;
 
-use self::leg::{Leg, SentAck, Stage, Timer, Use};
-use self::outside::OutsideState;
 pub use self::{
     calling::Invite,
     outside::{Outside, RequestId},
+    refer::Refer,
+};
+use self::{
+    leg::{Leg, SentAck, Stage, Timer, Use},
+    outside::OutsideState,
+    refer::Referral,
 };
 use super::{
     build::Response,
@@ -109,6 +114,14 @@ pub enum LegEvent {
         content_type: String,
         body: Bytes,
     },
+    /// The peer wants its call transferred: [`UserAgent::accept_refer`] or [`UserAgent::refuse_refer`].
+    Referred {
+        refer: Refer,
+    },
+    /// What became of our [`UserAgent::refer`] so far; a status from 200 on is the end of it.
+    ReferProgress {
+        status: u16,
+    },
     Ended {
         how: Ended,
     },
@@ -147,6 +160,8 @@ pub struct UserAgent {
     /// INVITEs without a final answer of ours.
     offered: HashMap<ServerTx, LegId>,
     outsides: HashMap<RequestId, OutsideState>,
+    /// Transfers that peers have asked for, by the leg that asked.
+    referrals: HashMap<LegId, Referral>,
     /// ACKs that may have to be repeated, and when they may be forgotten, oldest first.
     acks: HashMap<ClientTx, SentAck>,
     acks_end: VecDeque<(Instant, ClientTx)>,
@@ -167,6 +182,7 @@ impl UserAgent {
             clients: HashMap::new(),
             offered: HashMap::new(),
             outsides: HashMap::new(),
+            referrals: HashMap::new(),
             acks: HashMap::new(),
             acks_end: VecDeque::new(),
             schedule: BTreeSet::new(),
@@ -236,6 +252,7 @@ impl UserAgent {
             match timer {
                 Timer::Unacknowledged => self.repeat_accepted(now, endpoint, id),
                 Timer::ReofferAgain => self.send_reoffer(now, endpoint, id),
+                Timer::ReferralEnds => self.refer_progress(now, endpoint, id, 408),
             }
         }
     }
@@ -257,23 +274,27 @@ impl UserAgent {
             Some(dialog) => self.handle_inside(now, endpoint, tx, request, flow, &dialog),
             None if request.is(&Method::Invite) => self.handle_invite(now, endpoint, tx, request, flow),
             // Without a dialog there is nothing to end or to change (RFC 3261 §15.1.2).
-            None if matches!(request.method(), Some(Method::Bye | Method::Info | Method::Update | Method::Prack)) => {
+            None if matches!(request.method(), Some(Method::Bye | Method::Info | Method::Update | Method::Prack | Method::Refer)) => {
                 endpoint.respond(now, tx, Response::to(&request, 481));
             }
             None => self.events.push_back(Event::Request { tx, request, flow }),
         }
     }
 
-    fn handle_inside(&mut self, now: Instant, endpoint: &mut Endpoint, tx: ServerTx, request: Message, flow: Flow, dialog: &DialogId) {
-        let Some(&id) = self.dialogs.get(dialog) else {
+    fn handle_inside(&mut self, now: Instant, endpoint: &mut Endpoint, tx: ServerTx, request: Message, flow: Flow, dialog_id: &DialogId) {
+        let Some(&id) = self.dialogs.get(dialog_id) else {
             return endpoint.respond(now, tx, Response::to(&request, 481));
         };
         let Some(leg) = self.legs.get_mut(&id) else { return };
-        let Some(dialog) = leg.dialog_mut() else { return };
+        let Some(dialog) = leg.dialog_mut(dialog_id) else { return };
         if dialog.accept(&request).is_err() {
             return endpoint.respond(now, tx, Response::to(&request, 500));
         }
         leg.flow = flow;
+        // Before its own answer the one that we call may not hang up: it refuses (RFC 3261 §15).
+        if matches!(leg.stage, Stage::Calling { .. }) && request.is(&Method::Bye) {
+            return endpoint.respond(now, tx, Response::to(&request, 481));
+        }
         match request.method() {
             Some(Method::Bye) => self.handle_bye(now, endpoint, id, tx, &request),
             Some(Method::Invite | Method::Update) => self.handle_change(now, endpoint, id, tx, request),
@@ -288,8 +309,8 @@ impl UserAgent {
                 let answer = endpoint.config().abilities.answer_options(&request);
                 endpoint.respond(now, tx, answer);
             }
-            // No subscription was made in this dialog (RFC 6665 §4.1.3).
-            Some(Method::Notify) => endpoint.respond(now, tx, Response::to(&request, 481)),
+            Some(Method::Refer) => self.handle_refer(now, endpoint, id, tx, request),
+            Some(Method::Notify) => self.handle_notify(now, endpoint, id, tx, &request),
             _ => {
                 let allow = endpoint.config().abilities.allow();
                 endpoint.respond(now, tx, Response::to(&request, 405).header(Name::Allow, allow));
@@ -307,7 +328,7 @@ impl UserAgent {
             if let Use::Invite(id) = what
                 && status > 100
             {
-                self.tell(id, LegEvent::Ringing { status, body: body_of(response) });
+                self.handle_invite_provisional(id, status, response);
             }
             return;
         }
@@ -321,6 +342,8 @@ impl UserAgent {
                     self.lose(id);
                 }
             }
+            Use::Refer(id) => self.handle_refer_final(id, status),
+            Use::Notify(id) => self.handle_notify_final(id, status),
             Use::Outside(id) => self.handle_outside_final(now, endpoint, id, status, response),
             Use::Nobody => {}
         }
@@ -340,6 +363,8 @@ impl UserAgent {
             }
             Some(Use::Info(id)) => self.lose(id),
             Some(Use::Bye(id)) => self.forget(id),
+            Some(Use::Refer(id)) => self.handle_refer_final(id, status),
+            Some(Use::Notify(id)) => self.handle_notify_final(id, status),
             Some(Use::Outside(id)) => {
                 self.outsides.remove(&id);
                 self.events.push_back(Event::Replied { request: id, response: None });

@@ -8,6 +8,8 @@ use crate::{
     sip::{build::Response, digest::Credentials, endpoint, ids::Ids},
 };
 
+mod refer;
+
 /// Two user agents and a link between them that loses and delays, in virtual time.
 struct Pair {
     now: Instant,
@@ -20,6 +22,8 @@ struct Pair {
     dice: Ids,
     /// First lines of what was sent, with milliseconds and sender.
     log: Vec<(u64, usize, String)>,
+    /// The same in full.
+    texts: Vec<String>,
     /// Sent by one side from here on, thrown away if its first line has this word.
     lose: Option<(usize, &'static str)>,
 }
@@ -48,7 +52,18 @@ impl Pair {
             incoming: Vec::new(),
         };
         let dice = Ids::new([seed; 32]);
-        Self { now, start: now, sides: [side(1), side(2)], air: BTreeSet::new(), sent: 0, loss_percent, dice, log: vec![], lose: None }
+        Self {
+            now,
+            start: now,
+            sides: [side(1), side(2)],
+            air: BTreeSet::new(),
+            sent: 0,
+            loss_percent,
+            dice,
+            log: vec![],
+            texts: vec![],
+            lose: None,
+        }
     }
 
     fn invite(&mut self, credentials: Option<Credentials>) -> LegId {
@@ -134,6 +149,7 @@ impl Pair {
                 }
             }
             while let Some(transmit) = self.sides[which].endpoint.poll_transmit() {
+                self.texts.push(String::from_utf8_lossy(&transmit.bytes).into_owned());
                 let line = String::from_utf8_lossy(&transmit.bytes).lines().next().unwrap_or_default().to_owned();
                 let millis = (self.now - self.start).as_millis() as u64;
                 let lost = self.lose.is_some_and(|(who, word)| who == which && line.contains(word))
@@ -173,6 +189,8 @@ fn words(event: &LegEvent) -> String {
         LegEvent::ReofferAnswered { body: b } => format!("reoffer answered{}", body(b)),
         LegEvent::ReofferFailed { status } => format!("reoffer failed {status}"),
         LegEvent::Info { content_type, .. } => format!("info {content_type}"),
+        LegEvent::ReferProgress { status } => format!("refer {status}"),
+        LegEvent::Referred { refer } => format!("referred to {} replacing {:?}", refer.to, refer.replaces),
         LegEvent::Ended { how } => format!("ended {how:?}"),
     }
 }
@@ -180,7 +198,10 @@ fn words(event: &LegEvent) -> String {
 fn assert_nothing_left(pair: &Pair) {
     for side in &pair.sides {
         assert_eq!((side.agent.len(), side.agent.dialogs.len(), side.agent.clients.len(), side.agent.schedule.len()), (0, 0, 0, 0));
-        assert_eq!((side.agent.offered.len(), side.agent.acks.len(), side.endpoint.transactions()), (0, 0, (0, 0)));
+        assert_eq!(
+            (side.agent.offered.len() + side.agent.referrals.len(), side.agent.acks.len(), side.endpoint.transactions()),
+            (0, 0, (0, 0))
+        );
     }
 }
 
