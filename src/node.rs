@@ -6,6 +6,7 @@
 //! ```
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
@@ -169,7 +170,8 @@ impl Node {
         let cores = available_parallelism().map_or(1, usize::from);
         let media = Media::start(settings.media.check(cores)?)?;
         let (service, service_inbox) = mpsc::channel(settings.ivr.calls.clamp(1, 10_000));
-        let office = Office { onboarding: onboarding.clone(), templates: templates.clone() };
+        let groups = Arc::new(ArcSwap::from_pointee(HashMap::new()));
+        let office = Office { onboarding: onboarding.clone(), templates: templates.clone(), groups: groups.clone() };
         let mut sip = settings.sip.check()?;
         let certificates = match sip.transports.needs_identity() {
             true => Some(Certificates::open(settings.sip.certificate(tls_folder(&settings)))?),
@@ -197,6 +199,7 @@ impl Node {
                 let ivr = ivr.clone();
                 async move { ivr.serve(service_inbox).await }
             }),
+            tokio::spawn(learn_groups(groups, directory.clone(), shared.clone(), journal.clone())),
             tokio::spawn(carry_out(orders, engine.handle.clone(), onboarding.clone(), shared.clone())),
         ];
         tasks.extend(certificates.clone().map(|certificates| tokio::spawn(certificates.keep_fresh())));
@@ -439,7 +442,11 @@ impl Directory for Replaceable {
 struct Office {
     onboarding: Onboarding,
     templates: Templates,
+    groups: Arc<ArcSwap<Groups>>,
 }
+
+/// Groups of the directory, by the extension of who is in them.
+type Groups = HashMap<String, Vec<String>>;
 
 impl call::Office for Office {
     fn is_extension(&self, number: &str) -> bool {
@@ -450,6 +457,14 @@ impl call::Office for Office {
         let identities = self.onboarding.identities();
         let first = identities.devices_of(number).into_iter().next();
         first.and_then(|(mac, line)| identities.identity(mac, line)).map(|identity| identity.display_name).unwrap_or_default()
+    }
+
+    fn groups(&self, number: &str) -> Vec<String> {
+        self.groups.load().get(number).cloned().unwrap_or_default()
+    }
+
+    fn location(&self, mac: MacAddr) -> Option<String> {
+        self.onboarding.identities().location(mac)
     }
 
     fn registered(&self, contact: &registrar::Contact, refreshed: bool) {
@@ -488,6 +503,34 @@ async fn carry_out(mut orders: mpsc::Receiver<Output>, calls: call::Handle, onbo
                 });
             }
         }
+    }
+}
+
+/// Users whose groups are looked at.
+const MOST_USERS: usize = 50_000;
+/// How long a change of groups in the directory may take to count for calls.
+const GROUPS_AGAIN: Duration = Duration::from_secs(300);
+
+/// Knows which groups the user of each extension is in: asks at the start, when somebody is bound, and every few minutes. While the
+/// directory does not answer, what was known last counts.
+async fn learn_groups(groups: Arc<ArcSwap<Groups>>, directory: Arc<Replaceable>, store: Arc<dyn Store>, journal: Journal) {
+    let mut events = journal.subscribe_live();
+    loop {
+        if let (Ok(users), Ok(bindings)) = (directory.list(MOST_USERS).await, store.bindings().await) {
+            let of: HashMap<_, _> = users.into_iter().map(|user| (user.id, user.groups)).collect();
+            let known = bindings.into_iter().filter_map(|one| Some((one.extension.to_string(), of.get(&one.user_id)?.clone())));
+            groups.store(Arc::new(known.filter(|(_, groups)| !groups.is_empty()).collect()));
+        }
+        let bound = async {
+            while let Some(delivery) = events.next().await {
+                let journal::Delivery::Event(recorded) = delivery else { return };
+                if matches!(recorded.event, Event::Bound { .. } | Event::ConfigReloaded { .. }) {
+                    return;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        let _ = tokio::time::timeout(GROUPS_AGAIN, bound).await;
     }
 }
 

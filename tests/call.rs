@@ -20,6 +20,7 @@ use plugtone::{
     call::{self, CallState, Neighbours, Office, Originate, OriginateError, ServiceCall},
     media::{self, Clip, Country, Media, MediaEvent, SessionConfig},
     model::{Event, Events, MacAddr, Secret},
+    routing,
     sip::{self, Account, Accounts, registrar},
     store::{Store, sqlite::Sqlite},
 };
@@ -72,6 +73,12 @@ impl Office for People {
     }
     fn display_name(&self, number: &str) -> String {
         self.0.values().find(|account| account.user == number).map(|a| a.display_name.clone()).unwrap_or_default()
+    }
+    fn groups(&self, number: &str) -> Vec<String> {
+        if number == "2042" { vec!["cn=sales,ou=groups,dc=example,dc=com".to_owned()] } else { Vec::new() }
+    }
+    fn location(&self, mac: MacAddr) -> Option<String> {
+        Some(format!("floor{}-port7", mac.0[5]))
     }
     fn registered(&self, _: &registrar::Contact, _: bool) {}
     fn unregistered(&self, _: &registrar::Contact) {}
@@ -129,7 +136,9 @@ impl Bed {
             tones: Country::Eu,
             service,
         };
-        let running = call::worker::start(sip, calls.check().unwrap(), neighbours).await.expect("the engine");
+        let plan = routing::loader::load(calls.routes.as_deref(), calls.base()).unwrap_or_else(|faults| panic!("{faults:?}"));
+        let calls = call::Config { plan: Arc::new(plan), ..calls.check().unwrap() };
+        let running = call::worker::start(sip, calls, neighbours).await.expect("the engine");
         Self { running, service: inbox, events, store, media, folder }
     }
 
@@ -168,7 +177,7 @@ impl Bed {
             .expect("cannot run sipp: install the Debian package sip-tester");
         // A phone that is to be called must listen before somebody calls it.
         let until = Instant::now() + Duration::from_secs(10);
-        while scenario.starts_with("uas") && !is_bound(port) {
+        while (scenario.starts_with("uas") || scenario.starts_with("provider")) && !is_bound(port) {
             assert!(Instant::now() < until, "sipp does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -26,3 +26,4 @@ mod sip_ws;
 mod store;
 mod story;
 mod tree;
+mod trunks;

@@ -119,6 +119,7 @@ impl From<call::OriginateError> for Problem {
         let (status, title) = match error {
             NotRegistered(_) => (StatusCode::CONFLICT, "no phone registered"),
             NoSuchNumber(_) => (StatusCode::NOT_FOUND, "no such number"),
+            Refused { .. } => (StatusCode::FORBIDDEN, "not allowed"),
             Overload { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too many calls"),
         };
         Self::new(status, title, error.to_string())

@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Context, problem::Problem};
-use crate::model::{BindingRecord, DeviceRecord, LineNumber, MacAddr, Recorded, User};
+use crate::{
+    model::{BindingRecord, DeviceRecord, LineNumber, MacAddr, Recorded, User},
+    provisioning::onboarding::Sighting,
+};
 
 /// The line that is bound.
 const FIRST_LINE: LineNumber = 1;
@@ -206,4 +209,28 @@ fn mac_of(text: &str) -> Result<MacAddr, Problem> {
 
 fn unknown(mac: MacAddr) -> Problem {
     Problem::not_found("no such device", format!("{mac} was never seen: plug it in, or look for it in GET /api/v1/devices"))
+}
+
+/// Where a device is.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// 1 to 128 characters; `emergency.locations` of the routes matches it.
+    #[schema(example = "floor2-port7")]
+    pub location: String,
+}
+
+/// Says where a device is, for calls for help.
+#[utoipa::path(put, path = "/devices/{mac}/location", tag = "devices", params(("mac" = String, Path)), request_body = Place,
+    responses((status = 200, body = Place), (status = 400, body = Problem), (status = 404, body = Problem)))]
+pub async fn locate(State(context): State<Context>, Path(mac): Path<String>, Json(place): Json<Place>) -> Result<Json<Place>, Problem> {
+    let mac = mac_of(&mac)?;
+    if place.location.trim().is_empty() || place.location.chars().count() > 128 || place.location.chars().any(char::is_control) {
+        return Err(Problem::bad_request("`location`: 1 to 128 characters"));
+    }
+    if context.owners.device(mac).await?.is_none() {
+        return Err(Problem::not_found("no such device", format!("{mac} was never seen: GET /devices lists those that were")));
+    }
+    context.owners.seen(Sighting { location: Some(place.location.clone()), ..Sighting::of(mac) });
+    Ok(Json(place))
 }

@@ -32,6 +32,7 @@ pub mod devices;
 pub mod events;
 pub mod messages;
 pub mod problem;
+pub mod trunks;
 
 pub use problem::Problem;
 
@@ -104,9 +105,11 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(messages::list))
         .routes(routes!(messages::show))
         .routes(routes!(messages::pcap))
+        .routes(routes!(trunks::list))
         .routes(routes!(devices::list))
         .routes(routes!(devices::show))
         .routes(routes!(devices::bind, devices::unbind))
+        .routes(routes!(devices::locate))
         .routes(routes!(devices::bindings))
         .routes(routes!(devices::users))
         .routes(routes!(events::follow))

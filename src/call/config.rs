@@ -89,8 +89,6 @@ pub enum Error {
 /// The section after [`Settings::check`].
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub ivr_number: String,
-    pub emergency: BTreeMap<String, Vec<Extension>>,
     /// Where calls go.
     pub plan: Arc<Plan>,
     pub ring_timeout: Duration,
@@ -150,8 +148,6 @@ impl Settings {
             }
         }
         Ok(Config {
-            ivr_number: self.ivr_number.clone(),
-            emergency: self.emergency.clone(),
             plan: Arc::new(Plan::inside_only(self.base())),
             ring_timeout: Duration::from_secs(self.ring_timeout_secs),
             codecs,

@@ -20,6 +20,8 @@ use crate::{
 /// What a leg tells of itself.
 #[derive(Clone, Debug)]
 pub enum LegEvent {
+    /// Whoever we call works on it (100): only then is there anybody.
+    Trying,
     /// The phone that we call rings.
     Ringing,
     /// It answered. The ACK is sent by the user agent.
@@ -159,6 +161,12 @@ pub enum Cause {
     NoAnswer,
     Busy,
     Declined,
+    /// The caller may not call such numbers.
+    NotAllowed,
+    /// On a list of blocked numbers.
+    Blocked,
+    /// The caller hides, and that is not wanted.
+    Anonymous,
     /// Nobody is registered there, or no phone could be reached.
     Unavailable,
     Unknown,
@@ -185,6 +193,9 @@ impl Cause {
             Self::NoAnswer => "no answer",
             Self::Busy => "busy",
             Self::Declined => "declined",
+            Self::NotAllowed => "not allowed",
+            Self::Blocked => "blocked",
+            Self::Anonymous => "caller hidden",
             Self::Unavailable => "not reachable",
             Self::Unknown => "no such number",
             Self::NothingInCommon => "no sound format in common",
@@ -203,6 +214,9 @@ impl Cause {
             Self::CalleeHungUp | Self::NoAnswer | Self::Unavailable | Self::ServiceDone | Self::Requested | Self::Lost => 480,
             Self::Busy => 486,
             Self::Declined => 603,
+            Self::NotAllowed | Self::Blocked => 403,
+            // RFC 5079
+            Self::Anonymous => 433,
             Self::Unknown => 404,
             Self::NothingInCommon => 488,
             Self::Overload => 503,
@@ -216,6 +230,14 @@ impl Cause {
             603 => Self::Declined,
             415 | 488 | 606 => Self::NothingInCommon,
             _ => Self::Unavailable,
+        }
+    }
+
+    /// The same for somebody outside: a provider knows whether a number exists.
+    pub(super) fn of_outside(status: u16) -> Self {
+        match status {
+            404 | 410 | 484 | 604 => Self::Unknown,
+            status => Self::of_status(status),
         }
     }
 

@@ -1,20 +1,23 @@
 //! Legs, bridges, routing: what a call means.
 //!
 //! `switch` holds all calls as pairs of halves (`half.rs`), `routing.rs` says who may reach what, `worker.rs` is the one
-//! task that owns SIP and the switch and does what they answer. `presence.rs` knows what watchers are shown, `watching.rs` lets
-//! phones watch. Not here: SIP syntax (`sip`), RTP bytes (`media`), trunks.
+//! task that owns SIP and the switch and does what they answer. `trunk.rs` knows the ways to the outside, `inbound.rs` reads who
+//! calls from there. `presence.rs` knows what watchers are shown, `watching.rs` lets phones watch. Not here: SIP syntax (`sip`),
+//! RTP bytes (`media`), the plan that a route is found by (`crate::routing`).
 
 pub mod config;
 pub mod half;
+mod inbound;
 pub mod presence;
 pub mod routing;
 pub mod switch;
+pub mod trunk;
 mod watching;
 pub mod worker;
 
 pub use crate::sip::capture::{Captured, Kept, Way};
 pub use config::{Config, Settings};
 pub use half::{CallState, Cause, Contact, LegEnd, LegEvent, MediaPort, Snapshot};
-pub use routing::{Caller, Route};
+pub use routing::{Caller, Origin, Route};
 pub use switch::{Originate, OriginateError, ServiceCommand, Switch};
 pub use worker::{Handle, Neighbours, Office, Running, ServiceCall, ServiceControl};

@@ -1,22 +1,42 @@
-//! Who may reach what: (caller, what was dialled) → [`Route`]. Pure; who is registered where is asked later.
+//! Who may reach what: (caller, what was dialled) → [`Route`], as the plan says. Who is registered where is asked later.
 //!
 //! A phone without an owner reaches the voice menu, whatever it dials, and emergency numbers: by this rule and not by its
-//! good manners. Not here: trunks, dial plans, star codes.
+//! good manners. Not here: how a number is found (`crate::routing`), whether a trunk is up (`trunk.rs`), star codes.
 
-use crate::model::{Extension, LineNumber, MacAddr};
+use std::{collections::VecDeque, sync::Arc};
 
-use super::Config;
+use super::{Config, half::Cause, switch::World};
+use crate::{
+    model::{Extension, LineNumber, MacAddr},
+    routing::{Decision, Hop, Office, Outcome, Party, Refusal, hours::Switch, settings::Reject},
+};
 
-/// Who calls, as proved by digest. Never taken from the From header.
+/// Who calls, as proved by digest or by the trunk that the call comes from. Never taken from a phone's From header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// User part of its address of record: the extension, or `new<mac>` without an owner.
+    /// User part of its address of record: the extension, or `new<mac>` without an owner; a number of somebody outside.
     pub user: String,
     pub display_name: String,
+    /// [`MacAddr::NOBODY`] for somebody outside.
     pub mac: MacAddr,
     pub line: LineNumber,
     /// Nobody owns the line yet.
     pub provisional: bool,
+}
+
+impl Caller {
+    /// The device that calls; `None` for somebody outside.
+    pub fn device(&self) -> Option<MacAddr> {
+        (self.mac != MacAddr::NOBODY).then_some(self.mac)
+    }
+}
+
+/// By which trunk a call came, and what it says of the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub trunk: Arc<str>,
+    /// As the provider writes it; `None`: hidden.
+    pub number: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,69 +45,85 @@ pub enum Route {
     Service,
     /// All phones of this extension.
     Extension(Extension),
-    /// All phones of all these, unlimited.
-    Emergency(Vec<Extension>),
-    /// No number of ours: 404.
-    Unknown,
+    /// All phones of all these, at once.
+    Extensions(Vec<Extension>),
+    /// Somebody outside, or help.
+    Outside(Ways),
+    /// A final answer.
+    Refused(Cause),
 }
 
-/// `is_extension` tells whether somebody has this number.
-pub fn route(config: &Config, caller: &Caller, dialled: &str, is_extension: impl Fn(&str) -> bool) -> Route {
-    let number = plain(dialled);
-    if let Some(targets) = config.emergency.get(&number) {
-        return Route::Emergency(targets.clone());
+/// One after the other until one takes the call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    pub hops: VecDeque<Hop>,
+    /// Ring when no hop takes the call.
+    pub then: Vec<Extension>,
+    /// It is a call for help.
+    pub help: Option<Help>,
+}
+
+/// A call for help: unlimited, and each way is tried whatever its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Help {
+    /// The name of the place that it comes from.
+    pub location: Option<String>,
+    /// A trial: nobody is called for help.
+    pub test: bool,
+}
+
+/// What the plan of the configuration says.
+pub fn route(config: &Config, world: &dyn World, caller: &Caller, origin: Option<&Origin>, dialled: &str) -> Route {
+    let (groups, location);
+    let party = match origin {
+        Some(origin) => Party::Outside { trunk: &origin.trunk, number: origin.number.as_deref() },
+        None => {
+            location = world.location(caller.mac);
+            match caller.provisional {
+                true => Party::Unbound { location: location.as_deref() },
+                false => {
+                    groups = world.groups(&caller.user);
+                    Party::Extension { number: &caller.user, groups: &groups, location: location.as_deref() }
+                }
+            }
+        }
+    };
+    let decision = config.plan.decide(&Asked(world), party, dialled, world.wall());
+    tracing::debug!(caller = %caller.user, rule = decision.rule.as_deref(), outcome = ?decision.outcome, "routed");
+    Route::from(decision)
+}
+
+struct Asked<'a>(&'a dyn World);
+
+impl Office for Asked<'_> {
+    fn is_extension(&self, number: &str) -> bool {
+        self.0.is_extension(number)
     }
-    if caller.provisional || number == config.ivr_number {
-        return Route::Service;
-    }
-    match number.parse::<Extension>() {
-        Ok(extension) if is_extension(extension.as_str()) => Route::Extension(extension),
-        _ => Route::Unknown,
+
+    fn switch(&self, hours: &str) -> Switch {
+        self.0.night_switch(hours)
     }
 }
 
-/// A number as people write it, without what they write between the digits (RFC 3966 §5.1.1).
-fn plain(dialled: &str) -> String {
-    dialled.chars().filter(|c| !matches!(c, ' ' | '-' | '.' | '(' | ')')).take(64).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::call::Settings;
-
-    #[test]
-    fn who_reaches_what() {
-        let mut settings = Settings::default();
-        settings.emergency.insert("112".to_owned(), vec!["2000".parse().unwrap()]);
-        let config = settings.check().unwrap();
-        let caller = |provisional| Caller {
-            user: "2041".into(),
-            display_name: "Ada".into(),
-            mac: MacAddr([0, 0x15, 0x65, 1, 2, 3]),
-            line: 1,
-            provisional,
-        };
-        let extension = |number: &str| Route::Extension(number.parse().unwrap());
-        let emergency = Route::Emergency(vec!["2000".parse().unwrap()]);
-        for (provisional, dialled, reached) in [
-            (false, "2042", extension("2042")),
-            (false, "20-42", extension("2042")),
-            (false, "2999", Route::Unknown),
-            (false, "alice", Route::Unknown),
-            (false, "new001565010203", Route::Unknown),
-            (false, "", Route::Unknown),
-            (false, "0", Route::Service),
-            (false, "112", emergency.clone()),
-            (true, "2042", Route::Service),
-            (true, "", Route::Service),
-            (true, "anything", Route::Service),
-            (true, "0", Route::Service),
-            (true, "112", emergency.clone()),
-            (true, "1-1-2", emergency),
-        ] {
-            let route = route(&config, &caller(provisional), dialled, |number| ["2041", "2042", "2000"].contains(&number));
-            assert_eq!(route, reached, "{dialled} provisional={provisional}");
+impl From<Decision> for Route {
+    fn from(decision: Decision) -> Self {
+        match decision.outcome {
+            Outcome::Menu => Self::Service,
+            Outcome::Extensions(mut all) if all.len() == 1 => Self::Extension(all.remove(0)),
+            Outcome::Extensions(all) => Self::Extensions(all),
+            Outcome::Outside(outside) => Self::Outside(Ways { hops: outside.hops.into(), ..Ways::default() }),
+            Outcome::Emergency(call) => {
+                let help = Some(Help { location: call.location, test: call.test });
+                Self::Outside(Ways { hops: call.hops.into(), then: call.extensions, help })
+            }
+            Outcome::Refused(refusal) => Self::Refused(match refusal {
+                Refusal::NoSuchNumber | Refusal::Rejected(Reject::NotFound) => Cause::Unknown,
+                Refusal::NotAllowed(_) => Cause::NotAllowed,
+                Refusal::Blocked => Cause::Blocked,
+                Refusal::Anonymous => Cause::Anonymous,
+                Refusal::Rejected(Reject::Busy) => Cause::Busy,
+                Refusal::Rejected(Reject::Unavailable) => Cause::Unavailable,
+            }),
         }
     }
 }

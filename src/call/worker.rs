@@ -20,14 +20,17 @@ use tokio::{
 use super::{
     Config,
     half::{Cause, Contact, LegEnd, LegEvent, MediaPort, Snapshot},
+    inbound,
     presence::{Lamp, Mailbox},
     routing::Caller,
-    switch::{Action, CallerId, Incoming, Originate, OriginateError, Purpose, Replaced, ServiceCommand, Switch, World},
+    switch::{Action, CallerId, Incoming, Originate, OriginateError, Purpose, Replaced, Seat, ServiceCommand, Switch, World},
+    trunk::{self, Standing, Trunks, Unusable},
     watching::{self, Around, Watching},
 };
 use crate::{
     media::{self, Clip, Country, Media, MediaEvent, PlaybackId, SessionConfig, SessionId},
     model::{CallId, Event, Events, Generation, LineNumber, MacAddr, Timestamp},
+    routing::hours::Switch as NightSwitch,
     sdp::{self, MediaParams},
     sip::{
         self, Accounts, Endpoint, Ids, Message, Method, Name, Response,
@@ -38,7 +41,7 @@ use crate::{
         notify::{self, Notifier},
         registrar::{self, Registrar},
         transport::{Flow, Inbound, Transport, Transports, socket::BindError},
-        ua::{self, Ended, Invite, LegId, UserAgent},
+        ua::{self, Ended, Invite, LegId, RequestId, UserAgent},
     },
     store::{ContactRecord, Store, SubscriptionRecord},
 };
@@ -49,6 +52,18 @@ pub trait Office: Send + Sync + 'static {
     fn is_extension(&self, number: &str) -> bool;
     /// The name of whom the number belongs to; empty if nobody.
     fn display_name(&self, number: &str) -> String;
+    /// Groups of the directory that its user is in.
+    fn groups(&self, _number: &str) -> Vec<String> {
+        Vec::new()
+    }
+    /// Where a device is, if that is known.
+    fn location(&self, _mac: MacAddr) -> Option<String> {
+        None
+    }
+    /// Where the night switch of these hours stands.
+    fn night_switch(&self, _hours: &str) -> NightSwitch {
+        NightSwitch::Auto
+    }
     /// A phone has registered, or has refreshed its registration.
     fn registered(&self, contact: &registrar::Contact, refreshed: bool);
     /// A contact is gone: taken back, expired, or of a binding that has ended.
@@ -142,6 +157,8 @@ enum Command {
     Hangup { call: CallId, answer: oneshot::Sender<bool> },
     List { answer: oneshot::Sender<Vec<Snapshot>> },
     Contacts { answer: oneshot::Sender<Vec<registrar::Contact>> },
+    Trunks { answer: oneshot::Sender<Vec<Standing>> },
+    Resolved { trunk: Arc<str>, addresses: Vec<SocketAddr> },
     Notify { order: Box<notify::Order>, answer: oneshot::Sender<notify::Outcome> },
     DropContacts { mac: MacAddr, keep_generation: Generation },
     Reload { config: Box<Config> },
@@ -231,8 +248,11 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         media_events,
         commands,
         taps: HashMap::new(),
+        trunks: Trunks::default(),
+        on_trunk: HashMap::new(),
+        asked: HashMap::new(),
     };
-    let engine = Engine {
+    let mut engine = Engine {
         ground,
         capture: Capture::new(calls.capture),
         switch: Switch::new(Arc::new(calls)),
@@ -247,6 +267,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         crowded: false,
         refusals: (now, 0),
     };
+    engine.configure_trunks(now);
     let task = tokio::spawn(async move {
         engine.run(inbox, command_inbox, media_inbox).await;
         // The engine's end of the channel is gone: the writer empties it and ends.
@@ -275,6 +296,11 @@ impl Handle {
     /// All registered contacts.
     pub async fn contacts(&self) -> Vec<registrar::Contact> {
         self.ask(|answer| Command::Contacts { answer }).await.unwrap_or_default()
+    }
+
+    /// All trunks, by name.
+    pub async fn trunks(&self) -> Vec<Standing> {
+        self.ask(|answer| Command::Trunks { answer }).await.unwrap_or_default()
     }
 
     /// Sends a NOTIFY and waits for the phone's answer, for up to a minute.
@@ -343,6 +369,11 @@ struct Ground {
     commands: mpsc::Sender<Command>,
     /// Calls that are with the voice menu, or on their way there.
     taps: HashMap<CallId, Tap>,
+    trunks: Trunks,
+    /// Legs that we call by a trunk, and whether the provider has shown a sign of life.
+    on_trunk: HashMap<LegId, (Arc<str>, bool)>,
+    /// Trunks that were asked whether they are there.
+    asked: HashMap<RequestId, Arc<str>>,
 }
 
 struct Tap {
@@ -399,6 +430,29 @@ impl World for Ground {
         };
         self.taps.insert(call, Tap { permit: Some(permit), events: None, ended: None, transfer: None });
         true
+    }
+
+    fn take_trunk(&mut self, now: Instant, trunk: &str, emergency: bool) -> Result<Seat, Unusable> {
+        let way = self.trunks.take(now, trunk, emergency)?;
+        let silence = self.trunks.settings(trunk).map_or(6, |trunk| trunk.silence_secs);
+        let flow = self.transports.flow_to(way.transport, way.peer).map_err(|_| Unusable::NoAddress)?;
+        Ok(Seat { flow, silence: Duration::from_secs(u64::from(silence)) })
+    }
+
+    fn groups(&self, extension: &str) -> Vec<String> {
+        self.office.groups(extension)
+    }
+
+    fn location(&self, mac: MacAddr) -> Option<String> {
+        self.office.location(mac)
+    }
+
+    fn night_switch(&self, hours: &str) -> NightSwitch {
+        self.office.night_switch(hours)
+    }
+
+    fn wall(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
     }
 
     fn random(&mut self) -> u64 {
@@ -486,6 +540,7 @@ impl Engine {
                     Command::Stop { answer } => {
                         let now = Instant::now();
                         self.switch.end_all(now);
+                        self.ground.trunks.end_all(now, &mut self.ground.endpoint);
                         stopping.get_or_insert((now + FAREWELL, answer));
                     }
                     command => self.handle_command(Instant::now(), command),
@@ -523,6 +578,7 @@ impl Engine {
         ground.agent.handle_timeout(now, &mut ground.endpoint);
         ground.registrar.handle_timeout(now);
         self.watching.handle_timeout(now);
+        ground.trunks.handle_timeout(now, &mut ground.endpoint);
         self.switch.handle_timeout(now, &mut self.ground);
     }
 
@@ -532,8 +588,9 @@ impl Engine {
             ground.endpoint.poll_timeout(),
             ground.agent.poll_timeout(),
             ground.registrar.poll_timeout(),
-            self.switch.poll_timeout(),
             self.watching.poll_timeout(),
+            ground.trunks.poll_timeout(),
+            self.switch.poll_timeout(),
         ];
         all.into_iter().flatten().min()
     }
@@ -561,10 +618,6 @@ impl Engine {
                 self.ground.registrar.drop_generation_below(mac, keep_generation);
                 self.watching.drop_generation_below(mac, keep_generation);
             }
-            Command::Reload { config } => {
-                self.capture.set_limits(config.capture);
-                self.switch.reload(Arc::new(*config));
-            }
             Command::Messages { of, answer } => {
                 let _ = answer.send(match of {
                     Of::Call(call) => self.capture.of_call(now, call),
@@ -576,6 +629,19 @@ impl Engine {
             }
             Command::Mailbox { user, mailbox } => self.watching.set_mailbox(&user, mailbox),
             Command::Show { resource, lamp } => self.watching.show(&resource, lamp),
+            Command::Reload { config } => {
+                self.capture.set_limits(config.capture);
+                self.switch.reload(Arc::new(*config));
+                self.configure_trunks(now);
+            }
+            Command::Trunks { answer } => {
+                let _ = answer.send(self.ground.trunks.list(now));
+            }
+            Command::Resolved { trunk, addresses } => {
+                let ground = &mut self.ground;
+                let flow_to = |transport, peer| ground.transports.flow_to(transport, peer).ok();
+                ground.trunks.resolved(now, &mut ground.endpoint, &trunk, addresses, flow_to);
+            }
             Command::Service { call, command, answer } => {
                 if let (Some(tap), Some(answer)) = (self.ground.taps.get_mut(&call), answer) {
                     tap.transfer = Some(answer);
@@ -606,6 +672,10 @@ impl Engine {
                 self.apply_registrar(action);
             }
             quiet &= !self.settle_watching(now);
+            while let Some(action) = self.ground.trunks.poll_action() {
+                quiet = false;
+                self.apply_trunk(now, action);
+            }
             while let Some(done) = self.notifier.poll_done() {
                 self.tell_notified(done);
             }
@@ -661,6 +731,7 @@ impl Engine {
     fn handle_endpoint(&mut self, now: Instant, event: endpoint::Event) {
         let Some(event) = self.notifier.handle_event(now, &mut self.ground.endpoint, event) else { return };
         let Some(event) = self.watching.handle_event(now, event) else { return };
+        let Some(event) = self.ground.trunks.handle(now, &mut self.ground.endpoint, event) else { return };
         match event {
             endpoint::Event::Request { tx, request, flow } if request.is(&Method::Register) => self.register(now, tx, &request, flow),
             endpoint::Event::Request { tx, request, flow } if request.is(&Method::Subscribe) => self.subscribe(now, tx, &request, flow),
@@ -713,12 +784,17 @@ impl Engine {
         match event {
             ua::Event::Incoming { leg, request, flow } => self.incoming(now, leg, &request, flow),
             ua::Event::Leg { leg, event } => {
+                self.notice_trunk(now, leg, &event);
                 if let Some(event) = leg_event(event) {
                     self.switch.handle_leg(now, &mut self.ground, leg, event);
                 }
             }
             ua::Event::Request { tx, request, .. } => self.outside(now, tx, &request),
-            ua::Event::Replied { .. } => {}
+            ua::Event::Replied { request, response } => {
+                if let Some(trunk) = self.ground.asked.remove(&request) {
+                    self.ground.trunks.asked(now, &trunk, response.and_then(|response| response.status()));
+                }
+            }
         }
     }
 
@@ -731,6 +807,9 @@ impl Engine {
             return ground.agent.reject(now, &mut ground.endpoint, leg, 503, &later);
         }
         let dialled = request.uri().ok().and_then(|uri| uri.user().map(|user| user.into_owned())).unwrap_or_default();
+        if let Some(trunk) = ground.trunks.whose(&flow) {
+            return self.from_trunk(now, leg, request, flow, &trunk);
+        }
         match self.verifier.verify(now, request, self.accounts.as_ref()) {
             Ok(account) => {
                 let offer = (!request.body().is_empty()).then(|| request.body_bytes());
@@ -738,7 +817,8 @@ impl Engine {
                     Ok(replaces) => replaces,
                     Err(status) => return ground.agent.reject(now, &mut ground.endpoint, leg, status, &[]),
                 };
-                let incoming = Incoming { leg, caller: caller(account), dialled, offer, flow, source: flow.peer, replaces };
+                let (caller, source, origin) = (caller(account), flow.peer, None);
+                let incoming = Incoming { leg, caller, dialled, offer, flow, source, replaces, origin };
                 self.switch.handle_incoming(now, ground, incoming);
             }
             Err(refusal) => {
@@ -751,6 +831,90 @@ impl Engine {
                     let reason = "wrong user name or password".to_owned();
                     self.events.tell(Event::CallRefused { from: user, to: dialled.chars().take(64).collect(), mac: None, reason });
                 }
+            }
+        }
+    }
+
+    /// A call from outside: the trunk that it comes by is proved by the address that it comes from.
+    fn from_trunk(&mut self, now: Instant, leg: LegId, request: &Message, flow: Flow, trunk: &Arc<str>) {
+        let ground = &mut self.ground;
+        ground.trunks.lives(now, trunk);
+        let settings = ground.trunks.settings(trunk).cloned();
+        let Some(settings) = settings.filter(|_| ground.trunks.has_room(trunk)) else {
+            return ground.agent.reject(now, &mut ground.endpoint, leg, 503, &[]);
+        };
+        let called = inbound::read(&settings, self.switch.plan().site(), request);
+        let offer = (!request.body().is_empty()).then(|| request.body_bytes());
+        let incoming = Incoming {
+            leg,
+            caller: called.caller,
+            dialled: called.number,
+            offer,
+            flow,
+            source: flow.peer,
+            // Nobody outside takes the place of our people's calls.
+            replaces: None,
+            origin: Some(called.origin),
+        };
+        self.switch.handle_incoming(now, ground, incoming);
+    }
+
+    /// What a call by a trunk tells of the trunk.
+    fn notice_trunk(&mut self, now: Instant, leg: LegId, event: &ua::LegEvent) {
+        let ground = &mut self.ground;
+        let Some((trunk, lives)) = ground.on_trunk.get_mut(&leg) else { return };
+        let trunk = trunk.clone();
+        match event {
+            ua::LegEvent::Refused { status: 408 | 503, .. } if !*lives => ground.trunks.suspect(now, &trunk),
+            _ if !std::mem::replace(lives, true) => ground.trunks.lives(now, &trunk),
+            _ => {}
+        }
+        if matches!(event, ua::LegEvent::Refused { .. } | ua::LegEvent::Answered { .. } | ua::LegEvent::Ended { .. }) {
+            ground.on_trunk.remove(&leg);
+        }
+    }
+
+    fn configure_trunks(&mut self, now: Instant) {
+        let ground = &mut self.ground;
+        ground.trunks.configure(now, &mut ground.endpoint, self.switch.plan().trunks());
+    }
+
+    fn apply_trunk(&mut self, now: Instant, action: trunk::Action) {
+        let ground = &mut self.ground;
+        match action {
+            trunk::Action::Resolve { trunk, host, port } => {
+                let commands = ground.commands.clone();
+                // A name server may be slow; nobody waits for it here.
+                tokio::spawn(async move {
+                    let found = tokio::net::lookup_host((host.as_str(), port)).await;
+                    if let Err(error) = &found {
+                        tracing::warn!(%trunk, host, %error, "no address for a trunk");
+                    }
+                    let addresses = found.map(Iterator::collect).unwrap_or_default();
+                    let _ = commands.send(Command::Resolved { trunk, addresses }).await;
+                });
+            }
+            trunk::Action::Ask { trunk, uri, transport, peer } => {
+                let Ok(flow) = ground.transports.flow_to(transport, peer) else {
+                    return ground.trunks.asked(now, &trunk, None);
+                };
+                let from = format!("sip:{}", ground.endpoint.sent_by(&flow));
+                let outside = ua::Outside {
+                    method: Method::Options,
+                    to: uri.clone(),
+                    uri,
+                    flow,
+                    from: (String::new(), from),
+                    headers: Vec::new(),
+                    body: None,
+                    credentials: None,
+                };
+                let request = ground.agent.request(now, &mut ground.endpoint, outside);
+                ground.asked.insert(request, trunk);
+            }
+            trunk::Action::Tell(event) => {
+                log(&event);
+                self.events.tell(event);
             }
         }
     }
@@ -770,7 +934,7 @@ impl Engine {
     // --- what the switch wants
 
     fn apply(&mut self, now: Instant, action: Action) {
-        let Ground { agent, endpoint, media, taps, commands, transports, .. } = &mut self.ground;
+        let Ground { agent, endpoint, media, taps, commands, transports, trunks, on_trunk, .. } = &mut self.ground;
         match action {
             Action::Invite { leg, contact, caller, referred_by, offer } => {
                 // Asking the system for a route costs three calls: only where the flow does not tell our address.
@@ -788,6 +952,14 @@ impl Engine {
                 }
                 agent.invite(now, endpoint, leg, invite);
             }
+            Action::InviteOutside { leg, hop, display_name, flow, offer } => {
+                let Some(settings) = trunks.settings(&hop.trunk) else { return };
+                let own = endpoint.sent_by(&flow);
+                let invite = trunk::invite(settings, &hop, &display_name, &own, flow, offer);
+                on_trunk.insert(leg, (hop.trunk.clone(), false));
+                agent.invite(now, endpoint, leg, invite);
+            }
+            Action::HoldTrunk { trunk, media } => trunks.hold(&trunk, media),
             Action::Ring { leg } => agent.ring(now, endpoint, leg),
             Action::Answer { leg, sdp } => agent.answer(now, endpoint, leg, sdp),
             Action::Refuse { leg, status, retry_after_secs } => {
@@ -795,6 +967,9 @@ impl Engine {
                 agent.reject(now, endpoint, leg, status, &headers);
             }
             Action::Hangup { leg, elsewhere } => {
+                if let Some((trunk, false)) = on_trunk.remove(&leg) {
+                    trunks.suspect(now, &trunk);
+                }
                 let reason = elsewhere.then_some("SIP;cause=200;text=\"Call completed elsewhere\"");
                 agent.hangup(now, endpoint, leg, reason);
             }
@@ -817,7 +992,10 @@ impl Engine {
                 media.command(id, media::Command::Play { playback: PlaybackId(0), clips, repeat: true });
             }
             Action::RingBack { media: id, on: false } => media.command(id, media::Command::StopPlay),
-            Action::CloseMedia { media: id } => media.command(id, media::Command::Close),
+            Action::CloseMedia { media: id } => {
+                trunks.leave(id);
+                media.command(id, media::Command::Close);
+            }
             Action::HandOver { call, caller, media: port, source, .. } => {
                 let Some(tap) = taps.get_mut(&call) else { return };
                 let (Some(permit), Some(events)) = (tap.permit.take(), tap.events.take()) else { return };
@@ -927,6 +1105,7 @@ fn invite(endpoint: &Endpoint, flow: Flow, contact: Contact, caller: CallerId, o
 
 fn leg_event(event: ua::LegEvent) -> Option<LegEvent> {
     Some(match event {
+        ua::LegEvent::Trying => LegEvent::Trying,
         ua::LegEvent::Ringing { .. } => LegEvent::Ringing,
         ua::LegEvent::Answered { body } => LegEvent::Answered { sdp: body },
         ua::LegEvent::Refused { status, .. } => LegEvent::Refused { status },
@@ -995,6 +1174,11 @@ fn log(event: &Event) {
         Event::CallAnswered { call, to, .. } => tracing::info!(%call, mac, %to, "answered"),
         Event::CallTransferred { call, by, to, .. } => tracing::info!(%call, mac, %by, %to, "transferred"),
         Event::CallEnded { call, cause, talk_ms, .. } => tracing::info!(%call, mac, %cause, talk_ms, "call ended"),
+        Event::TrunkUp { trunk } => tracing::info!(%trunk, "trunk up"),
+        Event::TrunkDown { trunk, reason } => tracing::warn!(%trunk, %reason, "trunk down"),
+        Event::EmergencyCalled { call, from, number, location, test, .. } => {
+            tracing::warn!(%call, mac, %from, %number, location, test, "emergency call");
+        }
         Event::CallRefused { from, to, reason, .. } => tracing::info!(mac, %from, %to, %reason, "call refused"),
         _ => {}
     }

@@ -24,6 +24,7 @@ mod route;
 mod serve;
 mod table;
 mod token;
+mod trunks;
 mod watchers;
 
 /// Plug in a desk phone, dial anything, say who you are: your extension is on it.
@@ -51,9 +52,11 @@ enum Command {
     Users(lists::Users),
     Bindings(lists::Bindings),
     Bind(lists::Bind),
+    Locate(trunks::Locate),
     Unbind(lists::Unbind),
     Dial(dial::Dial),
     Calls(dial::Calls),
+    Trunks(trunks::Trunks),
     Route(route::Route),
     Phone(phone::Phone),
     Ivr(ivr::Ivr),
@@ -76,9 +79,11 @@ impl Cli {
             Command::Users(command) => command.run().await,
             Command::Bindings(command) => command.run().await,
             Command::Bind(command) => command.run().await,
+            Command::Locate(command) => command.run().await,
             Command::Unbind(command) => command.run().await,
             Command::Dial(command) => command.run().await,
             Command::Calls(command) => command.run().await,
+            Command::Trunks(command) => command.run().await,
             Command::Route(command) => command.run(),
             Command::Phone(command) => command.run().await,
             Command::Ivr(command) => command.run(),

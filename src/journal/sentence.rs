@@ -37,7 +37,7 @@ fn level(event: &Event) -> Level {
         LeaseRefused { .. } | LeaseDeclined { .. } | FileFailed { .. } | FileRefused { .. } | RegisterRefused { .. } => Level::Warn,
         LockedOut { .. } | ReloadOverdue { .. } | CallRefused { .. } | DuplicateMac { .. } => Level::Warn,
         DirectoryChecked { outcome: CheckOutcome::Unavailable, .. } => Level::Warn,
-        PoolExhausted { .. } | RenderFailed { .. } | DirectoryUnavailable { .. } | ConfigRejected { .. } => Level::Error,
+        PoolExhausted { .. } | RenderFailed { .. } | TrunkDown { .. } | DirectoryUnavailable { .. } | ConfigRejected { .. } => Level::Error,
         _ => Level::Info,
     }
 }
@@ -128,6 +128,13 @@ fn words(event: &Event) -> String {
             format!("the call ends: {cause}{}, {:.1} s of talk", maybe(", status ", status), *talk_ms as f64 / 1000.0)
         }
         CallRefused { from, to, reason, .. } => format!("{from} cannot call {to}: {reason}"),
+        EmergencyCalled { from, number, location, test, .. } => {
+            let place = location.as_ref().map(|place| format!(" from {place}")).unwrap_or_default();
+            let trial = if *test { " (a trial)" } else { "" };
+            format!("{from} calls {number} for help{place}{trial}")
+        }
+        TrunkUp { trunk } => format!("the trunk {trunk} is up"),
+        TrunkDown { trunk, reason } => format!("the trunk {trunk} is down: {reason}"),
         DirectoryUnavailable { server, error } => format!("the directory {server} does not answer: {error}"),
         DirectoryAvailable { server } => format!("the directory {server} answers again"),
         ConfigReloaded { what } => format!("{what} is reloaded"),

@@ -269,11 +269,31 @@ pub enum Event {
         status: Option<u16>,
         talk_ms: u64,
     },
+    /// Somebody called for help. `test`: it was a trial.
+    EmergencyCalled {
+        call: CallId,
+        mac: Option<MacAddr>,
+        from: String,
+        number: String,
+        /// Where the phone is, in the words of the routes.
+        location: Option<String>,
+        test: bool,
+    },
     /// No call came of it: not allowed, no such number, nobody there, or too much to do.
     CallRefused {
         from: String,
         to: String,
         mac: Option<MacAddr>,
+        reason: String,
+    },
+
+    // --- trunks
+    /// The provider answers, and has registered us where it wants that.
+    TrunkUp {
+        trunk: String,
+    },
+    TrunkDown {
+        trunk: String,
         reason: String,
     },
 
@@ -373,6 +393,7 @@ impl Event {
             | CallAnswered { mac, .. }
             | CallTransferred { mac, .. }
             | CallEnded { mac, .. }
+            | EmergencyCalled { mac, .. }
             | CallRefused { mac, .. } => *mac,
             _ => None,
         }
@@ -391,6 +412,7 @@ impl Event {
             | CallRinging { call, .. }
             | CallAnswered { call, .. }
             | CallTransferred { call, .. }
+            | EmergencyCalled { call, .. }
             | CallEnded { call, .. } => Some(*call),
             _ => None,
         }

@@ -67,6 +67,11 @@ impl FromStr for MacAddr {
     }
 }
 
+impl MacAddr {
+    /// No device: somebody outside, who calls by a trunk.
+    pub const NOBODY: Self = Self([0; 6]);
+}
+
 impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

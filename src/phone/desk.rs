@@ -637,6 +637,7 @@ impl<'a> Line<'a> {
             }
         };
         match event {
+            LegEvent::Trying => {}
             LegEvent::Ringing { body, .. } => {
                 accept(body);
                 self.desk.say(News::Ringing);

@@ -23,6 +23,8 @@ use crate::{
 pub struct Identities {
     key: MasterKey,
     now: Arc<ArcSwap<Snapshot>>,
+    /// Where devices are, of those that it is known of.
+    places: Arc<ArcSwap<HashMap<MacAddr, String>>>,
 }
 
 /// One line of a device as SIP knows it.
@@ -68,7 +70,7 @@ struct Owner {
 
 impl Identities {
     pub fn new(key: MasterKey) -> Self {
-        Self { key, now: Arc::default() }
+        Self { key, now: Arc::default(), places: Arc::default() }
     }
 
     /// Who a user name of the digest is. `None` when no device can be called so.
@@ -119,6 +121,28 @@ impl Identities {
             Ok(extension) => self.now.load().extensions.get(&extension).cloned().unwrap_or_default(),
             Err(_) => Vec::new(),
         }
+    }
+
+    /// Where a device is, if that is known.
+    pub fn location(&self, mac: MacAddr) -> Option<String> {
+        self.places.load().get(&mac).cloned()
+    }
+
+    /// Takes over where these devices are.
+    pub(super) fn located<'a>(&self, records: impl Iterator<Item = &'a DeviceRecord>) {
+        let old = self.places.load();
+        let news: Vec<_> = records.filter(|record| old.get(&record.mac) != record.location.as_ref()).collect();
+        if news.is_empty() {
+            return;
+        }
+        let mut places = HashMap::clone(&old);
+        for record in news {
+            match &record.location {
+                Some(place) => places.insert(record.mac, place.clone()),
+                None => places.remove(&record.mac),
+            };
+        }
+        self.places.store(Arc::new(places));
     }
 
     /// What a line logged in with before its device's generation changed: it answers a phone that challenges the NOTIFY.

@@ -88,6 +88,7 @@ impl Onboarding {
         let mut core = Core::new(config, methods);
         core.restore(now(), devices, bindings, contacts);
         identities.load(core.devices());
+        identities.located(core.devices().map(|(record, _)| record));
         let (queue, inbox) = mpsc::channel(QUEUE);
         let (outputs, engine) = mpsc::channel(OUTPUTS);
         let service = Service {
@@ -397,6 +398,7 @@ impl Service {
     async fn flush(&mut self) {
         while self.core.is_dirty() {
             let records = self.core.take_dirty(RECORDS);
+            self.identities.located(records.iter());
             let macs: Vec<MacAddr> = records.iter().map(|record| record.mac).collect();
             if let Err(error) = self.store.save_devices(records).await {
                 tracing::warn!(%error, devices = macs.len(), "what was seen of devices is not on disk yet; it is tried again");

@@ -99,6 +99,12 @@ impl Site {
         }
     }
 
+    /// A short code, as 115: it goes out as it is where a rule names it.
+    pub fn is_short(&self, dialled: &str) -> bool {
+        let has_prefix = |prefix: &str| !prefix.is_empty() && dialled.starts_with(prefix);
+        dialled.len() <= 6 && !dialled.starts_with('+') && !has_prefix(&self.international_prefix) && !has_prefix(&self.national_prefix)
+    }
+
     /// A number of a telephone provider: international without `+`, or as it is dialled here.
     pub fn international_of(&self, number: &str, form: Form) -> Option<String> {
         match form {

@@ -534,6 +534,9 @@ impl Question<'_> {
             if self.fits(trace, rule, Some(class), dialled, e164.as_deref())
                 && let Target::Trunks(trunks, caller_id) = &rule.to
             {
+                let named = rule.numbers.iter().any(|pattern| !pattern.is_international() && pattern.matches(dialled));
+                let short = named && plan.site.as_ref().is_some_and(|site| site.is_short(dialled));
+                let e164 = e164.filter(|_| !short);
                 let hops = trunks.iter().map(|trunk| self.hop(trunk, caller_id, dialled, e164.as_deref())).collect();
                 return Decision { outcome: Outcome::Outside(Outside { e164, class, hops }), rule: Some(rule.name.clone()) };
             }

@@ -1,6 +1,6 @@
 //! What the switch wants done, by legs, media and the voice menu.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 
@@ -11,8 +11,9 @@ use crate::{
     },
     media::SessionId,
     model::{CallId, Event},
+    routing::Hop,
     sdp::MediaParams,
-    sip::ua::LegId,
+    sip::{transport::Flow, ua::LegId},
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,19 @@ pub enum Action {
         /// Who has transferred the call there.
         referred_by: Option<String>,
         offer: Bytes,
+    },
+    /// A call to the outside by a trunk, as its settings want it.
+    InviteOutside {
+        leg: LegId,
+        hop: Box<Hop>,
+        display_name: String,
+        flow: Flow,
+        offer: Bytes,
+    },
+    /// The call with this sound is on the trunk until [`Self::CloseMedia`].
+    HoldTrunk {
+        trunk: Arc<str>,
+        media: SessionId,
     },
     Ring {
         leg: LegId,

@@ -37,7 +37,7 @@ impl Switch {
                 // It took the call and cannot talk: put it back among the ringing, hang it up, count it as failed.
                 halves.push(half);
                 self.actions.push_back(Action::Hangup { leg, elsewhere: false });
-                return self.on_refused(now, world, id, leg, Cause::NothingInCommon, None);
+                return self.on_refused(now, world, id, leg, Cause::NothingInCommon, Some(488));
             }
         };
         let _ = answer;
@@ -50,6 +50,10 @@ impl Switch {
         self.actions.push_back(Action::SetRemote { media: half.media.id, params: agreed });
         if let Some(at) = call.deadline.take() {
             self.deadlines.remove(&(at, id));
+        }
+        if place == Place::Far {
+            call.ways = None;
+            call.no_sign_yet = false;
         }
         match place {
             Place::Far => self.connect(now, id, Some(agreed.codec), half.media.id),
@@ -69,8 +73,10 @@ impl Switch {
                 self.hand_over(id);
             }
             Some(Route::Extension(extension)) => self.ring_far(now, world, id, &[extension]),
-            Some(Route::Emergency(extensions)) => self.ring_far(now, world, id, &extensions),
-            Some(Route::Unknown) | None => self.end(now, id, Cause::Unknown, None, None),
+            Some(Route::Extensions(all)) => self.ring_far(now, world, id, &all),
+            Some(Route::Outside(ways)) => self.go_outside(now, world, id, ways),
+            Some(Route::Refused(cause)) => self.end(now, id, cause, None, None),
+            None => self.end(now, id, Cause::Unknown, None, None),
         }
     }
 

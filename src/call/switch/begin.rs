@@ -15,7 +15,7 @@ use super::{
 use crate::{
     call::{
         half::{Cause, Half, HalfState},
-        routing::{Caller, Route, route},
+        routing::{Caller, Origin, Route, route},
     },
     model::{CallId, Event, Extension},
     sdp::{self, Codec, Description, Direction},
@@ -34,6 +34,8 @@ pub struct Incoming {
     pub source: SocketAddr,
     /// The call whose place this one shall take.
     pub replaces: Option<Replaced>,
+    /// It comes from outside.
+    pub origin: Option<Origin>,
 }
 
 /// Click to dial: ring the user's phones, then the far end.
@@ -49,12 +51,12 @@ pub struct Originate {
 }
 
 impl Switch {
-    /// A phone calls. It was authenticated as `incoming.caller`.
+    /// Somebody calls: a phone that was authenticated as `incoming.caller`, or a trunk.
     pub fn handle_incoming(&mut self, now: Instant, world: &mut dyn World, incoming: Incoming) {
         if let Some(replaced) = incoming.replaces {
             return self.replace(now, world, incoming, replaced);
         }
-        let route = route(&self.config, &incoming.caller, &incoming.dialled, |number| world.is_extension(number));
+        let route = route(&self.config, world, &incoming.caller, incoming.origin.as_ref(), &incoming.dialled);
         if let Err(cause) = self.admit(&incoming.caller, &route) {
             return self.refuse(&incoming, cause);
         }
@@ -64,10 +66,11 @@ impl Switch {
         };
         let id = self.new_id(world);
         match route {
-            Route::Unknown => self.refuse(&incoming, Cause::Unknown),
+            Route::Refused(cause) => self.refuse(&incoming, cause),
             Route::Service => self.enter_menu(now, world, id, incoming, offer),
             Route::Extension(extension) => self.call_out(now, world, id, incoming, offer, &[extension]),
-            Route::Emergency(extensions) => self.call_out(now, world, id, incoming, offer, &extensions),
+            Route::Extensions(all) => self.call_out(now, world, id, incoming, offer, &all),
+            Route::Outside(ways) => self.call_outside(now, world, id, incoming, offer, ways),
         }
     }
 
@@ -78,9 +81,12 @@ impl Switch {
             return Err(OriginateError::NotRegistered(wanted.from));
         };
         let caller = Caller { user: wanted.from.to_string(), display_name, mac: first.mac, line: first.line, provisional: false };
-        let next = route(&self.config, &caller, &wanted.to, |number| world.is_extension(number));
-        if next == Route::Unknown {
-            return Err(OriginateError::NoSuchNumber(wanted.to));
+        let next = route(&self.config, world, &caller, None, &wanted.to);
+        if let Route::Refused(cause) = next {
+            return Err(match cause {
+                Cause::Unknown => OriginateError::NoSuchNumber(wanted.to),
+                cause => OriginateError::Refused { to: wanted.to, why: cause.as_str() },
+            });
         }
         let overload = OriginateError::Overload { retry_after_secs: self.config.retry_after_secs };
         if self.admit(&caller, &next).is_err() {
@@ -115,11 +121,16 @@ impl Switch {
     pub(super) fn admit(&self, caller: &Caller, route: &Route) -> Result<(), Cause> {
         let count = self.calls.len();
         // Emergency calls are not limited; only memory is.
-        if matches!(route, Route::Emergency(_)) {
+        if matches!(route, Route::Outside(ways) if ways.help.is_some()) {
             return if count < self.config.max_calls.saturating_mul(2) + 16 { Ok(()) } else { Err(Cause::Overload) };
         }
         let own = self.callers.get(&caller.user).copied().unwrap_or(0);
-        let own_limit = if caller.provisional { self.config.max_calls_unbound } else { self.config.max_calls_extension };
+        let own_limit = match caller.device() {
+            // Trunks have limits of their own.
+            None => usize::MAX,
+            Some(_) if caller.provisional => self.config.max_calls_unbound,
+            Some(_) => self.config.max_calls_extension,
+        };
         if count >= self.config.max_calls || own >= own_limit { Err(Cause::Overload) } else { Ok(()) }
     }
 
@@ -130,7 +141,7 @@ impl Switch {
         self.tell(Event::CallRefused {
             from: incoming.caller.user.clone(),
             to: incoming.dialled.clone(),
-            mac: Some(incoming.caller.mac),
+            mac: incoming.caller.device(),
             reason: cause.as_str().to_owned(),
         });
     }
@@ -150,7 +161,10 @@ impl Switch {
             Half::new(incoming.leg, &incoming.caller.user, incoming.caller.mac, media, sdp, HalfState::Offered(offer.map(Box::new)));
         half.wants = wants.unwrap_or(Direction::SendRecv);
         half.line = incoming.caller.line;
-        half.owned = !incoming.caller.provisional;
+        half.owned = !incoming.caller.provisional && incoming.origin.is_none();
+        if let Some(origin) = &incoming.origin {
+            self.actions.push_back(Action::HoldTrunk { trunk: origin.trunk.clone(), media: media.id });
+        }
         Some(half)
     }
 

@@ -10,16 +10,18 @@
 //!  Offered      Menu         a phone calls the menu:  answer near, its ACK → hand over
 //!  Called…      None         originated:              near 200 → ring far (or hand over)
 //!  Up           Called…      originated, transferred: far 200 → bridge
+//!  Offered      Called       outside: one trunk after the other (`outside.rs`)
 //!  Up           Up           talking;                 who leaves ends it
 //!  Up           Called…      transferred by a phone:  far 200 → bridge, the phone that asked is hung up (`transfer.rs`)
 //! ```
-//! Not here: who may call whom (`routing.rs`), SIP, packets, trunks.
+//! Not here: who may call whom (`routing.rs`), SIP, packets, whether a trunk is up (`trunk.rs`).
 
 mod action;
 mod answer;
 mod begin;
 mod change;
 mod leaving;
+mod outside;
 mod parties;
 mod replace;
 mod ringing;
@@ -35,10 +37,12 @@ use std::{
 use super::{
     Config,
     half::{Cause, Contact, LegEvent, MediaPort, Snapshot},
+    trunk::Unusable,
 };
 use crate::{
     media::SessionId,
-    model::{CallId, Event, Extension},
+    model::{CallId, Event, Extension, MacAddr},
+    routing::{Plan, hours::Switch as NightSwitch},
     sip::{transport::Flow, ua::LegId},
 };
 
@@ -47,6 +51,7 @@ use self::state::{Call, Side};
 pub use self::{
     action::{Action, CallerId},
     begin::{Incoming, Originate},
+    outside::Seat,
 };
 
 /// What the switch asks and must know at once. None of it may wait.
@@ -63,6 +68,16 @@ pub trait World {
     fn open_media(&mut self, flow: &Flow, purpose: Purpose) -> Option<MediaPort>;
     /// A place in the voice menu's inbox, kept until the call is handed over or over. `false`: it is full.
     fn reserve_service(&mut self, call: CallId) -> bool;
+    /// A place on a trunk for a new call. `emergency`: whatever its state.
+    fn take_trunk(&mut self, now: Instant, trunk: &str, emergency: bool) -> Result<Seat, Unusable>;
+    /// Groups of the directory that the user of an extension is in.
+    fn groups(&self, extension: &str) -> Vec<String>;
+    /// Where a device is.
+    fn location(&self, mac: MacAddr) -> Option<String>;
+    /// Where the night switch of these hours stands.
+    fn night_switch(&self, hours: &str) -> NightSwitch;
+    /// What the clock on the wall says.
+    fn wall(&self) -> jiff::Timestamp;
     fn random(&mut self) -> u64;
 }
 
@@ -83,6 +98,8 @@ pub enum OriginateError {
     NotRegistered(Extension),
     #[error("nobody has the number {0}")]
     NoSuchNumber(String),
+    #[error("a call to {to} is refused: {why}")]
+    Refused { to: String, why: &'static str },
     #[error("too many calls at once: try again in {retry_after_secs} s")]
     Overload { retry_after_secs: u32 },
 }
@@ -128,6 +145,11 @@ impl Switch {
         self.config = config;
     }
 
+    /// The plan that new calls are routed by.
+    pub fn plan(&self) -> &Plan {
+        &self.config.plan
+    }
+
     /// Ends a call from outside. `false`: there is no such call.
     pub fn hangup(&mut self, now: Instant, call: CallId) -> bool {
         let known = self.calls.contains_key(&call);
@@ -159,9 +181,13 @@ impl Switch {
         let Some(&id) = self.legs.get(&leg) else { return };
         self.touched.insert(id);
         match event {
-            LegEvent::Ringing => self.on_ringing(id, leg),
+            LegEvent::Trying => self.on_trying(now, id),
+            LegEvent::Ringing => self.on_ringing(now, id, leg),
             LegEvent::Answered { sdp } => self.on_answered(now, world, id, leg, sdp),
-            LegEvent::Refused { status } => self.on_refused(now, world, id, leg, Cause::of_status(status), Some(status)),
+            LegEvent::Refused { status } => {
+                let cause = if self.is_outside(id, leg) { Cause::of_outside(status) } else { Cause::of_status(status) };
+                self.on_refused(now, world, id, leg, cause, Some(status));
+            }
             LegEvent::Acked { sdp } => self.on_acked(now, id, leg, sdp),
             LegEvent::Reoffered { offer } => self.on_reoffered(id, leg, offer),
             LegEvent::ReofferAnswered { sdp } => self.on_reoffer_answered(id, leg, sdp),
@@ -178,7 +204,9 @@ impl Switch {
             self.deadlines.remove(&(at, id));
             let Some(call) = self.calls.get_mut(&id) else { continue };
             call.deadline = None;
-            self.nobody(now, world, id, Cause::NoAnswer, None);
+            if !self.on_no_sign(now, world, id) {
+                self.nobody(now, world, id, Cause::NoAnswer, None);
+            }
         }
     }
 

@@ -29,19 +29,7 @@ impl Switch {
     pub(super) fn ring_far(&mut self, now: Instant, world: &mut dyn World, id: CallId, targets: &[Extension]) {
         let Some(call) = self.calls.get(&id) else { return };
         let Some(near) = call.near.one() else { return };
-        let (codecs, foreign) = match &near.state {
-            HalfState::Offered(Some(offer)) => {
-                let foreign = offer.audio().map(|(_, stream)| stream.foreign().cloned().collect()).unwrap_or_default();
-                (self.usable_codecs(offer), foreign)
-            }
-            _ => {
-                // Best what the caller has already.
-                let mut codecs = self.config.codecs.clone();
-                let has = near.sdp.agreed().map(|agreed| agreed.codec);
-                codecs.sort_by_key(|codec| Some(*codec) != has);
-                (codecs, Vec::new())
-            }
-        };
+        let (codecs, foreign) = self.far_codecs(id);
         let purpose = Purpose::Bridge { near: Some(near.media.id) };
         let referred_by = call.transfer.as_ref().map(|transfer| transfer.user.clone());
         let plan = Plan { shown: call.shown.clone(), referred_by, codecs, foreign, purpose, except: Some(near.mac) };
@@ -83,7 +71,8 @@ impl Switch {
         halves
     }
 
-    pub(super) fn on_ringing(&mut self, id: CallId, leg: LegId) {
+    pub(super) fn on_ringing(&mut self, now: Instant, id: CallId, leg: LegId) {
+        self.on_trying(now, id);
         let Some(call) = self.calls.get_mut(&id) else { return };
         if call.place_of(leg) != Some(Place::Far) || mem::replace(&mut call.rang, true) {
             return;
@@ -116,6 +105,9 @@ impl Switch {
         call.failure = Some(worst);
         // "Decline" is said for the person, not for one phone (RFC 3261 §21.6.2).
         if left == 0 || cause == Cause::Declined {
+            if place == Place::Far && Self::may_go_elsewhere(call, status) && self.next_way(now, world, id) {
+                return;
+            }
             self.nobody(now, world, id, worst, status);
         }
     }

@@ -9,7 +9,7 @@ use super::{CallerId, transfer::Transfer};
 use crate::{
     call::{
         half::{CallState, Cause, Half, Snapshot},
-        routing::{Caller, Route},
+        routing::{Caller, Route, Ways},
     },
     model::{CallId, MacAddr},
     sip::ua::LegId,
@@ -34,6 +34,10 @@ pub(super) struct Call {
     pub(super) lent: bool,
     /// Where an originated call goes once its caller is there.
     pub(super) next: Option<Route>,
+    /// Further ways to the outside, while the call is on one of them.
+    pub(super) ways: Option<Box<Ways>>,
+    /// The trunk that was asked has not shown any sign of life.
+    pub(super) no_sign_yet: bool,
     /// The best reason so far, of phones that did not answer.
     pub(super) failure: Option<Cause>,
     /// A phone has asked that the other be called away from it.
@@ -60,7 +64,7 @@ pub(super) enum Place {
 impl Call {
     pub(super) fn new(now: Instant, caller: Caller, dialled: String, shown: CallerId, source: SocketAddr) -> Self {
         Self {
-            mac: Some(caller.mac),
+            mac: caller.device(),
             caller,
             shown,
             dialled,
@@ -75,6 +79,8 @@ impl Call {
             far: Side::None,
             lent: false,
             next: None,
+            ways: None,
+            no_sign_yet: false,
             failure: None,
             transfer: None,
         }

@@ -52,6 +52,24 @@ impl World for Paper {
         let id = self.random();
         Some(MediaPort { id: SessionId(id), address: SocketAddr::from(([10, 0, 0, 1], 16_000 + 2 * id as u16)) })
     }
+    fn take_trunk(&mut self, _: Instant, trunk: &str, _: bool) -> Result<Seat, Unusable> {
+        match trunk {
+            "full" => Err(Unusable::Full),
+            _ => Ok(Seat { flow: flow(), silence: Duration::from_secs(6) }),
+        }
+    }
+    fn groups(&self, _: &str) -> Vec<String> {
+        Vec::new()
+    }
+    fn location(&self, _: MacAddr) -> Option<String> {
+        Some("floor2-port7".into())
+    }
+    fn night_switch(&self, _: &str) -> NightSwitch {
+        NightSwitch::Auto
+    }
+    fn wall(&self) -> jiff::Timestamp {
+        jiff::Timestamp::UNIX_EPOCH
+    }
     fn reserve_service(&mut self, _: CallId) -> bool {
         let free = self.places > 0;
         self.places = self.places.saturating_sub(1);
@@ -88,7 +106,8 @@ impl Bed {
     fn dials(&mut self, leg: LegId, number: &str, offer: Option<&str>) -> Vec<String> {
         let caller = Caller { user: "2041".into(), display_name: "Ada".into(), mac: mac(1), line: 1, provisional: false };
         let offer = offer.map(|offer| Bytes::from(offer.to_owned()));
-        let incoming = Incoming { leg, caller, dialled: number.into(), offer, flow: flow(), source: flow().peer, replaces: None };
+        let (source, replaces, origin) = (flow().peer, None, None);
+        let incoming = Incoming { leg, caller, dialled: number.into(), offer, flow: flow(), source, replaces, origin };
         self.switch.handle_incoming(self.now, &mut self.world, incoming);
         self.actions()
     }
@@ -128,6 +147,11 @@ impl Bed {
                     self.called.push(leg);
                     format!("invite for {} {}", caller.user, heading(&offer))
                 }
+                Action::InviteOutside { leg, hop, .. } => {
+                    self.called.push(leg);
+                    format!("invite {} by {} for {}", hop.number, hop.trunk, hop.caller.number.unwrap_or_default())
+                }
+                Action::HoldTrunk { .. } => continue,
                 Action::Ring { leg } => format!("ring {}", name(leg)),
                 Action::Answer { leg, sdp } => format!("answer {} {}", name(leg), heading(&sdp)),
                 Action::Refuse { leg, status, retry_after_secs } => match retry_after_secs {
@@ -371,4 +395,60 @@ fn the_api_rings_the_user_first() {
     bed.switch.hangup(bed.now, id);
     assert_eq!(bed.actions()[0], "menu: ended on request");
     bed.assert_over("ended on request");
+}
+
+const TRUNKS: &str = "country: DE\nemergency: { numbers: [\"112\"], trunks: [full, first], extensions: [2000] }\n\
+    trunks: { first: { host: 192.0.2.5 }, second: { host: 192.0.2.6, numbers: national }, full: { host: 192.0.2.7 } }\n\
+    outbound: [{ trunks: [full, first, second], caller_id: \"+49301234\" }]\n";
+
+/// A bed whose office has trunks: `full` never takes a call.
+fn with_trunks(phones: &[(&'static str, u8)]) -> Bed {
+    let mut bed = Bed::new(phones);
+    let settings = Settings::default();
+    let plan = crate::routing::check("routes.yaml", TRUNKS, settings.base(), &Default::default()).unwrap();
+    bed.switch.reload(Arc::new(Config { plan: Arc::new(plan), ..settings.check().unwrap() }));
+    bed
+}
+
+#[test]
+fn one_trunk_after_the_other_is_asked() {
+    let mut bed = with_trunks(&[]);
+    assert_eq!(bed.dials(CALLER, "0171 2345678", Some(OFFER)), ["invite +491712345678 by first for +49301234"]);
+    // No sign of life in six seconds.
+    bed.now = bed.switch.poll_timeout().unwrap();
+    let world = &mut bed.world;
+    bed.switch.handle_timeout(bed.now, world);
+    assert_eq!(bed.actions(), ["hang up callee0", "close", "invite 01712345678 by second for 0301234"]);
+    assert_eq!(bed.leg(bed.called[1], LegEvent::Trying), [""; 0]);
+    let patience = bed.switch.poll_timeout().unwrap() - bed.now;
+    assert_eq!(patience, Duration::from_secs(45), "somebody works on it");
+    assert_eq!(bed.leg(bed.called[1], LegEvent::Ringing), ["ring caller"]);
+    assert_eq!(bed.answers(1, 0), ["remote Pcmu SendRecv", "remote Pcmu SendRecv", "answer caller 0 sendrecv", "bridge"]);
+    bed.leg(bed.called[1], LegEvent::Ended { how: LegEnd::HungUp });
+    bed.assert_over("callee hung up");
+}
+
+#[test]
+fn what_the_called_one_says_is_final_and_what_the_trunk_says_is_not() {
+    for (first, second, told) in [(503, 500, 480), (486, 0, 486), (404, 0, 404), (403, 603, 603), (408, 486, 486), (480, 0, 480)] {
+        let mut bed = with_trunks(&[]);
+        bed.dials(CALLER, "01712345678", Some(OFFER));
+        let mut last = bed.leg(bed.called[0], LegEvent::Refused { status: first });
+        assert_eq!(last.iter().any(|word| word.contains("by second")), second != 0, "{first}: {last:?}");
+        if second != 0 {
+            last = bed.leg(bed.called[1], LegEvent::Refused { status: second });
+        }
+        assert!(last.contains(&format!("refuse caller {told}")), "{first} {second}: {last:?}");
+    }
+}
+
+#[test]
+fn a_call_for_help_tries_everything() {
+    let mut bed = with_trunks(&[("2000", 9)]);
+    assert_eq!(bed.dials(CALLER, "112", Some(OFFER)), ["invite 112 by first for "]);
+    // Even an answer that would be final elsewhere.
+    assert_eq!(bed.leg(bed.called[0], LegEvent::Refused { status: 486 }), ["close", "invite for 2041 0 sendrecv"]);
+    assert!(bed.events.iter().any(|event| matches!(event, Event::EmergencyCalled { number, test: false, .. } if number == "112")));
+    bed.leg(CALLER, LegEvent::Ended { how: LegEnd::Cancelled });
+    bed.assert_over("cancelled");
 }

@@ -63,15 +63,19 @@ impl Switch {
         let (_, half) = self.transferor(id, leg)?;
         let display_name = world.display_name(&half.user);
         let caller = Caller { user: half.user.clone(), display_name, mac: half.mac, line: half.line, provisional: false };
-        let targets = match route(&self.config, &caller, to, |number| world.is_extension(number)) {
-            Route::Extension(extension) => vec![extension],
-            Route::Emergency(extensions) => extensions,
+        let target = match route(&self.config, world, &caller, None, to) {
             // The menu asks its callers who they are: nobody is sent there by somebody else.
             Route::Service => return Err(403),
-            Route::Unknown => return Err(404),
+            Route::Refused(cause) => return Err(cause.status()),
+            target => target,
         };
         self.call_away(id, leg, to, world);
-        self.ring_far(now, world, id, &targets);
+        match target {
+            Route::Extension(extension) => self.ring_far(now, world, id, &[extension]),
+            Route::Extensions(all) => self.ring_far(now, world, id, &all),
+            Route::Outside(ways) => self.go_outside(now, world, id, ways),
+            Route::Service | Route::Refused(_) => {}
+        }
         Ok(())
     }
 

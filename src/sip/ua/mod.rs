@@ -81,6 +81,8 @@ pub enum Event {
 /// What a leg tells. After [`LegEvent::Refused`] and [`LegEvent::Ended`] there is no such leg any more.
 #[derive(Clone, Debug)]
 pub enum LegEvent {
+    /// 100: the request has arrived.
+    Trying,
     /// 180 to 199. More than one may come.
     Ringing {
         status: u16,
@@ -325,10 +327,11 @@ impl UserAgent {
         }
         let Some(&what) = self.clients.get(&tx) else { return };
         if status < 200 {
-            if let Use::Invite(id) = what
-                && status > 100
-            {
-                self.handle_invite_provisional(id, status, response);
+            if let Use::Invite(id) = what {
+                match status {
+                    100 => self.tell(id, LegEvent::Trying),
+                    _ => self.handle_invite_provisional(id, status, response),
+                }
             }
             return;
         }

@@ -133,7 +133,10 @@ impl Pair {
                         }
                         Event::Leg { leg, event } => {
                             side.legs.push(leg);
-                            side.heard.push(words(&event));
+                            // Each INVITE is heard by a 100 first.
+                            if !matches!(event, LegEvent::Trying) {
+                                side.heard.push(words(&event));
+                            }
                         }
                         Event::Request { tx, request, .. } => {
                             side.heard.push(request.method().unwrap().to_string());
@@ -181,6 +184,7 @@ impl Pair {
 fn words(event: &LegEvent) -> String {
     let body = |body: &Option<Bytes>| body.as_ref().map(|b| format!(" {}", String::from_utf8_lossy(b))).unwrap_or_default();
     match event {
+        LegEvent::Trying => "trying".to_owned(),
         LegEvent::Ringing { status, .. } => format!("ringing {status}"),
         LegEvent::Answered { body: b } => format!("answered{}", body(b)),
         LegEvent::Refused { status, .. } => format!("refused {status}"),

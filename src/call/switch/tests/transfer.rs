@@ -108,8 +108,16 @@ fn not_everybody_may_transfer_and_not_everywhere() {
     bed.world.phones.extend([("2043", 3), ("2044", 4)]);
     let stranger = Caller { user: "2044".into(), display_name: String::new(), mac: mac(4), line: 1, provisional: false };
     let offer = Some(Bytes::from_static(OFFER.as_bytes()));
-    let incoming =
-        Incoming { leg: SECOND, caller: stranger, dialled: "2043".into(), offer, flow: flow(), source: flow().peer, replaces: None };
+    let incoming = Incoming {
+        leg: SECOND,
+        caller: stranger,
+        dialled: "2043".into(),
+        offer,
+        flow: flow(),
+        source: flow().peer,
+        replaces: None,
+        origin: None,
+    };
     bed.switch.handle_incoming(bed.now, &mut bed.world, incoming);
     bed.actions();
     assert_eq!(bed.refers(CALLER, "2043", Some(SECOND)), ["refuse refer caller 603"]);
@@ -117,8 +125,16 @@ fn not_everybody_may_transfer_and_not_everywhere() {
     let mut bed = Bed::new(&[("2000", 3), ("2042", 2)]);
     let nobody = Caller { user: "new1".into(), display_name: String::new(), mac: mac(9), line: 1, provisional: true };
     let offer = Some(Bytes::from_static(OFFER.as_bytes()));
-    let incoming =
-        Incoming { leg: CALLER, caller: nobody, dialled: "112".into(), offer, flow: flow(), source: flow().peer, replaces: None };
+    let incoming = Incoming {
+        leg: CALLER,
+        caller: nobody,
+        dialled: "112".into(),
+        offer,
+        flow: flow(),
+        source: flow().peer,
+        replaces: None,
+        origin: None,
+    };
     bed.switch.handle_incoming(bed.now, &mut bed.world, incoming);
     bed.actions();
     bed.answers(0, 8);
@@ -176,7 +192,8 @@ fn a_phone_picks_up_what_rings_elsewhere_and_moves_its_own_calls() {
         let caller = Caller { user: user.into(), display_name: String::new(), mac: mac(last), line: 1, provisional: false };
         let offer = Some(Bytes::from_static(OFFER.as_bytes()));
         let replaces = Some(Replaced { leg: replaced, early_only });
-        let incoming = Incoming { leg: SECOND, caller, dialled: "2042".into(), offer, flow: flow(), source: flow().peer, replaces };
+        let incoming =
+            Incoming { leg: SECOND, caller, dialled: "2042".into(), offer, flow: flow(), source: flow().peer, replaces, origin: None };
         bed.switch.handle_incoming(bed.now, &mut bed.world, incoming);
         bed.actions()
     };

@@ -1,0 +1,77 @@
+//! `trunks`: the ways to the outside, and how they stand. `locate`: says where a phone is, for calls for help.
+
+use clap::Args;
+use hyper::Method;
+
+use super::{
+    ServerArg,
+    out::{self, say},
+    table,
+};
+use crate::{
+    api::{devices::Place, trunks::Trunk},
+    model::MacAddr,
+};
+
+/// Lists the trunks: which are up, and how many calls they carry.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone trunks
+  plugtone trunks --json | jq -r '.[] | select(.state == \"down\") | .reason'")]
+pub struct Trunks {
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Says where a phone is: what `emergency.locations` of the routes matches, and the emergency service is told.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone locate 00:15:65:aa:bb:cc floor2-port7")]
+pub struct Locate {
+    /// The device.
+    mac: MacAddr,
+    /// Where it is.
+    location: String,
+    #[command(flatten)]
+    server: ServerArg,
+}
+
+impl Trunks {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let trunks: Vec<Trunk> = self.server.client()?.get("/api/v1/trunks").await?;
+        if self.json {
+            return out::json(&trunks);
+        }
+        let row = |trunk: &Trunk| {
+            let calls = if trunk.max_calls == 0 { trunk.calls.to_string() } else { format!("{} of {}", trunk.calls, trunk.max_calls) };
+            let registered = trunk.registered.map_or("-", |registered| if registered { "yes" } else { "no" });
+            vec![
+                trunk.name.clone(),
+                trunk.state.clone(),
+                trunk.address.clone().unwrap_or_else(|| trunk.host.clone()),
+                registered.to_owned(),
+                calls,
+                trunk.reason.clone().unwrap_or_default(),
+            ]
+        };
+        let rows: Vec<_> = trunks.iter().map(row).collect();
+        table::print(
+            &["TRUNK", "STATE", "AT", "REGISTERED", "CALLS", "WHY"],
+            &rows,
+            "no trunks: `calls.routes` names a file that describes them",
+        );
+        Ok(())
+    }
+}
+
+impl Locate {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let path = format!("/api/v1/devices/{}/location", self.mac);
+        let place: Place = self.server.client()?.send_json(Method::PUT, &path, &Place { location: self.location }).await?;
+        say!("{} is at {}", self.mac, place.location);
+        Ok(())
+    }
+}
