@@ -34,7 +34,7 @@ pub struct Span {
     pub to: u16,
 }
 
-/// The night switch of an office: what people set by hand. It survives a restart.
+/// The night switch of an office: what people set by hand. Where it stands is told by the `Office`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Switch {
