@@ -27,6 +27,8 @@ pub struct Settings {
     pub ring_timeout_secs: u64,
     /// Sound formats that may be used, best first: `pcma`, `pcmu`, `g722`.
     pub codecs: Vec<String>,
+    /// What a caller on hold hears: `tune`, our own; `silence`; or the path of a WAV file (PCM, mono or stereo, any usual rate).
+    pub hold_music: String,
     /// Calls at once. Beyond it new ones are refused with 503 and told to try later; those that are up are not harmed.
     pub max_calls: usize,
     /// Calls at once of one phone that has no owner.
@@ -53,6 +55,7 @@ impl Default for Settings {
             routes: None,
             ring_timeout_secs: 45,
             codecs: vec!["pcma".to_owned(), "pcmu".to_owned()],
+            hold_music: "tune".to_owned(),
             max_calls: 2000,
             max_calls_unbound: 2,
             max_calls_extension: 8,
@@ -80,10 +83,21 @@ pub enum Error {
     RingTimeout(u64),
     #[error("`calls.codecs` has '{0}': known are pcma, pcmu and g722")]
     Codec(String),
+    #[error("`calls.hold_music` is empty: write tune, silence, or the path of a WAV file")]
+    NoMusic,
     #[error("`calls.codecs` is empty: list at least pcma or pcmu")]
     NoCodec,
     #[error("`calls.{0}` is 0: write at least 1")]
     Zero(&'static str),
+}
+
+/// What a caller on hold hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HoldMusic {
+    Silence,
+    /// Made by ourselves.
+    Tune,
+    File(PathBuf),
 }
 
 /// The section after [`Settings::check`].
@@ -93,6 +107,7 @@ pub struct Config {
     pub plan: Arc<Plan>,
     pub ring_timeout: Duration,
     pub codecs: Vec<Codec>,
+    pub hold_music: HoldMusic,
     pub max_calls: usize,
     pub max_calls_unbound: usize,
     pub max_calls_extension: usize,
@@ -137,6 +152,12 @@ impl Settings {
         if codecs.is_empty() {
             return Err(Error::NoCodec);
         }
+        let hold_music = match self.hold_music.as_str() {
+            "" => return Err(Error::NoMusic),
+            "tune" => HoldMusic::Tune,
+            "silence" => HoldMusic::Silence,
+            path => HoldMusic::File(path.into()),
+        };
         for (key, value) in [
             ("max_calls", self.max_calls),
             ("max_calls_unbound", self.max_calls_unbound),
@@ -151,6 +172,7 @@ impl Settings {
             plan: Arc::new(Plan::inside_only(self.base())),
             ring_timeout: Duration::from_secs(self.ring_timeout_secs),
             codecs,
+            hold_music,
             max_calls: self.max_calls,
             max_calls_unbound: self.max_calls_unbound,
             max_calls_extension: self.max_calls_extension,
@@ -184,6 +206,7 @@ mod tests {
         assert_eq!(with(|s| s.ivr_number = "ivr".into()), Error::IvrNumber("ivr".into()));
         assert_eq!(with(|s| s.codecs = vec!["opus".into()]), Error::Codec("opus".into()));
         assert_eq!(with(|s| s.codecs.clear()), Error::NoCodec);
+        assert_eq!(with(|s| s.hold_music.clear()), Error::NoMusic);
         assert_eq!(with(|s| s.ring_timeout_secs = 1), Error::RingTimeout(1));
         assert_eq!(with(|s| s.max_calls = 0), Error::Zero("max_calls"));
         assert_eq!(with(|s| drop(s.emergency.insert("112".into(), vec![]))), Error::EmergencyTarget("112".into()));

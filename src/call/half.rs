@@ -22,8 +22,10 @@ use crate::{
 pub enum LegEvent {
     /// Whoever we call works on it (100): only then is there anybody.
     Trying,
-    /// The phone that we call rings.
-    Ringing,
+    /// The phone that we call rings; with a description there is something to hear already.
+    Ringing {
+        sdp: Option<Bytes>,
+    },
     /// It answered. The ACK is sent by the user agent.
     Answered {
         sdp: Option<Bytes>,
@@ -121,6 +123,10 @@ pub(super) struct Half {
     pub wants: Direction,
     /// What we last told it that it may do, seen from us.
     pub told: Direction,
+    /// Our answer, if it went out with a 183, before the call is answered.
+    pub early: Option<Bytes>,
+    /// Music is played to it, as the other half holds it.
+    pub music: bool,
     /// Our change that is on its way to the phone.
     pub reoffered: Option<Direction>,
     /// The other half changed meanwhile: offer again when the phone has answered.
@@ -140,6 +146,8 @@ impl Half {
             state,
             wants: Direction::SendRecv,
             told: Direction::SendRecv,
+            early: None,
+            music: false,
             reoffered: None,
             reoffer_again: false,
         }

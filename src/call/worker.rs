@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     Config,
+    config::HoldMusic,
     half::{Cause, Contact, LegEnd, LegEvent, MediaPort, Snapshot},
     inbound,
     presence::{Lamp, Mailbox},
@@ -235,6 +236,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     let (commands, command_inbox) = mpsc::channel(COMMANDS);
     let (media_events, media_inbox) = mpsc::channel(MEDIA_EVENTS);
     let handle = Handle { commands: commands.clone(), retry_after_secs: calls.retry_after_secs };
+    let hold_music = hold_music(&calls.hold_music);
     let agent = UserAgent::new(ua::Config { max_legs: calls.max_calls * 4 + 64, retry_after_secs: calls.retry_after_secs });
     let ground = Ground {
         agent,
@@ -264,6 +266,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         writes,
         notified: HashMap::new(),
         ring_back: Arc::new(media::tone::clip(neighbours.tones, media::tone::Signal::RingBack)),
+        hold_music,
         crowded: false,
         refusals: (now, 0),
     };
@@ -504,6 +507,7 @@ struct Engine {
     /// Who waits for the answer to a NOTIFY, by phone and event.
     notified: HashMap<(MacAddr, String), VecDeque<oneshot::Sender<notify::Outcome>>>,
     ring_back: Arc<Clip>,
+    hold_music: Option<Arc<Clip>>,
     /// More waits than can be done soon.
     crowded: bool,
     /// Failed log-ins told in the second that began then.
@@ -631,6 +635,7 @@ impl Engine {
             Command::Show { resource, lamp } => self.watching.show(&resource, lamp),
             Command::Reload { config } => {
                 self.capture.set_limits(config.capture);
+                self.hold_music = hold_music(&config.hold_music);
                 self.switch.reload(Arc::new(*config));
                 self.configure_trunks(now);
             }
@@ -961,6 +966,7 @@ impl Engine {
             }
             Action::HoldTrunk { trunk, media } => trunks.hold(&trunk, media),
             Action::Ring { leg } => agent.ring(now, endpoint, leg),
+            Action::Progress { leg, sdp } => agent.progress(now, endpoint, leg, sdp),
             Action::Answer { leg, sdp } => agent.answer(now, endpoint, leg, sdp),
             Action::Refuse { leg, status, retry_after_secs } => {
                 let headers: Vec<_> = retry_after_secs.map(|secs| (Name::RetryAfter, secs.to_string())).into_iter().collect();
@@ -992,6 +998,11 @@ impl Engine {
                 media.command(id, media::Command::Play { playback: PlaybackId(0), clips, repeat: true });
             }
             Action::RingBack { media: id, on: false } => media.command(id, media::Command::StopPlay),
+            Action::HoldMusic { media: id, on: true } => {
+                let clips = self.hold_music.iter().cloned().collect();
+                media.command(id, media::Command::Play { playback: PlaybackId(0), clips, repeat: true });
+            }
+            Action::HoldMusic { media: id, on: false } => media.command(id, media::Command::StopPlay),
             Action::CloseMedia { media: id } => {
                 trunks.leave(id);
                 media.command(id, media::Command::Close);
@@ -1084,6 +1095,19 @@ impl Engine {
     }
 }
 
+/// A file that cannot be played is no reason to stand still: its tune is ours then.
+fn hold_music(wanted: &HoldMusic) -> Option<Arc<Clip>> {
+    let clip = match wanted {
+        HoldMusic::Silence => return None,
+        HoldMusic::Tune => media::tone::tune(),
+        HoldMusic::File(path) => media::files::load(path).unwrap_or_else(|fault| {
+            tracing::warn!(%fault, "no music on hold from `calls.hold_music`");
+            media::tone::tune()
+        }),
+    };
+    Some(Arc::new(clip))
+}
+
 fn caller(account: Account) -> Caller {
     let Account { user, display_name, mac, line, provisional, .. } = account;
     Caller { user, display_name, mac, line, provisional }
@@ -1106,7 +1130,7 @@ fn invite(endpoint: &Endpoint, flow: Flow, contact: Contact, caller: CallerId, o
 fn leg_event(event: ua::LegEvent) -> Option<LegEvent> {
     Some(match event {
         ua::LegEvent::Trying => LegEvent::Trying,
-        ua::LegEvent::Ringing { .. } => LegEvent::Ringing,
+        ua::LegEvent::Ringing { body, .. } => LegEvent::Ringing { sdp: body },
         ua::LegEvent::Answered { body } => LegEvent::Answered { sdp: body },
         ua::LegEvent::Refused { status, .. } => LegEvent::Refused { status },
         ua::LegEvent::Acked { body } => LegEvent::Acked { sdp: body },

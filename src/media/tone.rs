@@ -145,6 +145,28 @@ impl KeyTone {
     }
 }
 
+/// What callers on hold hear where nobody has chosen anything else: soft broken chords, ten seconds, to be repeated.
+pub fn tune() -> Clip {
+    /// Samples of a note.
+    const BEAT: usize = RATE / 4;
+    // C, a, F, G7 in just enough of a voicing to be recognised as music.
+    const CHORDS: [[f32; 4]; 4] =
+        [[261.6, 329.6, 392.0, 523.3], [220.0, 329.6, 440.0, 523.3], [174.6, 261.6, 349.2, 440.0], [196.0, 293.7, 349.2, 493.9]];
+    const RATE: usize = 8000;
+    const ORDER: [usize; 10] = [0, 1, 2, 3, 2, 1, 2, 3, 2, 1];
+    let notes = CHORDS.iter().flat_map(|chord| ORDER.iter().map(|at| chord[*at]));
+    let mut samples = Vec::with_capacity(CHORDS.len() * ORDER.len() * BEAT);
+    for hz in notes {
+        samples.extend((0..BEAT).map(|i| {
+            let (at, left) = (i as f32 / RATE as f32, (BEAT - i) as f32 / RATE as f32);
+            // Plucked: a soft start, a fading end, nothing that clicks. 20 dB below the loudest tone.
+            let loudness = (at / 0.01).min(1.0) * (-6.0 * at).exp() * (left / 0.01).min(1.0);
+            (0.2 * PEAK_0_DBM0 * loudness * ((TAU * hz * at).sin() + 0.3 * (2.0 * TAU * hz * at).sin())) as i16
+        }));
+    }
+    Clip::new("hold music", RATE as u32, &samples)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::listen::{Listener, Sound};
@@ -174,5 +196,14 @@ mod tests {
             let (row, column) = place(code);
             assert_eq!(key_at(row.into(), column.into()), Some(code));
         }
+    }
+
+    #[test]
+    fn the_tune_is_music_and_not_loud() {
+        let tune = tune();
+        assert_eq!(tune.duration().as_secs(), 10);
+        let (peak, edge) = (tune.samples(8000).iter().map(|s| s.unsigned_abs()).max(), tune.samples(8000).last());
+        assert!(peak.is_some_and(|peak| (2_000..8_000).contains(&peak)), "{peak:?}");
+        assert!(edge.is_some_and(|edge| edge.unsigned_abs() < 100), "it can be repeated without a click");
     }
 }

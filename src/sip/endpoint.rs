@@ -150,6 +150,8 @@ struct ClientEntry {
     /// Second half of the branch: an answer must know it.
     nonce: u64,
     cancel_wanted: bool,
+    /// Why it is given up, for Reason in the CANCEL (RFC 3326).
+    cancel_reason: Option<Box<str>>,
     armed: Option<Instant>,
 }
 
@@ -323,7 +325,8 @@ impl Endpoint {
         }
         let machine = ClientMachine::new(now, invite, self.config.timers, &flow);
         self.transmits.push_back(Transmit { flow, bytes: bytes.clone() });
-        self.clients.insert(tx, ClientEntry { machine, flow, bytes, datagram, nonce, cancel_wanted: false, armed: None });
+        let entry = ClientEntry { machine, flow, bytes, datagram, nonce, cancel_wanted: false, cancel_reason: None, armed: None };
+        self.clients.insert(tx, entry);
         self.settle_client(tx);
         tx
     }
@@ -346,11 +349,15 @@ impl Endpoint {
 
     /// Gives up an INVITE: the CANCEL goes out at once, or at the first provisional answer (RFC 3261 §9.1).
     /// A final answer still comes as an event: 487, or a 2xx that crossed. Of other requests nothing can be cancelled.
-    pub fn cancel(&mut self, now: Instant, tx: ClientTx) {
+    /// `reason` becomes its Reason header: a phone that knows that the call was taken elsewhere lists no missed call (RFC 3326).
+    pub fn cancel(&mut self, now: Instant, tx: ClientTx, reason: Option<&str>) {
         let Some(entry) = self.clients.get_mut(&tx) else { return };
         let ClientMachine::Invite(machine) = &mut entry.machine else { return };
         if !machine.is_waiting() || self.cancels.contains_key(&tx) {
             return;
+        }
+        if let Some(reason) = reason {
+            entry.cancel_reason = Some(reason.into());
         }
         if machine.is_calling() {
             entry.cancel_wanted = true;
@@ -359,7 +366,8 @@ impl Endpoint {
         entry.cancel_wanted = false;
         machine.handle_cancelled(now);
         let (flow, nonce) = (entry.flow, entry.nonce);
-        if let Some(bytes) = follow_up(&entry.bytes, Method::Cancel, None) {
+        let reason = entry.cancel_reason.take();
+        if let Some(bytes) = follow_up(&entry.bytes, Method::Cancel, None, reason.as_deref()) {
             self.transmits.push_back(Transmit { flow, bytes: bytes.clone() });
             let machine = Client::new(now, self.config.timers, flow.transport.is_reliable());
             self.cancels.insert(tx, CancelEntry { machine, flow, bytes, nonce, armed: None });
@@ -533,7 +541,7 @@ impl Endpoint {
             ClientMachine::Invite(machine) if method == Method::Invite => {
                 let heard = machine.handle_response(now, status);
                 if heard.ack
-                    && let Some(bytes) = follow_up(&entry.bytes, Method::Ack, Some(&response))
+                    && let Some(bytes) = follow_up(&entry.bytes, Method::Ack, Some(&response), None)
                 {
                     self.transmits.push_back(Transmit { flow: entry.flow, bytes });
                 }
@@ -548,7 +556,7 @@ impl Endpoint {
             self.events.push_back(Event::Response { tx, response, flow });
         }
         if cancel {
-            self.cancel(now, tx);
+            self.cancel(now, tx, None);
         }
         self.settle_client(tx);
     }
@@ -744,7 +752,7 @@ fn ours(response: &Message) -> Option<(ClientTx, u64, Method)> {
 
 /// CANCEL, or the ACK to a refusal, of an INVITE: the same Request-URI, top Via, From, Call-ID, CSeq number and Routes
 /// (RFC 3261 §9.1, §17.1.1.3). The ACK's To is the answer's.
-fn follow_up(invite: &Bytes, method: Method, response: Option<&Message>) -> Option<Bytes> {
+fn follow_up(invite: &Bytes, method: Method, response: Option<&Message>, reason: Option<&str>) -> Option<Bytes> {
     let invite = Message::parse(invite.clone()).ok()?;
     let to = response.and_then(|response| response.header(Name::To)).or_else(|| invite.header(Name::To))?;
     let uri = std::str::from_utf8(invite.raw_uri()).ok()?;
@@ -756,6 +764,9 @@ fn follow_up(invite: &Bytes, method: Method, response: Option<&Message>) -> Opti
         .header(Name::CSeq, format_args!("{number} {method}"));
     for route in invite.all(Name::Route) {
         request = request.raw_header(b"Route", route);
+    }
+    if let Some(reason) = reason {
+        request = request.header(Name::Reason, reason);
     }
     Some(request.encode(&invite.text(Name::Via)?))
 }
@@ -938,7 +949,7 @@ mod tests {
         let mut link = Link::udp();
         let call = link.send(request(Method::Invite));
         let now = link.now;
-        link.ends[PHONE].cancel(now, call);
+        link.ends[PHONE].cancel(now, call, None);
         link.run_to(100);
         assert_eq!(link.lines(PHONE).len(), 1, "nothing was heard yet");
         link.run_to(300);

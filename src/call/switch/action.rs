@@ -43,6 +43,11 @@ pub enum Action {
     Ring {
         leg: LegId,
     },
+    /// 183: what comes from the far side before its answer is to be heard.
+    Progress {
+        leg: LegId,
+        sdp: Bytes,
+    },
     Answer {
         leg: LegId,
         sdp: Bytes,
@@ -103,6 +108,11 @@ pub enum Action {
     },
     /// The caller waits while somebody rings: let it hear so.
     RingBack {
+        media: SessionId,
+        on: bool,
+    },
+    /// Whoever is on hold hears music.
+    HoldMusic {
         media: SessionId,
         on: bool,
     },

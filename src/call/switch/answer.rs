@@ -23,15 +23,20 @@ impl Switch {
     pub(super) fn on_answered(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, body: Option<Bytes>) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let Some(place) = call.place_of(leg) else { return };
+        let call_early = call.early;
         let side = call.side_mut(place);
         let Side::Ringing(halves) = side else { return };
         let Some(at) = halves.iter().position(|half| half.leg == leg) else { return };
         let mut half = halves.swap_remove(at);
-        let agreed = body
-            .ok_or(sdp::Error::NotSdp)
-            .and_then(|body| Description::parse(&body))
-            .and_then(|answer| half.sdp.accept(&answer, Direction::SendRecv).map(|agreed| (answer, agreed)));
-        let (answer, agreed) = match agreed {
+        let agreed = match (body, half.sdp.agreed()) {
+            // It has answered with its 183 already.
+            (None, Some(agreed)) if call_early == Some(leg) => Ok(*agreed),
+            (body, _) => body
+                .ok_or(sdp::Error::NotSdp)
+                .and_then(|body| Description::parse(&body))
+                .and_then(|answer| half.sdp.accept(&answer, Direction::SendRecv)),
+        };
+        let agreed = match agreed {
             Ok(agreed) => agreed,
             Err(_) => {
                 // It took the call and cannot talk: put it back among the ringing, hang it up, count it as failed.
@@ -40,7 +45,6 @@ impl Switch {
                 return self.on_refused(now, world, id, leg, Cause::NothingInCommon, Some(488));
             }
         };
-        let _ = answer;
         half.state = HalfState::Up;
         for other in mem::replace(side, Side::One(Box::new(half.clone()))).into_halves() {
             self.legs.remove(&other.leg);
@@ -84,7 +88,8 @@ impl Switch {
     pub(super) fn connect(&mut self, now: Instant, id: CallId, codec: Option<Codec>, far_media: SessionId) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let Some(near) = call.near.one() else { return };
-        let (near_media, near_up) = (near.media.id, near.is_up());
+        let (near_media, near_up, near_early) = (near.media.id, near.is_up(), near.early.is_some());
+        call.early = None;
         if near_up {
             call.answered.get_or_insert(now);
             if mem::take(&mut call.lent) {
@@ -97,6 +102,9 @@ impl Switch {
             return self.transfer_done(id);
         }
         if self.answer_near(now, id, codec) {
+            if near_early {
+                self.actions.push_back(Action::RingBack { media: near_media, on: false });
+            }
             self.actions.push_back(Action::Bridge { near: near_media, far: far_media });
         }
     }
@@ -107,6 +115,8 @@ impl Switch {
         let Side::One(near) = &mut call.near else { return false };
         let HalfState::Offered(offer) = mem::replace(&mut near.state, HalfState::Called) else { return false };
         let (sdp, params) = match &offer {
+            // What was said with the 183 holds (RFC 3261 §13.2.1).
+            _ if near.early.is_some() => (near.early.take().unwrap_or_default(), None),
             None => (near.sdp.offer(Direction::SendRecv, prefer, &[]), None),
             Some(description) => match near.sdp.answer(description, Terms { prefer, ..Terms::default() }) {
                 Ok((sdp, params)) => (sdp, Some(params)),

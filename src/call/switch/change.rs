@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Action, Switch};
 use crate::{
-    call::half::HalfState,
+    call::{config::HoldMusic, half::HalfState},
     model::CallId,
     sdp::{self, Description, Direction, Terms},
     sip::ua::LegId,
@@ -17,7 +17,8 @@ impl Switch {
     /// phone is told when what it may hear has changed.
     pub(super) fn on_reoffered(&mut self, id: CallId, leg: LegId, body: Option<Bytes>) {
         let Some(call) = self.calls.get_mut(&id) else { return };
-        let other_wants = call.other_of(leg).map_or(Direction::SendRecv, |other| other.wants);
+        let music = self.config.hold_music != HoldMusic::Silence;
+        let other_wants = call.other_of(leg).map_or(Direction::SendRecv, |other| told(other.wants, music));
         let Some(half) = call.half_mut(leg).filter(|half| half.is_up()) else {
             return self.actions.push_back(Action::RefuseReoffer { leg, status: 491 });
         };
@@ -54,15 +55,21 @@ impl Switch {
     }
 
     /// Tells a phone what it may do by now, if it does not know: as its other half wants, and all while there is none.
+    /// One that is on hold hears music, if there is any.
     pub(super) fn align(&mut self, id: CallId, leg: LegId) {
+        let music = self.config.hold_music != HoldMusic::Silence;
         let Some(call) = self.calls.get_mut(&id) else { return };
         let wants = call.other_of(leg).map_or(Direction::SendRecv, |other| other.wants);
         let Some(half) = call.half_mut(leg).filter(|half| half.is_up()) else { return };
+        let (music, told) = (music && !wants.receives(), told(wants, music));
+        if mem::replace(&mut half.music, music) != music {
+            self.actions.push_back(Action::HoldMusic { media: half.media.id, on: music });
+        }
         if half.reoffered.is_some() || !matches!(half.state, HalfState::Up) {
             half.reoffer_again = true;
-        } else if half.told != wants {
-            half.reoffered = Some(wants);
-            let sdp = half.sdp.offer(wants, None, &[]);
+        } else if half.told != told {
+            half.reoffered = Some(told);
+            let sdp = half.sdp.offer(told, None, &[]);
             self.actions.push_back(Action::Reoffer { leg, sdp });
         }
     }
@@ -112,4 +119,10 @@ impl Switch {
         let Some(half) = self.calls.get_mut(&id).and_then(|call| call.half_mut(leg)) else { return };
         self.actions.push_back(Action::Key { media: half.media.id, key });
     }
+}
+
+/// What a phone is told when its other half wants this: who is held listens to the music, also where the holding phone
+/// wants nothing at all to be sent.
+fn told(wants: Direction, music: bool) -> Direction {
+    if music && wants == Direction::Inactive { Direction::SendOnly } else { wants }
 }

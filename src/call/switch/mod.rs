@@ -182,7 +182,7 @@ impl Switch {
         self.touched.insert(id);
         match event {
             LegEvent::Trying => self.on_trying(now, id),
-            LegEvent::Ringing => self.on_ringing(now, id, leg),
+            LegEvent::Ringing { sdp } => self.on_ringing(now, id, leg, sdp),
             LegEvent::Answered { sdp } => self.on_answered(now, world, id, leg, sdp),
             LegEvent::Refused { status } => {
                 let cause = if self.is_outside(id, leg) { Cause::of_outside(status) } else { Cause::of_status(status) };

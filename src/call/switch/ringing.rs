@@ -2,6 +2,8 @@
 
 use std::{mem, time::Instant};
 
+use bytes::Bytes;
+
 use super::{
     Action, CallerId, Purpose, Switch, World,
     state::{Place, Side},
@@ -9,7 +11,7 @@ use super::{
 use crate::{
     call::half::{Cause, Half, HalfState},
     model::{CallId, Event, Extension, MacAddr},
-    sdp::{self, Attribute, Codec, Direction},
+    sdp::{self, Attribute, Codec, Description, Direction, Terms},
     sip::ua::LegId,
 };
 
@@ -41,6 +43,7 @@ impl Switch {
         let Some(call) = self.calls.get_mut(&id) else { return };
         call.far = Side::Ringing(far);
         call.rang = false;
+        call.early = None;
         call.failure = None;
         if let Some(before) = call.deadline.replace(now + ring_timeout) {
             self.deadlines.remove(&(before, id));
@@ -71,13 +74,14 @@ impl Switch {
         halves
     }
 
-    pub(super) fn on_ringing(&mut self, now: Instant, id: CallId, leg: LegId) {
+    pub(super) fn on_ringing(&mut self, now: Instant, id: CallId, leg: LegId, sdp: Option<Bytes>) {
         self.on_trying(now, id);
+        let heard = sdp.is_some_and(|sdp| self.hear_early(id, leg, &sdp).is_some());
         let Some(call) = self.calls.get_mut(&id) else { return };
         if call.place_of(leg) != Some(Place::Far) || mem::replace(&mut call.rang, true) {
             return;
         }
-        if let Some(near) = call.near.one()
+        if let Some(near) = call.near.one().filter(|_| !heard)
             && matches!(near.state, HalfState::Offered(_))
         {
             self.actions.push_back(Action::Ring { leg: near.leg });
@@ -87,6 +91,37 @@ impl Switch {
         }
         let ringing = Event::CallRinging { call: id, to: call.dialled.clone(), mac: call.mac };
         self.tell(ringing);
+    }
+
+    /// Lets the caller hear the far side before its answer, as the announcements of a carrier. Of several phones, and of
+    /// several descriptions of one, the first is heard. A caller without an offer hears nothing before the answer.
+    fn hear_early(&mut self, id: CallId, leg: LegId, sdp: &[u8]) -> Option<()> {
+        let call = self.calls.get_mut(&id).filter(|call| call.early.is_none())?;
+        let (Side::One(near), Side::Ringing(halves)) = (&mut call.near, &mut call.far) else { return None };
+        let far = halves.iter_mut().find(|half| half.leg == leg)?;
+        if matches!(near.state, HalfState::Offered(None)) {
+            return None;
+        }
+        let params = far.sdp.accept(&Description::parse(sdp).ok()?, Direction::SendRecv).ok()?;
+        let (near_media, far_media) = (near.media.id, far.media.id);
+        let mut said = None;
+        if let HalfState::Offered(Some(offer)) = &near.state
+            && near.early.is_none()
+        {
+            let terms = Terms { prefer: Some(params.codec), ..Terms::default() };
+            let (sdp, params) = near.sdp.answer(offer, terms).ok()?;
+            near.early = Some(sdp.clone());
+            said = Some((Action::SetRemote { media: near_media, params }, Action::Progress { leg: near.leg, sdp }));
+        }
+        call.early = Some(leg);
+        self.actions.push_back(Action::SetRemote { media: far_media, params });
+        match said {
+            Some((remote, progress)) => self.actions.extend([remote, progress]),
+            // It hears our own ring-back.
+            None => self.actions.push_back(Action::RingBack { media: near_media, on: false }),
+        }
+        self.actions.push_back(Action::Bridge { near: near_media, far: far_media });
+        Some(())
     }
 
     /// A phone that we call did not take the call.
@@ -101,6 +136,13 @@ impl Switch {
         self.legs.remove(&leg);
         self.actions.push_back(Action::CloseMedia { media: half.media.id });
         let Some(call) = self.calls.get_mut(&id) else { return };
+        // What was heard of it is over; the others ring on.
+        if call.early.take_if(|early| *early == leg).is_some()
+            && left > 0
+            && let Some(near) = call.near.one()
+        {
+            self.actions.push_back(Action::RingBack { media: near.media.id, on: true });
+        }
         let worst = call.failure.map_or(cause, |known| if known.rank() <= cause.rank() { known } else { cause });
         call.failure = Some(worst);
         // "Decline" is said for the person, not for one phone (RFC 3261 §21.6.2).
@@ -131,6 +173,7 @@ impl Switch {
         if let Some(at) = call.deadline.take() {
             self.deadlines.remove(&(at, id));
         }
+        call.early = None;
         for half in mem::replace(&mut call.far, then).into_halves() {
             self.legs.remove(&half.leg);
             self.actions.push_back(Action::Hangup { leg: half.leg, elsewhere: false });

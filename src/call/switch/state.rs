@@ -28,6 +28,8 @@ pub(super) struct Call {
     pub(super) answered: Option<Instant>,
     pub(super) deadline: Option<Instant>,
     pub(super) rang: bool,
+    /// Of the phones that ring, the one that is heard already.
+    pub(super) early: Option<LegId>,
     pub(super) near: Side,
     pub(super) far: Side,
     /// The menu waits to hear whether its transfer is taken.
@@ -75,6 +77,7 @@ impl Call {
             answered: None,
             deadline: None,
             rang: false,
+            early: None,
             near: Side::None,
             far: Side::None,
             lent: false,

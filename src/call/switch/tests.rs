@@ -13,6 +13,7 @@ use crate::{
     model::MacAddr,
 };
 
+mod early;
 mod transfer;
 
 /// An office on paper: who is registered, how many ports and places in the menu there are.
@@ -96,7 +97,7 @@ const CALLER: LegId = LegId(1_000_000);
 
 impl Bed {
     fn new(phones: &[(&'static str, u8)]) -> Self {
-        let mut settings = Settings { max_calls_extension: 2, ..Settings::default() };
+        let mut settings = Settings { max_calls_extension: 2, hold_music: "silence".into(), ..Settings::default() };
         settings.emergency.insert("112".into(), vec!["2000".parse().unwrap()]);
         let world = Paper { phones: phones.to_vec(), next: 0, ports: 100, places: 10 };
         let switch = Switch::new(Arc::new(settings.check().unwrap()));
@@ -153,6 +154,8 @@ impl Bed {
                 }
                 Action::HoldTrunk { .. } => continue,
                 Action::Ring { leg } => format!("ring {}", name(leg)),
+                Action::Progress { leg, sdp } => format!("progress {} {}", name(leg), heading(&sdp)),
+                Action::HoldMusic { on, .. } => format!("music {on}"),
                 Action::Answer { leg, sdp } => format!("answer {} {}", name(leg), heading(&sdp)),
                 Action::Refuse { leg, status, retry_after_secs } => match retry_after_secs {
                     Some(secs) => format!("refuse {} {status} after {secs}", name(leg)),
@@ -203,8 +206,8 @@ fn a_call_between_two_phones() {
     let mut bed = Bed::new(&[("2042", 2)]);
     // The caller's own order of codecs is kept for the callee.
     assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)), ["invite for 2041 0 sendrecv"]);
-    assert_eq!(bed.leg(bed.called[0], LegEvent::Ringing), ["ring caller"]);
-    assert_eq!(bed.leg(bed.called[0], LegEvent::Ringing), [""; 0]);
+    assert_eq!(bed.leg(bed.called[0], LegEvent::Ringing { sdp: None }), ["ring caller"]);
+    assert_eq!(bed.leg(bed.called[0], LegEvent::Ringing { sdp: None }), [""; 0]);
     // The callee takes its second codec: the caller gets the same.
     assert_eq!(bed.answers(0, 8), ["remote Pcma SendRecv", "remote Pcma SendRecv", "answer caller 8 sendrecv", "bridge"]);
     assert_eq!(bed.leg(CALLER, LegEvent::Acked { sdp: None }), [""; 0]);
@@ -422,7 +425,7 @@ fn one_trunk_after_the_other_is_asked() {
     assert_eq!(bed.leg(bed.called[1], LegEvent::Trying), [""; 0]);
     let patience = bed.switch.poll_timeout().unwrap() - bed.now;
     assert_eq!(patience, Duration::from_secs(45), "somebody works on it");
-    assert_eq!(bed.leg(bed.called[1], LegEvent::Ringing), ["ring caller"]);
+    assert_eq!(bed.leg(bed.called[1], LegEvent::Ringing { sdp: None }), ["ring caller"]);
     assert_eq!(bed.answers(1, 0), ["remote Pcmu SendRecv", "remote Pcmu SendRecv", "answer caller 0 sendrecv", "bridge"]);
     bed.leg(bed.called[1], LegEvent::Ended { how: LegEnd::HungUp });
     bed.assert_over("callee hung up");

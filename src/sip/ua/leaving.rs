@@ -22,7 +22,7 @@ impl UserAgent {
         match &mut leg.stage {
             Stage::Calling { tx, calling } => {
                 calling.cancelled = true;
-                endpoint.cancel(now, *tx);
+                endpoint.cancel(now, *tx, reason);
             }
             Stage::Offered { .. } => self.reject(now, endpoint, id, 480, &[]),
             Stage::Up(_) if leg.unacked.is_some() => {

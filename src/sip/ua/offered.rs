@@ -25,6 +25,13 @@ impl UserAgent {
         }
     }
 
+    /// 183 with our session description: the caller hears what comes before the answer. [`Self::answer`] repeats it.
+    pub fn progress(&mut self, now: Instant, endpoint: &mut Endpoint, leg: LegId, body: Bytes) {
+        if let Some(Stage::Offered { tx, invite, dialog }) = self.legs.get(&leg).map(|leg| &leg.stage) {
+            endpoint.respond(now, *tx, dialog.response(invite, 183).body(SDP, body));
+        }
+    }
+
     /// 200 with our session description; repeated until the ACK is here.
     pub fn answer(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId, body: Bytes) {
         let Some(leg) = self.legs.get_mut(&id) else { return };

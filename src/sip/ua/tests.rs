@@ -288,10 +288,12 @@ fn a_call_is_cancelled() {
     pair.on(B, |ua, now, ep, leg| ua.ring(now, ep, leg));
     pair.run_until(50);
     let (now, side) = (pair.now, &mut pair.sides[A]);
-    side.agent.hangup(now, &mut side.endpoint, leg, None);
+    side.agent.hangup(now, &mut side.endpoint, leg, Some("SIP;cause=200;text=\"Call completed elsewhere\""));
     pair.run_until(100_000);
     assert_eq!(pair.sides[B].heard, ["incoming", "ended Cancelled"]);
     assert_eq!(pair.times(B, "487").len(), 1);
+    let cancel = pair.texts.iter().find(|text| text.starts_with("CANCEL")).unwrap();
+    assert!(cancel.contains("Reason: SIP;cause=200;text=\"Call completed elsewhere\"\r\n"), "{cancel}");
     assert_nothing_left(&pair);
 }
 
@@ -444,4 +446,20 @@ fn requests_outside_of_dialogs_have_answers() {
     pair.run_until(200_000);
     assert_eq!(pair.sides[A].heard.last().map(String::as_str), Some("replied None"));
     assert!(pair.sides[A].agent.outsides.is_empty());
+}
+
+#[test]
+fn sound_before_the_answer_is_passed_on_as_183() {
+    let mut pair = Pair::new(15, 0);
+    pair.invite(None);
+    pair.run_until(20);
+    pair.on(B, |ua, now, ep, leg| ua.progress(now, ep, leg, Bytes::from_static(b"early")));
+    pair.run_until(60);
+    pair.on(B, |ua, now, ep, leg| ua.answer(now, ep, leg, Bytes::from_static(b"early")));
+    pair.run_until(100);
+    assert_eq!(pair.sides[A].heard, ["ringing 183", "answered early"]);
+    assert!(pair.texts.iter().any(|text| text.starts_with("SIP/2.0 183") && text.ends_with("early")));
+    pair.on(A, |ua, now, ep, leg| ua.hangup(now, ep, leg, None));
+    pair.run_until(100_000);
+    assert_nothing_left(&pair);
 }

@@ -36,7 +36,7 @@ fn a_call_is_sent_on_and_the_phone_waits_until_it_is_taken() {
         bed.refers(CALLER, "2043", None),
         ["accept refer caller", "unbridge", "reoffer callee0 8 sendrecv", "invite for 2042 8 sendrecv", "ring-back true"]
     );
-    assert_eq!(bed.leg(bed.called[1], LegEvent::Ringing), ["tell caller 180"]);
+    assert_eq!(bed.leg(bed.called[1], LegEvent::Ringing { sdp: None }), ["tell caller 180"]);
     let done = bed.answers(1, 8);
     assert_eq!(done, ["remote Pcma SendRecv", "ring-back false", "bridge", "tell caller 200", "hang up caller", "close"]);
     assert!(bed.events.iter().any(|event| matches!(event, Event::CallTransferred { by, to, .. } if by == "2041" && to == "2043")));
@@ -166,7 +166,7 @@ fn two_calls_of_one_phone_are_joined_whichever_is_referred() {
 #[test]
 fn whom_the_phone_still_rings_is_rung_for_the_other() {
     let mut bed = Bed::consulting();
-    bed.leg(bed.called[1], LegEvent::Ringing);
+    bed.leg(bed.called[1], LegEvent::Ringing { sdp: None });
     assert_eq!(
         bed.refers(CALLER, "2043", Some(SECOND)),
         [
