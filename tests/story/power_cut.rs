@@ -11,6 +11,7 @@
 //! | when the directory has said yes              | silence; hangs up, calls again, signs in; nothing was bound                |
 //! | when the user has said yes                   | the phone is theirs, or is nobody's and they sign in: nothing in between   |
 //! | directly after the phone was bound           | silence; hangs up, and the phone becomes theirs: it is told to reload now  |
+//! | when its old registration was dropped        | the same                                                                   |
 //! | when the phone was told to reload            | the phone becomes theirs                                                   |
 //! | when the phone has fetched its new file      | the phone becomes theirs                                                   |
 //! | during a call                                | silence; hangs up, calls again: the other phone rings at once              |
@@ -319,6 +320,7 @@ enum Step {
     Known,
     SaidYes,
     Bound,
+    Dropped,
     Reloading,
     Taken,
 }
@@ -356,6 +358,9 @@ async fn the_server_dies(step: Step) {
     if step >= Step::Bound {
         told.until("the binding", |event| matches!(event, Event::Bound { .. })).await;
     }
+    if step >= Step::Dropped {
+        told.until("the end of the old registration", |event| matches!(event, Event::Unregistered { .. })).await;
+    }
     if step >= Step::Reloading {
         told.until("the reload", |event| matches!(event, Event::ReloadRequested { .. })).await;
     }
@@ -364,7 +369,7 @@ async fn the_server_dies(step: Step) {
     }
 
     office.dies().await;
-    if (Step::InTheMenu..=Step::Bound).contains(&step) {
+    if (Step::InTheMenu..=Step::Dropped).contains(&step) {
         // Nothing is heard any more.
         desk.hang_up().await;
         desk.until_hung_up().await.unwrap_or_else(trouble);
@@ -384,6 +389,10 @@ async fn the_server_dies(step: Step) {
         desk.sign_in_at_once("0", login, pin, extension).await.unwrap_or_else(trouble);
     } else {
         desk.until_registered_as(extension).await.unwrap_or_else(trouble);
+    }
+    if matches!(step, Step::Bound | Step::Dropped) {
+        let answer = told.until("the phone's answer", |event| matches!(event, Event::ReloadAnswered { .. })).await;
+        assert!(matches!(answer, Event::ReloadAnswered { status: 200, .. }), "it was told where it does not listen: {answer:?}");
     }
     is_adas(&office, &mut told, mac, 1).await;
 
@@ -423,7 +432,7 @@ async fn before_a_phone_is_somebodys() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_a_phone_becomes_somebodys() {
-    let steps = [Step::Known, Step::SaidYes, Step::Bound, Step::Reloading, Step::Taken];
+    let steps = [Step::Known, Step::SaidYes, Step::Bound, Step::Dropped, Step::Reloading, Step::Taken];
     futures_util::future::join_all(steps.map(the_server_dies)).await;
 }
 
