@@ -307,6 +307,21 @@ async fn a_wrong_password_neither_registers_nor_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_guesses_is_banned_and_a_good_phone_behind_the_same_address_is_not() {
+    let bed = Bed::start().await;
+    bed.registers(2).await;
+    for _ in 0..10 {
+        bed.sipp(1, "guess", free_port(), "register.xml", "x", &[("EXPECTED", "401")], "u1").succeeds().await;
+    }
+    bed.tells(|event| matches!(event, Event::Banned { user: Some(_), .. })).await;
+    let bans = bed.running.handle.bans().await;
+    assert_eq!(bans.iter().map(|ban| ban.source.to_string()).collect::<Vec<_>>(), ["127.0.0.1"], "one name, not the address");
+    bed.registers(2).await;
+    assert!(bed.running.handle.pardon(bans[0].source).await);
+    bed.registers(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_phones_talk_and_either_hangs_up() {
     let bed = Bed::start().await;
     let port = bed.registers(2).await;

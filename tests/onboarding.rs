@@ -327,6 +327,10 @@ fn a_restart_begins_again_what_was_cut_short() {
         call_id: "c".into(),
         cseq: 1,
         user_agent: None,
+        instance: None,
+        reg_id: 0,
+        q: 1000,
+        path: vec![],
         expires: Timestamp(expires),
     };
     let told = Some("500 NOTIFY check-sync 10.0.0.1:5060 holding 0".to_owned());
@@ -472,9 +476,13 @@ fn killed_between_bind_and_reload_the_phone_is_told_after_the_restart() {
             call_id: "c".into(),
             cseq: 1,
             user_agent: None,
+            instance: None,
+            reg_id: 0,
+            q: 1000,
+            path: vec![],
             expires: now,
         };
-        running.store.save_contact(contact).await.expect("saved");
+        running.store.write_contacts(vec![], vec![contact]).await.expect("saved");
     });
     // Nothing is stopped in order.
     first.shutdown_background();

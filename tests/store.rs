@@ -300,21 +300,25 @@ async fn contacts_come_and_go(store: Arc<dyn Store>) {
         call_id: "abc@phone".into(),
         cseq,
         user_agent: Some("Yealink".into()),
+        instance: Some("<urn:uuid:1>".into()),
+        reg_id: 2,
+        q: 500,
+        path: vec!["<sip:p1;lr>".into(), "<sip:p2;lr>".into()],
         expires: Timestamp(99),
     };
     for saved in [contact("sip:a@x", 1), contact("sip:b@x", 1), contact("sip:a@x", 2)] {
-        store.save_contact(saved).await.expect("saved");
+        store.write_contacts(vec![], vec![saved]).await.expect("saved");
     }
     assert_eq!(store.contacts().await.expect("listed"), [contact("sip:a@x", 2), contact("sip:b@x", 1)]);
-    store.remove_contact("2041", "sip:a@x").await.expect("removed");
-    store.remove_contact("2041", "sip:a@x").await.expect("twice is fine");
+    store.write_contacts(vec![("2041".into(), "sip:a@x".into())], vec![]).await.expect("removed");
+    store.write_contacts(vec![("2041".into(), "sip:a@x".into())], vec![]).await.expect("twice is fine");
     assert_eq!(store.contacts().await.expect("listed"), [contact("sip:b@x", 1)]);
     let (of_another, back) = (
         ContactRecord { mac: mac(2), ..contact("sip:c@x", 1) },
         ContactRecord { user: "new001565000001".into(), generation: 2, ..contact("sip:d@x", 1) },
     );
     for saved in [of_another.clone(), back.clone()] {
-        store.save_contact(saved).await.expect("saved");
+        store.write_contacts(vec![], vec![saved]).await.expect("saved");
     }
     assert_eq!(store.contacts().await.expect("listed"), [of_another, back], "what it registered with dead secrets is gone");
 }

@@ -39,6 +39,7 @@ use crate::{
         dialog::Replaces,
         digest::{Account, Refusal, Verifier},
         endpoint::{self, ServerTx},
+        guard::{Ban, Guard, Verdict},
         notify::{self, Notifier},
         registrar::{self, Registrar},
         transport::{Flow, Inbound, Transport, Transports, socket::BindError},
@@ -161,6 +162,8 @@ enum Command {
     Trunks { answer: oneshot::Sender<Vec<Standing>> },
     Resolved { trunk: Arc<str>, addresses: Vec<SocketAddr> },
     Notify { order: Box<notify::Order>, answer: oneshot::Sender<notify::Outcome> },
+    Bans { answer: oneshot::Sender<Vec<Ban>> },
+    Pardon { source: IpAddr, answer: oneshot::Sender<bool> },
     DropContacts { mac: MacAddr, keep_generation: Generation },
     Reload { config: Box<Config> },
     Mailbox { user: String, mailbox: Mailbox },
@@ -186,12 +189,24 @@ const MOST_LISTED: usize = 200;
 const MEDIA_EVENTS: usize = 1024;
 /// Events of one call that may wait for the voice menu.
 const SERVICE_EVENTS: usize = 64;
-/// Contacts that may wait for the disk. Beyond it one is lost, which costs a phone's reachability right after a restart.
+/// Batches of contacts that may wait for the disk; while it takes no more, the registrar keeps what is due.
+const CONTACT_BATCHES: usize = 4;
+/// Subscriptions that may wait for the disk. Beyond it one is lost, which costs a phone's lamps after a restart.
 const WRITES: usize = 4096;
+/// How long contacts that are gone are gathered before the disk forgets them.
+const GATHER_GONE: Duration = Duration::from_millis(500);
+/// While the disk is busy, what is due is offered again after this.
+const SAVE_AGAIN: Duration = Duration::from_millis(100);
+/// Contacts in one batch at most.
+const CONTACTS_AT_ONCE: usize = 2048;
+/// Contacts to be removed that may wait for a disk that does not write; older ones stay until they expire.
+const MOST_GONE: usize = 100_000;
 /// Messages taken at once before answers go out.
 const BATCH: usize = 64;
 /// Messages waiting beyond which new calls are told to come later: what is up goes first.
 const CROWDED: usize = 2048;
+/// What those are told.
+const CROWDED_RETRY_AFTER_SECS: u32 = 5;
 /// How long calls get to end when the engine is stopped.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Failed log-ins told a second; the rest is counted.
@@ -221,18 +236,20 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     endpoint_config.abilities.extensions.push(registrar::OUTBOUND);
     Watching::announce(&mut endpoint_config);
     let mut endpoint = Endpoint::new(endpoint_config, seed);
+    let guard = Guard::new(sip.guard, now);
     let verifier = Verifier::new(sip.verifier, endpoint.ids().seed(), now);
     let ids = Ids::new(endpoint.ids().seed());
     let mut registrar = Registrar::new(sip.registrar);
     let expired = restore(now, &mut registrar, neighbours.store.contacts().await?, neighbours.accounts.as_ref());
-    for record in expired {
-        neighbours.store.remove_contact(&record.user, &record.uri).await?;
-    }
+    let expired = expired.into_iter().map(|record| (record.user, record.uri)).collect();
+    neighbours.store.write_contacts(expired, Vec::new()).await?;
     let mut watching = Watching::new(sip.subscriptions);
     let wall = Timestamp::of(SystemTime::now());
     watching.restore(now, wall, neighbours.store.subscriptions().await?, neighbours.accounts.as_ref());
     let (writes, write_inbox) = mpsc::channel(WRITES);
+    let (contact_writes, contact_inbox) = mpsc::channel(CONTACT_BATCHES);
     let writer = tokio::spawn(write(neighbours.store.clone(), write_inbox));
+    let contact_writer = tokio::spawn(write_contacts(neighbours.store.clone(), contact_inbox));
     let (commands, command_inbox) = mpsc::channel(COMMANDS);
     let (media_events, media_inbox) = mpsc::channel(MEDIA_EVENTS);
     let handle = Handle { commands: commands.clone(), retry_after_secs: calls.retry_after_secs };
@@ -259,15 +276,19 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         capture: Capture::new(calls.capture),
         switch: Switch::new(Arc::new(calls)),
         verifier,
+        guard,
+        gone: VecDeque::new(),
         notifier: Notifier::new(),
         watching,
         accounts: neighbours.accounts,
         events: neighbours.events,
         writes,
+        contact_writes,
         notified: HashMap::new(),
         ring_back: Arc::new(media::tone::clip(neighbours.tones, media::tone::Signal::RingBack)),
         hold_music,
-        crowded: false,
+        save_again: None,
+        save_from: now,
         refusals: (now, 0),
     };
     engine.configure_trunks(now);
@@ -275,6 +296,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         engine.run(inbox, command_inbox, media_inbox).await;
         // The engine's end of the channel is gone: the writer empties it and ends.
         let _ = writer.await;
+        let _ = contact_writer.await;
     });
     Ok(Running { handle, task, udp, tcp, tls, ws, wss })
 }
@@ -304,6 +326,16 @@ impl Handle {
     /// All trunks, by name.
     pub async fn trunks(&self) -> Vec<Standing> {
         self.ask(|answer| Command::Trunks { answer }).await.unwrap_or_default()
+    }
+
+    /// Who gets no answer for too many wrong passwords, in no order.
+    pub async fn bans(&self) -> Vec<Ban> {
+        self.ask(|answer| Command::Bans { answer }).await.unwrap_or_default()
+    }
+
+    /// Lifts the bans of an address. `false`: there were none.
+    pub async fn pardon(&self, source: IpAddr) -> bool {
+        self.ask(|answer| Command::Pardon { source, answer }).await.unwrap_or(false)
     }
 
     /// Sends a NOTIFY and waits for the phone's answer, for up to a minute.
@@ -497,6 +529,9 @@ struct Engine {
     ground: Ground,
     switch: Switch,
     verifier: Verifier,
+    guard: Guard,
+    /// Contacts that the disk shall forget.
+    gone: VecDeque<(String, String)>,
     notifier: Notifier,
     watching: Watching,
     /// What was said in each call.
@@ -504,12 +539,15 @@ struct Engine {
     accounts: Arc<dyn Accounts>,
     events: Events,
     writes: mpsc::Sender<Write>,
+    contact_writes: mpsc::Sender<Contacts>,
     /// Who waits for the answer to a NOTIFY, by phone and event.
     notified: HashMap<(MacAddr, String), VecDeque<oneshot::Sender<notify::Outcome>>>,
     ring_back: Arc<Clip>,
     hold_music: Option<Arc<Clip>>,
-    /// More waits than can be done soon.
-    crowded: bool,
+    /// When to offer the disk again what it did not take.
+    save_again: Option<Instant>,
+    /// Not before this.
+    save_from: Instant,
     /// Failed log-ins told in the second that began then.
     refusals: (Instant, u32),
 }
@@ -533,7 +571,7 @@ impl Engine {
             tokio::select! {
                 Some(inbound) = inbox.recv() => {
                     let now = Instant::now();
-                    self.crowded = inbox.len() > CROWDED;
+                    self.ground.endpoint.set_crowded((inbox.len() > CROWDED).then_some(CROWDED_RETRY_AFTER_SECS));
                     self.handle_inbound(now, inbound);
                     for _ in 1..BATCH {
                         let Ok(inbound) = inbox.try_recv() else { break };
@@ -557,6 +595,7 @@ impl Engine {
                 () = sleep_until(wake.into()) => self.handle_timeout(Instant::now()),
             }
         }
+        self.save_all().await;
         if let Some((_, answer)) = stopping {
             let _ = answer.send(());
         }
@@ -584,6 +623,9 @@ impl Engine {
         self.watching.handle_timeout(now);
         ground.trunks.handle_timeout(now, &mut ground.endpoint);
         self.switch.handle_timeout(now, &mut self.ground);
+        if self.save_timeout().is_some_and(|at| at <= now) {
+            self.save(now);
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -595,6 +637,7 @@ impl Engine {
             self.watching.poll_timeout(),
             ground.trunks.poll_timeout(),
             self.switch.poll_timeout(),
+            self.save_timeout(),
         ];
         all.into_iter().flatten().min()
     }
@@ -617,6 +660,12 @@ impl Engine {
                 order.flow = self.ground.with_local(order.flow);
                 self.notified.entry((order.mac, order.event.clone())).or_default().push_back(answer);
                 self.notifier.notify(now, &mut self.ground.endpoint, *order);
+            }
+            Command::Bans { answer } => {
+                let _ = answer.send(self.guard.bans(now).cloned().collect());
+            }
+            Command::Pardon { source, answer } => {
+                let _ = answer.send(self.guard.pardon(source));
             }
             Command::DropContacts { mac, keep_generation } => {
                 self.ground.registrar.drop_generation_below(mac, keep_generation);
@@ -745,12 +794,14 @@ impl Engine {
     }
 
     fn subscribe(&mut self, now: Instant, tx: ServerTx, request: &Message, flow: Flow) {
+        let verified = self.verify(now, request, flow.peer.ip());
         let endpoint = &mut self.ground.endpoint;
-        match self.verifier.verify(now, request, self.accounts.as_ref()) {
-            Ok(account) => self.watching.handle_subscribe(now, endpoint, tx, request, flow, &account),
-            Err(refusal) => {
+        match verified {
+            None => endpoint.forget(tx),
+            Some(Ok(account)) => self.watching.handle_subscribe(now, endpoint, tx, request, flow, &account),
+            Some(Err(refusal)) => {
                 let challenge = self.verifier.challenge(now, request, &refusal);
-                endpoint.respond(now, tx, challenge);
+                endpoint.respond_and_forget(tx, challenge);
                 if let Refusal::Wrong { user } = refusal
                     && self.may_tell_refusal(now)
                 {
@@ -761,19 +812,49 @@ impl Engine {
     }
 
     fn register(&mut self, now: Instant, tx: ServerTx, request: &Message, flow: Flow) {
-        let response = match self.verifier.verify(now, request, self.accounts.as_ref()) {
-            Ok(account) => self.ground.registrar.handle_register(now, request, flow, &account),
-            Err(refusal) => {
+        let source = flow.peer.ip();
+        let response = match self.verify(now, request, source) {
+            None => return self.ground.endpoint.forget(tx),
+            Some(Ok(account)) => self.ground.registrar.handle_register(now, request, flow, &account),
+            Some(Err(refusal)) => {
                 if let Refusal::Wrong { user } = &refusal
                     && self.may_tell_refusal(now)
                 {
                     tracing::info!(%user, peer = %flow.peer, "registration refused: {refusal}");
                     self.events.tell(Event::RegisterRefused { user: user.clone(), source: flow.peer, reason: refusal.to_string() });
                 }
-                self.verifier.challenge(now, request, &refusal)
+                // Who never answers a challenge leaves nothing behind here.
+                let challenge = self.verifier.challenge(now, request, &refusal);
+                return self.ground.endpoint.respond_and_forget(tx, challenge);
             }
         };
         self.ground.endpoint.respond(now, tx, response);
+    }
+
+    /// Whose request it is. `None`: of somebody who gets no answer.
+    fn verify(&mut self, now: Instant, request: &Message, source: IpAddr) -> Option<Result<Account, Refusal>> {
+        let claimed = self.verifier.claimed_user(request);
+        let verdict = self.guard.admits(now, source, claimed.as_deref());
+        if verdict == Verdict::Drop {
+            metrics::counter!("plugtone_sip_dropped_total", "reason" => "banned").increment(1);
+            return None;
+        }
+        let verified = self.verifier.verify(now, request, self.accounts.as_ref());
+        match &verified {
+            Ok(_) => self.guard.handle_success(now, source, claimed.as_deref().unwrap_or_default()),
+            Err(Refusal::Wrong { user }) => {
+                for ban in self.guard.handle_failure(now, source, user) {
+                    let secs = ban.until.saturating_duration_since(now).as_secs();
+                    tracing::warn!(%source, user = ban.user.as_deref(), secs, "too many wrong passwords: no answer for a while");
+                    self.events.tell(Event::Banned { source, user: ban.user, secs });
+                }
+                if verdict == Verdict::LookQuietly {
+                    return None;
+                }
+            }
+            Err(_) => {}
+        }
+        Some(verified)
     }
 
     fn may_tell_refusal(&mut self, now: Instant) -> bool {
@@ -805,18 +886,16 @@ impl Engine {
 
     /// A call: who is it? Only who has logged in may place one, and is who the login says.
     fn incoming(&mut self, now: Instant, leg: LegId, request: &Message, flow: Flow) {
-        let ground = &mut self.ground;
-        if self.crowded {
-            metrics::counter!("plugtone_call_refused_total", "reason" => "crowded").increment(1);
-            let later = [(Name::RetryAfter, "5".to_owned())];
-            return ground.agent.reject(now, &mut ground.endpoint, leg, 503, &later);
-        }
         let dialled = request.uri().ok().and_then(|uri| uri.user().map(|user| user.into_owned())).unwrap_or_default();
-        if let Some(trunk) = ground.trunks.whose(&flow) {
-            return self.from_trunk(now, leg, request, flow, &trunk);
+        if let Some(trunk) = self.ground.trunks.whose(&flow) {
+            return self.trunk_calls(now, leg, request, flow, &trunk);
         }
-        match self.verifier.verify(now, request, self.accounts.as_ref()) {
-            Ok(account) => {
+        let verified = self.verify(now, request, flow.peer.ip());
+        let ground = &mut self.ground;
+        match verified {
+            // A call must be answered by something: it would be repeated for half a minute.
+            None => ground.agent.reject(now, &mut ground.endpoint, leg, 403, &[]),
+            Some(Ok(account)) => {
                 let offer = (!request.body().is_empty()).then(|| request.body_bytes());
                 let replaces = match ground.replaced(request) {
                     Ok(replaces) => replaces,
@@ -826,7 +905,7 @@ impl Engine {
                 let incoming = Incoming { leg, caller, dialled, offer, flow, source, replaces, origin };
                 self.switch.handle_incoming(now, ground, incoming);
             }
-            Err(refusal) => {
+            Some(Err(refusal)) => {
                 let challenge = self.verifier.challenge(now, request, &refusal);
                 ground.agent.reject_with(now, &mut ground.endpoint, leg, challenge);
                 if let Refusal::Wrong { user } = refusal
@@ -841,7 +920,7 @@ impl Engine {
     }
 
     /// A call from outside: the trunk that it comes by is proved by the address that it comes from.
-    fn from_trunk(&mut self, now: Instant, leg: LegId, request: &Message, flow: Flow, trunk: &Arc<str>) {
+    fn trunk_calls(&mut self, now: Instant, leg: LegId, request: &Message, flow: Flow, trunk: &Arc<str>) {
         let ground = &mut self.ground;
         ground.trunks.lives(now, trunk);
         let settings = ground.trunks.settings(trunk).cloned();
@@ -1041,8 +1120,6 @@ impl Engine {
         match action {
             registrar::Action::Registered { contact, expires_secs, refreshed } => {
                 self.watching.handle_registered(&contact.user, contact.mac, contact.line, contact.flow, refreshed);
-                let (now, wall) = (Instant::now(), Timestamp::of(SystemTime::now()));
-                self.write(Write::Save(Box::new(record(&contact, now, wall))));
                 if !refreshed {
                     tracing::info!(mac = %contact.mac, user = %contact.user, flow = %contact.flow, expires_secs, "registered");
                     self.events.tell(Event::Registered {
@@ -1057,7 +1134,12 @@ impl Engine {
                 self.ground.office.registered(&contact, refreshed);
             }
             registrar::Action::Unregistered { contact, reason } => {
-                self.write(Write::Remove { user: contact.user.clone(), uri: contact.uri.clone() });
+                if self.gone.len() >= MOST_GONE {
+                    self.gone.pop_front();
+                    metrics::counter!("plugtone_call_contact_writes_lost_total").increment(1);
+                }
+                self.save_again.get_or_insert(Instant::now() + GATHER_GONE);
+                self.gone.push_back((contact.user.clone(), contact.uri.clone()));
                 self.unregistered(contact, reason);
             }
             registrar::Action::Outdated { contact } => self.unregistered(contact, "its binding has ended"),
@@ -1078,8 +1160,39 @@ impl Engine {
 
     fn write(&self, write: Write) {
         if self.writes.try_send(write).is_err() {
-            metrics::counter!("plugtone_call_contact_writes_lost_total").increment(1);
+            metrics::counter!("plugtone_call_subscription_writes_lost_total").increment(1);
         }
+    }
+
+    /// Hands over what is due to be written, as much as the disk takes: the rest stays where it is.
+    fn save(&mut self, now: Instant) {
+        self.save_again = None;
+        while let Ok(permit) = self.contact_writes.try_reserve() {
+            let wall = Timestamp::of(SystemTime::now());
+            let due = std::iter::from_fn(|| self.ground.registrar.poll_save(now).map(|contact| record(contact, Instant::now(), wall)));
+            let saved: Vec<_> = due.take(CONTACTS_AT_ONCE).collect();
+            if saved.is_empty() && self.gone.is_empty() {
+                return;
+            }
+            // Gone before saved: what left and came back is there.
+            permit.send(Contacts { gone: self.gone.drain(..).collect(), saved });
+        }
+        self.save_from = now + SAVE_AGAIN;
+        self.save_again = Some(self.save_from);
+    }
+
+    /// When there is something for the disk, and it is not too busy to take it.
+    fn save_timeout(&self) -> Option<Instant> {
+        let due = [self.ground.registrar.poll_save_timeout(), self.save_again];
+        due.into_iter().flatten().min().map(|due| due.max(self.save_from))
+    }
+
+    /// Hands over all that the disk does not know, before the end.
+    async fn save_all(&mut self) {
+        let (now, wall) = (Instant::now(), Timestamp::of(SystemTime::now()));
+        let far = now + Duration::from_secs(3600);
+        let saved = std::iter::from_fn(|| self.ground.registrar.poll_save(far).map(|contact| record(contact, now, wall))).collect();
+        let _ = self.contact_writes.send(Contacts { gone: self.gone.drain(..).collect(), saved }).await;
     }
 
     fn tell_notified(&mut self, done: notify::Done) {
@@ -1211,24 +1324,38 @@ fn log(event: &Event) {
 // --- contacts and the disk
 
 enum Write {
-    Save(Box<ContactRecord>),
-    Remove { user: String, uri: String },
     SaveSubscription(Box<SubscriptionRecord>),
     RemoveSubscription { local_tag: String },
 }
 
-/// Writes behind the engine, in order. A fault is logged: the phone registers again anyway.
+/// Contacts for the disk.
+struct Contacts {
+    /// By user and URI.
+    gone: Vec<(String, String)>,
+    saved: Vec<ContactRecord>,
+}
+
+/// Writes behind the engine, in order. A fault is logged: the phone subscribes again anyway.
 async fn write(store: Arc<dyn Store>, mut inbox: mpsc::Receiver<Write>) {
     while let Some(write) = inbox.recv().await {
         let done = match write {
-            Write::Save(record) => store.save_contact(*record).await,
-            Write::Remove { user, uri } => store.remove_contact(&user, &uri).await,
             Write::SaveSubscription(record) => store.save_subscription(*record).await,
             Write::RemoveSubscription { local_tag } => store.remove_subscription(&local_tag).await,
         };
         if let Err(fault) = done {
-            metrics::counter!("plugtone_call_contact_writes_lost_total").increment(1);
-            tracing::warn!(%fault, "a registered phone, or what it watches, could not be stored");
+            metrics::counter!("plugtone_call_subscription_writes_lost_total").increment(1);
+            tracing::warn!(%fault, "what a phone watches could not be stored");
+        }
+    }
+}
+
+/// Writes contacts behind the engine, in order, each batch in one commit. A fault is logged: the phones register again anyway.
+async fn write_contacts(store: Arc<dyn Store>, mut inbox: mpsc::Receiver<Contacts>) {
+    while let Some(Contacts { gone, saved }) = inbox.recv().await {
+        let contacts = gone.len() + saved.len();
+        if let Err(fault) = store.write_contacts(gone, saved).await {
+            metrics::counter!("plugtone_call_contact_writes_lost_total").increment(contacts as u64);
+            tracing::warn!(%fault, contacts, "registered phones could not be stored");
         }
     }
 }
@@ -1245,6 +1372,10 @@ fn record(contact: &registrar::Contact, now: Instant, wall: Timestamp) -> Contac
         call_id: contact.call_id.clone(),
         cseq: contact.cseq,
         user_agent: contact.user_agent.clone(),
+        instance: contact.instance.clone(),
+        reg_id: contact.reg_id,
+        q: contact.q,
+        path: contact.path.clone(),
         expires: wall.plus_secs(i64::try_from(left.as_secs()).unwrap_or(i64::MAX)),
     }
 }
@@ -1275,8 +1406,10 @@ fn restore(now: Instant, registrar: &mut Registrar, records: Vec<ContactRecord>,
                 provisional: account.provisional,
                 uri: record.uri,
                 flow,
-                instance: None,
-                reg_id: 0,
+                instance: record.instance,
+                reg_id: record.reg_id,
+                q: record.q,
+                path: record.path,
                 call_id: record.call_id,
                 cseq: record.cseq,
                 user_agent: record.user_agent,

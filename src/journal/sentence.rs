@@ -35,7 +35,7 @@ fn level(event: &Event) -> Level {
         DhcpDiscover { .. } | DhcpOffer { .. } | DhcpRequest { .. } | DhcpInform { .. } | FileMissing { .. } => Level::Debug,
         IvrKeys { .. } | FileServed { unchanged: true, .. } => Level::Debug,
         LeaseRefused { .. } | LeaseDeclined { .. } | FileFailed { .. } | FileRefused { .. } | RegisterRefused { .. } => Level::Warn,
-        LockedOut { .. } | ReloadOverdue { .. } | CallRefused { .. } | DuplicateMac { .. } => Level::Warn,
+        Banned { .. } | LockedOut { .. } | ReloadOverdue { .. } | CallRefused { .. } | DuplicateMac { .. } => Level::Warn,
         DirectoryChecked { outcome: CheckOutcome::Unavailable, .. } => Level::Warn,
         PoolExhausted { .. } | RenderFailed { .. } | TrunkDown { .. } | DirectoryUnavailable { .. } | ConfigRejected { .. } => Level::Error,
         _ => Level::Info,
@@ -47,7 +47,8 @@ pub(super) fn log(recorded: &Recorded) {
     let seq = recorded.seq;
     let mac = recorded.event.mac().map(tracing::field::display);
     let call = recorded.event.call().map(tracing::field::display);
-    let text = sentence(&recorded.event);
+    // Words are made for those who listen only: ten thousand phones may come back at once.
+    let text = std::fmt::from_fn(|f| f.write_str(&sentence(&recorded.event)));
     match level(&recorded.event) {
         Level::Debug => tracing::debug!(target: "plugtone::journal", seq, mac, call, "{text}"),
         Level::Info => tracing::info!(target: "plugtone::journal", seq, mac, call, "{text}"),
@@ -113,6 +114,9 @@ fn words(event: &Event) -> String {
             format!("registers as {user} at {contact} from {source} for {expires_secs} s")
         }
         Unregistered { user, contact, reason, .. } => format!("is no longer registered as {user} at {contact}: {reason}"),
+        Banned { source, user, secs } => {
+            format!("{source}{} gets no answer for {secs} s: too many wrong passwords", maybe(" as ", user))
+        }
         RegisterRefused { user, source, reason } => format!("{source} may not register as {user}: {reason}"),
         IvrStarted { flow, .. } => format!("a caller enters the flow {flow}"),
         IvrPrompt { text, .. } => format!("the caller hears: {text}"),

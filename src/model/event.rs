@@ -201,6 +201,12 @@ pub enum Event {
         source: SocketAddr,
         reason: String,
     },
+    /// Too many wrong passwords: what comes from there gets no answer for a while; `user`: only what comes by that name.
+    Banned {
+        source: IpAddr,
+        user: Option<String>,
+        secs: u64,
+    },
 
     // --- the IVR
     IvrStarted {

@@ -8,7 +8,7 @@ use std::{fmt, net::SocketAddr};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    header::{Elements, NameAddr, Via, is_space},
+    header::{Elements, NameAddr, Via},
     message::{Fault, Message, Method},
     name::Name,
 };
@@ -110,7 +110,10 @@ impl Response {
     }
 
     pub fn with_reason(request: &Message, status: u16, reason: &str) -> Self {
-        let mut head = BytesMut::with_capacity(request.bytes().len().min(2048) + 128);
+        // What is copied, and room for what the answer adds: a challenge or two, contacts.
+        let copied: usize =
+            request.headers().filter(|(name, ..)| is_copied(*name)).map(|(_, name, value)| name.len() + value.len() + 8).sum();
+        let mut head = BytesMut::with_capacity(copied + 384);
         head.put_slice(b"SIP/2.0 ");
         put_display(&mut head, status.clamp(100, 699));
         head.put_u8(b' ');
@@ -205,6 +208,11 @@ impl fmt::Debug for Response {
     }
 }
 
+/// What RFC 3261 §8.2.6.2 copies into answers.
+fn is_copied(name: Name) -> bool {
+    matches!(name, Name::Via | Name::From | Name::To | Name::CallId | Name::CSeq)
+}
+
 /// `<uri>` with a display name where there is one, as From, To and Contact want it.
 pub fn name_addr(display_name: &str, uri: &str) -> String {
     if display_name.is_empty() { format!("<{uri}>") } else { format!("{} <{uri}>", super::header::quote(display_name)) }
@@ -274,9 +282,12 @@ fn put_raw(out: &mut BytesMut, name: &[u8], value: &[u8]) {
 
 /// Line ends, as of folds, become spaces.
 fn put_clean(out: &mut BytesMut, bytes: &[u8]) {
-    out.reserve(bytes.len());
-    for b in bytes {
-        out.put_u8(if *b != b'\t' && is_space(*b) { b' ' } else { *b });
+    let from = out.len();
+    out.put_slice(bytes);
+    // Folds are rare: nothing is looked at twice where there are none.
+    if memchr::memchr2(b'\r', b'\n', bytes).is_some() {
+        let put = out.get_mut(from..).unwrap_or_default();
+        put.iter_mut().filter(|b| matches!(b, b'\r' | b'\n')).for_each(|b| *b = b' ');
     }
 }
 

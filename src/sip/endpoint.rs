@@ -12,6 +12,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
+    hash::{BuildHasher, Hash, Hasher, RandomState},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use super::{
     build::{Request, Response},
     header::{MAGIC_COOKIE, Via},
-    ids::Ids,
+    ids::{Ids, NumberHash},
     message::{Message, Method, ParseError},
     name::Name,
     screen::Abilities,
@@ -97,15 +98,18 @@ const MOST_WITHOUT_TCP: usize = 10_000;
 pub struct Endpoint {
     config: Config,
     ids: Ids,
+    hash: [RandomState; 2],
+    /// Seconds after which new calls shall try again; `None`: they are taken.
+    crowded: Option<u32>,
     next: u64,
-    servers: HashMap<ServerTx, ServerEntry>,
-    server_keys: HashMap<Box<[u8]>, ServerTx>,
+    servers: HashMap<ServerTx, ServerEntry, NumberHash>,
+    server_keys: HashMap<Key, ServerTx, NumberHash>,
     /// By From tag, Call-ID and CSeq: finds a request that came by two ways (RFC 3261 §8.2.2.2).
-    merges: HashMap<Box<[u8]>, ServerTx>,
-    clients: HashMap<ClientTx, ClientEntry>,
+    merges: HashMap<Key, ServerTx, NumberHash>,
+    clients: HashMap<ClientTx, ClientEntry, NumberHash>,
     /// Peers that took no TCP, and when that was seen.
     without_tcp: HashMap<SocketAddr, Instant>,
-    cancels: HashMap<ClientTx, CancelEntry>,
+    cancels: HashMap<ClientTx, CancelEntry, NumberHash>,
     timers: BinaryHeap<Reverse<(Instant, TimerKey)>>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -118,15 +122,44 @@ enum TimerKey {
     Cancel(ClientTx),
 }
 
+/// What makes two requests the same, as 128 bits that nobody can choose: a table of these costs no allocation per request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key([u64; 2]);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [first, _] = self.0;
+        state.write_u64(first);
+    }
+}
+
+/// Collects the parts of a [`Key`].
+struct Keyed<H>([H; 2]);
+
+impl<H: Hasher> Keyed<H> {
+    fn new(hash: &[impl BuildHasher<Hasher = H>; 2]) -> Self {
+        Self(hash.each_ref().map(BuildHasher::build_hasher))
+    }
+
+    /// With its length, so that no two lists of parts look alike.
+    fn put(&mut self, part: &[u8]) {
+        self.0.iter_mut().for_each(|hasher| part.hash(hasher));
+    }
+
+    fn key(self) -> Key {
+        Key(self.0.map(|hasher| hasher.finish()))
+    }
+}
+
 enum ServerMachine {
-    Invite(ServerInvite),
+    Invite(Box<ServerInvite>),
     Other(Server),
 }
 
 struct ServerEntry {
     machine: ServerMachine,
-    key: Box<[u8]>,
-    merge: Option<Box<[u8]>>,
+    key: Key,
+    merge: Option<Key>,
     /// Where answers go.
     flow: Flow,
     last: Option<Bytes>,
@@ -169,13 +202,15 @@ impl Endpoint {
         Self {
             config,
             ids: Ids::new(seed),
+            hash: [RandomState::new(), RandomState::new()],
+            crowded: None,
             next: 0,
-            servers: HashMap::new(),
-            server_keys: HashMap::new(),
-            merges: HashMap::new(),
-            clients: HashMap::new(),
+            servers: HashMap::default(),
+            server_keys: HashMap::default(),
+            merges: HashMap::default(),
+            clients: HashMap::default(),
             without_tcp: HashMap::new(),
-            cancels: HashMap::new(),
+            cancels: HashMap::default(),
             timers: BinaryHeap::new(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -297,12 +332,39 @@ impl Endpoint {
             response
         };
         let bytes = finish(&self.config, response);
-        entry.last = Some(bytes.clone());
+        // A copy of its own size: the buffer that it was written into is larger, and this one is kept for half a minute.
+        entry.last = Some(if entry.flow.transport.is_reliable() { bytes.clone() } else { Bytes::copy_from_slice(&bytes) });
         if status >= 200 {
             entry.request = None;
         }
         self.transmits.push_back(Transmit { flow: entry.flow, bytes });
         self.settle_server(tx);
+    }
+
+    /// Answers a request that is no INVITE, and forgets it: should it come again, it is a new one. For challenges, so that who
+    /// never answers them leaves nothing behind (RFC 3261 §26.3.2.4).
+    pub fn respond_and_forget(&mut self, tx: ServerTx, response: Response) {
+        let Some(flow) = self.servers.get(&tx).map(|entry| entry.flow) else { return };
+        let response = if response.needs_to_tag() { response.to_tag(&self.ids.token()) } else { response };
+        self.transmits.push_back(Transmit { flow, bytes: finish(&self.config, response) });
+        self.forget(tx);
+    }
+
+    /// Forgets a request without any answer.
+    pub fn forget(&mut self, tx: ServerTx) {
+        let Some(entry) = self.servers.remove(&tx) else { return };
+        self.server_keys.remove(&entry.key);
+        if let Some(merge) = entry.merge
+            && self.merges.get(&merge) == Some(&tx)
+        {
+            self.merges.remove(&merge);
+        }
+    }
+
+    /// There is more to do than can be done soon: requests that begin a call get 503 with these seconds in Retry-After, before
+    /// anything is remembered of them. All else, and so every call that is up, goes on.
+    pub fn set_crowded(&mut self, retry_after_secs: Option<u32>) {
+        self.crowded = retry_after_secs;
     }
 
     /// Sends a request in a transaction of its own. Via is added; the owner gives all else, From tag, Call-ID and CSeq included.
@@ -404,7 +466,7 @@ impl Endpoint {
             return;
         }
         let Ok(via) = request.via() else { return };
-        let key = server_key(&request, &via);
+        let key = server_key(&self.hash, &request, &via);
         let known = self.server_keys.get(&key).copied();
         match (request.method(), known) {
             (Some(Method::Ack), known) => self.handle_ack(now, flow, request, known),
@@ -414,12 +476,19 @@ impl Endpoint {
         }
     }
 
-    fn begin(&mut self, now: Instant, flow: Flow, request: Message, key: Box<[u8]>) {
+    fn begin(&mut self, now: Instant, flow: Flow, request: Message, key: Key) {
+        if let Some(secs) = self.crowded
+            && request.is(&Method::Invite)
+            && request.to().is_ok_and(|to| to.tag().is_none())
+        {
+            metrics::counter!("plugtone_sip_refused_total", "status" => "503").increment(1);
+            return self.answer_statelessly(flow, &request, Response::to(&request, 503).header(Name::RetryAfter, secs));
+        }
         if let Some(refusal) = self.config.abilities.screen(&request) {
             metrics::counter!("plugtone_sip_refused_total", "status" => refusal.status.to_string()).increment(1);
             return self.answer_statelessly(flow, &request, refusal);
         }
-        let merge = merge_key(&request);
+        let merge = merge_key(&self.hash, &request);
         if let Some(merge) = &merge
             && let Some(other) = self.merges.get(merge).and_then(|tx| self.servers.get(tx))
             && other.machine.is_open()
@@ -435,14 +504,14 @@ impl Endpoint {
         let tx = ServerTx(self.next);
         let reliable = flow.transport.is_reliable();
         let (machine, kept) = if request.is(&Method::Invite) {
-            (ServerMachine::Invite(ServerInvite::new(now, self.config.timers, reliable)), Some(Box::new(request.clone())))
+            (ServerMachine::Invite(Box::new(ServerInvite::new(now, self.config.timers, reliable))), Some(Box::new(request.clone())))
         } else {
             (ServerMachine::Other(Server::new(now, self.config.timers, reliable)), None)
         };
         if let Some(merge) = &merge {
-            self.merges.insert(merge.clone(), tx);
+            self.merges.insert(*merge, tx);
         }
-        self.server_keys.insert(key.clone(), tx);
+        self.server_keys.insert(key, tx);
         let back = reply_flow(&flow, &request);
         let entry = ServerEntry { machine, key, merge, flow: back, last: None, request: kept, cancelled: false, armed: None };
         self.servers.insert(tx, entry);
@@ -596,14 +665,7 @@ impl Endpoint {
         if !done {
             return arm(&mut self.timers, &mut entry.armed, wanted, TimerKey::Server(tx));
         }
-        if let Some(entry) = self.servers.remove(&tx) {
-            self.server_keys.remove(&entry.key);
-            if let Some(merge) = entry.merge
-                && self.merges.get(&merge) == Some(&tx)
-            {
-                self.merges.remove(&merge);
-            }
-        }
+        self.forget(tx);
     }
 
     fn settle_client(&mut self, tx: ClientTx) {
@@ -693,47 +755,42 @@ fn reply_flow(flow: &Flow, request: &Message) -> Flow {
 }
 
 /// What makes two requests the same transaction (RFC 3261 §17.2.3). ACK and CANCEL have the key of their INVITE.
-fn server_key(request: &Message, via: &Via<'_>) -> Box<[u8]> {
-    let mut key = Vec::with_capacity(128);
+fn server_key(hash: &[RandomState; 2], request: &Message, via: &Via<'_>) -> Key {
+    let mut key = Keyed::new(hash);
     let method = match request.method() {
         Some(Method::Ack | Method::Cancel) | None => "INVITE",
         Some(method) => method.as_str(),
     };
-    let mut put = |part: &[u8]| {
-        key.extend_from_slice(part);
-        key.push(0);
-    };
-    put(method.as_bytes());
-    put(via.host().as_bytes());
-    put(&via.port.unwrap_or_default().to_be_bytes());
+    key.put(method.as_bytes());
+    key.put(via.host().as_bytes());
+    key.put(&via.port.unwrap_or_default().to_be_bytes());
     match via.branch().and_then(|branch| branch.strip_prefix(MAGIC_COOKIE)) {
-        Some(branch) if !branch.is_empty() => put(branch.as_bytes()),
+        Some(branch) if !branch.is_empty() => key.put(branch.as_bytes()),
         // RFC 2543, or a branch that is only the cookie: everything that such clients keep equal. The To tag is left out:
         // an ACK has one where its INVITE had none.
         _ => {
-            put(request.raw_uri());
-            put(request.call_id().unwrap_or_default().as_bytes());
-            put(request.from().ok().and_then(|from| from.tag()).unwrap_or_default().as_bytes());
-            put(&request.cseq().map_or(0, |cseq| cseq.number).to_be_bytes());
-            put(via.branch().unwrap_or_default().as_bytes());
+            key.put(request.raw_uri());
+            key.put(request.call_id().unwrap_or_default().as_bytes());
+            key.put(request.from().ok().and_then(|from| from.tag()).unwrap_or_default().as_bytes());
+            key.put(&request.cseq().map_or(0, |cseq| cseq.number).to_be_bytes());
+            key.put(via.branch().unwrap_or_default().as_bytes());
         }
     }
-    key.into_boxed_slice()
+    key.key()
 }
 
 /// What two copies of a request have in common that came by different ways; `None` within a dialog.
-fn merge_key(request: &Message) -> Option<Box<[u8]>> {
+fn merge_key(hash: &[RandomState; 2], request: &Message) -> Option<Key> {
     if request.to().ok()?.tag().is_some() {
         return None;
     }
     let cseq = request.cseq().ok()?;
-    let mut key = Vec::with_capacity(96);
+    let mut key = Keyed::new(hash);
     for part in [request.from().ok()?.tag()?, request.call_id().ok()?, cseq.method] {
-        key.extend_from_slice(part.as_bytes());
-        key.push(0);
+        key.put(part.as_bytes());
     }
-    key.extend_from_slice(&cseq.number.to_be_bytes());
-    Some(key.into_boxed_slice())
+    key.put(&cseq.number.to_be_bytes());
+    Some(key.key())
 }
 
 /// The transaction that an answer names in a branch of our making; `None` for strays and for answers that are malformed.

@@ -2,7 +2,7 @@
 //!
 //! From the wire up: `transport/` turns sockets into [`transport::Flow`]s and whole messages, [`message`] is a view of one,
 //! [`endpoint`] drives the transactions of `transaction/` and tells its owner of requests and answers. [`digest`],
-//! [`registrar`], [`notify`] and [`subscription`] are cores beside it;
+//! [`registrar`], [`guard`], [`notify`] and [`subscription`] are cores beside it;
 //! [`capture`] keeps what was said, to be shown. Bodies are bytes here; what a call means is told in `call`.
 
 pub mod build;
@@ -10,6 +10,7 @@ pub mod capture;
 pub mod dialog;
 pub mod digest;
 pub mod endpoint;
+pub mod guard;
 pub mod header;
 pub mod ids;
 pub mod mask;

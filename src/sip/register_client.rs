@@ -125,6 +125,11 @@ impl RegisterClient {
         self.events.pop_front()
     }
 
+    /// The REGISTER that is not answered yet: who has many clients on one endpoint finds whose event it is.
+    pub fn waits_for(&self) -> Option<ClientTx> {
+        self.waits_for
+    }
+
     /// When [`Self::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.next.filter(|_| self.waits_for.is_none())

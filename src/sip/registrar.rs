@@ -1,11 +1,15 @@
 //! The registrar (RFC 3261 §10.3): who can be reached where, by address of record and by device.
 //!
 //! Pure and in memory: [`Registrar::handle_register`] answers a REGISTER whose sender is known (`digest.rs`), and tells by
-//! [`Registrar::poll_action`] what changed, for the event stream and for the store that is written behind.
-//! [`Registrar::restore`] puts back what was stored. A contact is reached over the flow that registered it: behind NAT no other works.
+//! [`Registrar::poll_action`] what changed, for the event stream. [`Registrar::restore`] puts back what was stored. A contact
+//! is reached over the flow that registered it: behind NAT no other works.
+//!
+//! The disk is written behind: [`Registrar::poll_save`] gives what it does not know yet, a new contact after a second, one that
+//! was only refreshed after half a minute, so that a thousand refreshes are one transaction and no phone waits for it.
 //!
 //! One line of one device has one contact (one per `reg-id` with RFC 5626): a phone that comes back from another port,
-//! or was restarted by a power cut, replaces itself. Not here: `Path`, GRUU, presence.
+//! or was restarted by a power cut, replaces itself. What is granted is spread ([`Config::jitter_percent`]): phones that came
+//! back together do not refresh together for ever. Not here: GRUU (a device is known by its instance), presence.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -18,6 +22,7 @@ use super::{
     build::Response,
     digest::Account,
     header::{NameAddr, quote, unquote},
+    ids::NumberHash,
     message::{Fault, Message},
     name::Name,
     transport::{Flow, FlowId},
@@ -37,6 +42,8 @@ pub struct Config {
     pub max_expires: Duration,
     /// For a phone that wishes nothing.
     pub default_expires: Duration,
+    /// Up to so many hundredths less are granted, never less than `min_expires`.
+    pub jitter_percent: u8,
     /// Most contacts of one address of record.
     pub max_per_user: usize,
     /// Most contacts in all; beyond it new ones get 503.
@@ -49,11 +56,25 @@ impl Default for Config {
             min_expires: Duration::from_secs(60),
             max_expires: Duration::from_secs(3600),
             default_expires: Duration::from_secs(600),
+            jitter_percent: 10,
             max_per_user: 10,
             max_contacts: 100_000,
         }
     }
 }
+
+/// How long what matters may be missing on disk: a new contact, another flow, one more `Path`. Long enough that phones that
+/// come back together share a commit, too short for a person to unplug the server in between.
+const SAVE_NEWS: Duration = Duration::from_millis(50);
+/// The same for a later end and a higher CSeq. A crash within it costs a phone that was about to expire its reachability until
+/// it refreshes.
+const SAVE_REFRESH: Duration = Duration::from_secs(30);
+/// A refresh that changes nothing is told this often, for the times at which devices were last seen.
+const TELL_REFRESH: Duration = Duration::from_secs(300);
+/// Proxies before us whose `Path` is kept, at most.
+const MAX_PATH: usize = 4;
+/// The value of `q` that counts where none is written, in thousandths.
+const WHOLE: u16 = 1000;
 
 /// One way to reach a line of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +93,10 @@ pub struct Contact {
     pub instance: Option<String>,
     /// Which of a device's flows (RFC 5626); 0 for phones that do not say.
     pub reg_id: u32,
+    /// Its `q` in thousandths: contacts with more of it ring first.
+    pub q: u16,
+    /// Route to it through proxies, top first, as registered (RFC 3327).
+    pub path: Vec<String>,
     pub call_id: String,
     pub cseq: u32,
     pub user_agent: Option<String>,
@@ -81,7 +106,7 @@ pub struct Contact {
 /// What changed. Drain after every call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A new contact, or one refreshed. To be stored under `user` and `uri`.
+    /// A new contact, or one refreshed. Refreshes that change nothing are told every five minutes only.
     Registered { contact: Contact, expires_secs: u32, refreshed: bool },
     /// A contact is gone. To be removed from the store.
     Unregistered { contact: Contact, reason: &'static str },
@@ -95,16 +120,26 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct ContactId(u64);
 
+struct Entry {
+    contact: Contact,
+    /// When the disk shall know it as it is now; `None`: it does.
+    save: Option<Instant>,
+    told: Instant,
+}
+
 pub struct Registrar {
     config: Config,
     next: u64,
-    contacts: HashMap<ContactId, Contact>,
+    contacts: HashMap<ContactId, Entry, NumberHash>,
     by_user: HashMap<String, Vec<ContactId>>,
     by_mac: HashMap<MacAddr, Vec<ContactId>>,
     /// Of connections only: when one breaks, its contacts must be reached otherwise.
     by_flow: HashMap<FlowId, Vec<ContactId>>,
     by_expiry: BTreeMap<(Instant, ContactId), ()>,
+    /// What the disk does not know, by when it shall: news, refreshes. Entries that have another time by now are void.
+    unsaved: [VecDeque<(Instant, ContactId)>; 2],
     actions: VecDeque<Action>,
+    gauge: metrics::Gauge,
 }
 
 /// What one Contact element asks for.
@@ -113,6 +148,9 @@ struct Wish {
     expires: Duration,
     instance: Option<String>,
     reg_id: u32,
+    q: u16,
+    /// The contact that it prolongs.
+    prolongs: Option<ContactId>,
 }
 
 /// Why a REGISTER fails: the status, and words for the log.
@@ -126,12 +164,14 @@ impl Registrar {
         Self {
             config,
             next: 0,
-            contacts: HashMap::new(),
+            contacts: HashMap::default(),
             by_user: HashMap::new(),
             by_mac: HashMap::new(),
             by_flow: HashMap::new(),
             by_expiry: BTreeMap::new(),
+            unsaved: Default::default(),
             actions: VecDeque::new(),
+            gauge: metrics::gauge!("plugtone_sip_contacts"),
         }
     }
 
@@ -161,7 +201,7 @@ impl Registrar {
     /// make another and register again. Others stay: the next request tries the address that they named.
     pub fn handle_flow_closed(&mut self, flow: FlowId) {
         for id in self.by_flow.remove(&flow).unwrap_or_default() {
-            let Some(contact) = self.contacts.get_mut(&id) else { continue };
+            let Some(Entry { contact, .. }) = self.contacts.get_mut(&id) else { continue };
             if contact.reg_id != 0 || contact.flow.transport.is_web() {
                 self.remove(id, "its connection is gone");
             } else {
@@ -177,24 +217,46 @@ impl Registrar {
         self.actions.pop_front()
     }
 
+    /// A contact that the disk shall know by now, each once. [`Instant`]s far ahead give all there are, before a stop.
+    pub fn poll_save(&mut self, now: Instant) -> Option<&Contact> {
+        for queue in &mut self.unsaved {
+            while let Some((at, id)) = queue.front().copied().filter(|(at, _)| *at <= now) {
+                queue.pop_front();
+                if let Some(entry) = self.contacts.get_mut(&id).filter(|entry| entry.save == Some(at)) {
+                    entry.save = None;
+                    return self.contacts.get(&id).map(|entry| &entry.contact);
+                }
+            }
+        }
+        None
+    }
+
     /// When [`Self::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.by_expiry.first_key_value().map(|((at, _), ())| *at)
     }
 
-    /// Where the user can be reached, newest first.
+    /// When [`Self::poll_save`] has something next.
+    pub fn poll_save_timeout(&self) -> Option<Instant> {
+        self.unsaved.iter().filter_map(|queue| queue.front()).map(|(at, _)| *at).min()
+    }
+
+    /// Where the user can be reached: those with the most `q` first, of these the newest.
     pub fn contacts(&self, user: &str) -> impl Iterator<Item = &Contact> {
-        self.by_user.get(user).into_iter().flatten().rev().filter_map(|id| self.contacts.get(id))
+        let ids = self.by_user.get(user).into_iter().flatten().rev();
+        let mut all: Vec<_> = ids.filter_map(|id| self.contacts.get(id)).map(|entry| &entry.contact).collect();
+        all.sort_by_key(|contact| std::cmp::Reverse(contact.q));
+        all.into_iter()
     }
 
     /// Where the device can be reached, all its lines, newest first.
     pub fn contacts_of(&self, mac: MacAddr) -> impl Iterator<Item = &Contact> {
-        self.by_mac.get(&mac).into_iter().flatten().rev().filter_map(|id| self.contacts.get(id))
+        self.by_mac.get(&mac).into_iter().flatten().rev().filter_map(|id| self.contacts.get(id)).map(|entry| &entry.contact)
     }
 
     /// Every contact, in no order.
     pub fn all(&self) -> impl Iterator<Item = &Contact> {
-        self.contacts.values()
+        self.contacts.values().map(|entry| &entry.contact)
     }
 
     pub fn len(&self) -> usize {
@@ -213,7 +275,6 @@ impl Registrar {
                 self.actions.push_back(Action::Outdated { contact });
             }
         }
-        metrics::gauge!("plugtone_sip_contacts").set(self.contacts.len() as f64);
         old.len()
     }
 
@@ -221,7 +282,7 @@ impl Registrar {
     pub fn restore(&mut self, now: Instant, contact: Contact) {
         let known = self.contacts_of(contact.mac).any(|c| c.line == contact.line && c.reg_id == contact.reg_id);
         if !known && contact.expires > now && self.contacts.len() < self.config.max_contacts {
-            self.insert(contact);
+            self.insert(now, contact, None);
         }
     }
 
@@ -242,7 +303,7 @@ impl Registrar {
             match contact.map_err(faulty)? {
                 super::header::Contact::Star => star = true,
                 super::header::Contact::One(contact) => {
-                    wishes.push(self.wish(request, &contact)?);
+                    wishes.push(self.wish(request, &contact, account, cseq)?);
                     if wishes.len() > self.config.max_per_user {
                         return Err(fail(403, "more contacts in one request than a user may have".into()));
                     }
@@ -258,7 +319,7 @@ impl Registrar {
             }
             self.in_order(&own, call_id, cseq, request)?;
             for id in own {
-                if self.contacts.get(&id).is_some_and(|contact| contact.user == account.user) {
+                if self.contacts.get(&id).is_some_and(|entry| entry.contact.user == account.user) {
                     self.remove(id, "unregistered by the phone");
                 }
             }
@@ -266,6 +327,9 @@ impl Registrar {
         }
         if wishes.is_empty() {
             return Ok(());
+        }
+        if request.elements(Name::Path).nth(MAX_PATH).is_some() {
+            return Err(fail(403, format!("more than {MAX_PATH} proxies in Path")));
         }
         self.in_order(&own, call_id, cseq, request)?;
         let added = wishes.iter().filter(|wish| !wish.expires.is_zero()).count();
@@ -281,28 +345,24 @@ impl Registrar {
         Ok(())
     }
 
-    /// Removes what the phone no longer names, then puts in what it names.
-    fn replace(&mut self, now: Instant, request: &Message, flow: Flow, account: &Account, wishes: Vec<Wish>, own: Vec<ContactId>) {
+    /// Removes what the phone no longer names, then puts in or prolongs what it names.
+    fn replace(&mut self, now: Instant, request: &Message, flow: Flow, account: &Account, mut wishes: Vec<Wish>, own: Vec<ContactId>) {
         let keeps = wishes.iter().any(|wish| !wish.expires.is_zero());
-        let mut refreshed = false;
         for id in own {
-            let Some(old) = self.contacts.get(&id) else { continue };
-            let named = wishes.iter().find(|wish| same(&wish.uri, &old.uri));
+            let Some(Entry { contact: old, .. }) = self.contacts.get(&id) else { continue };
             let superseded = wishes.iter().any(|wish| wish.reg_id == old.reg_id) || old.user != account.user;
-            match named {
+            match wishes.iter_mut().find(|wish| same(&wish.uri, &old.uri)) {
                 Some(wish) if wish.expires.is_zero() => self.remove(id, "unregistered by the phone"),
-                // Comes again below; the store overwrites it.
-                Some(wish) if wish.uri == old.uri && old.user == account.user => {
-                    refreshed = true;
-                    self.take(id);
-                }
+                Some(wish) if wish.uri == old.uri && old.user == account.user => wish.prolongs = Some(id),
                 Some(_) => self.remove(id, "registered anew under another spelling"),
                 None if keeps && superseded => self.remove(id, "the phone registered from elsewhere"),
                 None => {}
             }
         }
-        let text = |name| request.text(name).map(|text| text.chars().take(120).collect::<String>());
+        let user_agent = request.text(Name::UserAgent).map(|text| text.chars().take(120).collect::<String>());
+        let path: Vec<String> = request.elements(Name::Path).map(|value| super::header::text(value).into_owned()).collect();
         for wish in wishes.into_iter().filter(|wish| !wish.expires.is_zero()) {
+            let expires_secs = wish.expires.as_secs() as u32;
             let contact = Contact {
                 user: account.user.clone(),
                 mac: account.mac,
@@ -313,28 +373,66 @@ impl Registrar {
                 flow,
                 instance: wish.instance,
                 reg_id: wish.reg_id,
+                q: wish.q,
+                path: path.clone(),
                 call_id: request.call_id().unwrap_or_default().to_owned(),
                 cseq: request.cseq().map_or(0, |cseq| cseq.number),
-                user_agent: text(Name::UserAgent),
+                user_agent: user_agent.clone(),
                 expires: now + wish.expires,
             };
-            self.insert(contact.clone());
-            let expires_secs = wish.expires.as_secs() as u32;
-            self.actions.push_back(Action::Registered { contact, expires_secs, refreshed });
+            let tell = match wish.prolongs {
+                Some(id) => self.prolong(now, id, contact),
+                None => Some(self.insert(now, contact, Some(now + SAVE_NEWS))),
+            };
+            let told = tell.and_then(|id| self.contacts.get(&id));
+            if let Some(contact) = told.map(|entry| entry.contact.clone()) {
+                let refreshed = wish.prolongs.is_some();
+                self.actions.push_back(Action::Registered { contact, expires_secs, refreshed });
+            }
         }
+    }
+
+    /// Puts a contact in the place of its former self; gives its number if that is worth telling.
+    fn prolong(&mut self, now: Instant, id: ContactId, contact: Contact) -> Option<ContactId> {
+        let entry = self.contacts.get_mut(&id)?;
+        let old = &entry.contact;
+        self.by_expiry.remove(&(old.expires, id));
+        self.by_expiry.insert((contact.expires, id), ());
+        if old.flow.id != contact.flow.id {
+            forget(&mut self.by_flow, &old.flow.id, id);
+            if contact.flow.id != FlowId::NONE {
+                self.by_flow.entry(contact.flow.id).or_default().push(id);
+            }
+        }
+        let as_before = |c: &Contact| (c.flow, c.generation, c.provisional, c.reg_id, c.q);
+        let news = as_before(old) != as_before(&contact)
+            || (&old.instance, &old.path, &old.user_agent) != (&contact.instance, &contact.path, &contact.user_agent);
+        entry.contact = contact;
+        let (queue, save) = if news { (0, now + SAVE_NEWS) } else { (1, now + SAVE_REFRESH) };
+        if entry.save.is_none_or(|due| save < due) {
+            entry.save = Some(save);
+            if let Some(queue) = self.unsaved.get_mut(queue) {
+                queue.push_back((save, id));
+            }
+        }
+        let tell = news || now.saturating_duration_since(entry.told) >= TELL_REFRESH;
+        if tell {
+            entry.told = now;
+        }
+        tell.then_some(id)
     }
 
     /// Within one Call-ID the CSeq rises: what comes late changes nothing (RFC 3261 §10.3 step 7).
     fn in_order(&self, own: &[ContactId], call_id: &str, cseq: u32, request: &Message) -> Result<(), Refused> {
-        let late = own.iter().filter_map(|id| self.contacts.get(id)).any(|c| c.call_id == call_id && c.cseq >= cseq);
-        if !late {
+        let mut contacts = own.iter().filter_map(|id| self.contacts.get(id)).map(|entry| &entry.contact);
+        if !contacts.any(|c| c.call_id == call_id && c.cseq >= cseq) {
             return Ok(());
         }
         let response = Response::with_reason(request, 500, "CSeq is not above the last one");
         Err(Refused { response, reason: format!("CSeq {cseq} is not above the last one of this Call-ID") })
     }
 
-    fn wish(&self, request: &Message, contact: &NameAddr<'_>) -> Result<Wish, Refused> {
+    fn wish(&self, request: &Message, contact: &NameAddr<'_>, account: &Account, cseq: u32) -> Result<Wish, Refused> {
         let uri = contact.uri().map_err(|error| Refused {
             response: Response::with_reason(request, 400, &format!("Contact: {error}")),
             reason: format!("Contact: {error}"),
@@ -346,7 +444,7 @@ impl Registrar {
             None => request.expires().map(u64::from),
         };
         let expires = match written.map(Duration::from_secs) {
-            None => self.config.default_expires,
+            None => self.spread(self.config.default_expires, account, cseq),
             Some(Duration::ZERO) => Duration::ZERO,
             Some(wished) if wished < self.config.min_expires => {
                 let secs = self.config.min_expires.as_secs();
@@ -355,17 +453,29 @@ impl Registrar {
                     reason: format!("wants {} s, the least is {secs} s", wished.as_secs()),
                 });
             }
-            Some(wished) => wished.min(self.config.max_expires),
+            Some(wished) => self.spread(wished.min(self.config.max_expires), account, cseq),
         };
         Ok(Wish {
             uri: uri.as_str().to_owned(),
             expires,
             instance: params.value("+sip.instance").map(|i| unquote(i).chars().take(120).collect()),
             reg_id: params.value("reg-id").and_then(|id| id.parse().ok()).unwrap_or(0),
+            q: params.value("q").map_or(WHOLE, thousandths),
+            prolongs: None,
         })
     }
 
-    /// The 200, with every contact of the user (RFC 3261 §10.3 step 8).
+    /// What is granted instead of `expires`: whole seconds, some less for each phone and each time, so that phones that
+    /// registered at once drift apart. No chance in it: the same device and CSeq get the same.
+    fn spread(&self, expires: Duration, account: &Account, cseq: u32) -> Duration {
+        let secs = expires.as_secs();
+        let most = secs * u64::from(self.config.jitter_percent.min(100)) / 100;
+        let device = account.mac.0.iter().chain(&[account.line]).fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte));
+        let less = super::ids::mixed(device ^ u64::from(cseq) << 32) % (most + 1);
+        Duration::from_secs(secs - less).max(self.config.min_expires.min(expires))
+    }
+
+    /// The 200, with every contact of the user (RFC 3261 §10.3 step 8), and the Path that was noted (RFC 3327 §5.3).
     fn list(&self, now: Instant, request: &Message, account: &Account) -> Response {
         let mut response = Response::to(request, 200);
         // RFC 5626 §6: it is told that its flow is what leads to it, and by when NAT must hear of it.
@@ -373,50 +483,61 @@ impl Registrar {
         if request.lists(Name::Supported, OUTBOUND) && self.contacts(&account.user).any(kept) {
             response = response.header(Name::Require, OUTBOUND).header_named("Flow-Timer", FLOW_TIMER_SECS);
         }
-        self.contacts(&account.user).fold(response, |response, contact| {
+        let listed = self.contacts(&account.user).fold(response, |response, contact| {
             let secs = contact.expires.saturating_duration_since(now).as_secs();
-            let mut value = format!("<{}>;expires={secs}", contact.uri);
+            let mut more = String::new();
+            if contact.q != WHOLE {
+                more.push_str(&format!(";q={:.3}", f32::from(contact.q) / 1000.0));
+            }
             if let Some(instance) = &contact.instance {
-                value.push_str(&format!(";+sip.instance={}", quote(instance)));
+                more.push_str(&format!(";+sip.instance={}", quote(instance)));
             }
             if contact.reg_id != 0 {
-                value.push_str(&format!(";reg-id={}", contact.reg_id));
+                more.push_str(&format!(";reg-id={}", contact.reg_id));
             }
-            response.header(Name::Contact, value)
-        })
+            response.header(Name::Contact, format_args!("<{}>;expires={secs}{more}", contact.uri))
+        });
+        match request.lists(Name::Supported, "path") {
+            true => request.all(Name::Path).fold(listed, |response, value| response.header(Name::Path, super::header::text(value))),
+            false => listed,
+        }
     }
 
     fn ids_of(&self, mac: MacAddr, wanted: impl Fn(&Contact) -> bool) -> Vec<ContactId> {
         let ids = self.by_mac.get(&mac).into_iter().flatten();
-        ids.copied().filter(|id| self.contacts.get(id).is_some_and(&wanted)).collect()
+        ids.copied().filter(|id| self.contacts.get(id).is_some_and(|entry| wanted(&entry.contact))).collect()
     }
 
-    fn insert(&mut self, contact: Contact) {
+    fn insert(&mut self, now: Instant, contact: Contact, save: Option<Instant>) -> ContactId {
         self.next += 1;
         let id = ContactId(self.next);
-        self.by_user.entry(contact.user.clone()).or_default().push(id);
-        self.by_mac.entry(contact.mac).or_default().push(id);
+        self.by_user.entry(contact.user.clone()).or_insert_with(|| Vec::with_capacity(1)).push(id);
+        self.by_mac.entry(contact.mac).or_insert_with(|| Vec::with_capacity(1)).push(id);
         if contact.flow.id != FlowId::NONE {
             self.by_flow.entry(contact.flow.id).or_default().push(id);
         }
         self.by_expiry.insert((contact.expires, id), ());
-        self.contacts.insert(id, contact);
-        metrics::gauge!("plugtone_sip_contacts").set(self.contacts.len() as f64);
+        if let (Some(save), [news, _]) = (save, &mut self.unsaved) {
+            news.push_back((save, id));
+        }
+        self.contacts.insert(id, Entry { contact, save, told: now });
+        self.gauge.set(self.contacts.len() as f64);
+        id
     }
 
     fn remove(&mut self, id: ContactId, reason: &'static str) {
         if let Some(contact) = self.take(id) {
-            metrics::gauge!("plugtone_sip_contacts").set(self.contacts.len() as f64);
             self.actions.push_back(Action::Unregistered { contact, reason });
         }
     }
 
     fn take(&mut self, id: ContactId) -> Option<Contact> {
-        let contact = self.contacts.remove(&id)?;
+        let Entry { contact, .. } = self.contacts.remove(&id)?;
         self.by_expiry.remove(&(contact.expires, id));
         forget(&mut self.by_user, &contact.user, id);
         forget(&mut self.by_mac, &contact.mac, id);
         forget(&mut self.by_flow, &contact.flow.id, id);
+        self.gauge.set(self.contacts.len() as f64);
         Some(contact)
     }
 }
@@ -432,6 +553,11 @@ fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Vec<ContactId>>, key: 
 
 fn same(a: &str, b: &str) -> bool {
     a == b || matches!((Uri::parse(a), Uri::parse(b)), (Ok(a), Ok(b)) if a.is_same_as(&b))
+}
+
+/// `0.5` as 500; what is no `q` of RFC 3261 §25.1 counts as 1.
+fn thousandths(q: &str) -> u16 {
+    q.parse::<f32>().ok().filter(|q| (0.0..=1.0).contains(q)).map_or(WHOLE, |q| (q * 1000.0).round() as u16)
 }
 
 #[cfg(test)]
@@ -459,7 +585,7 @@ mod tests {
 
     impl Bed {
         fn new() -> Self {
-            let config = Config { max_per_user: 2, ..Config::default() };
+            let config = Config { max_per_user: 2, jitter_percent: 0, ..Config::default() };
             Self { start: Instant::now(), registrar: Registrar::new(config), cseq: 0 }
         }
 
@@ -512,10 +638,12 @@ mod tests {
         assert_eq!(bed.changes(), ["+sip:2041@10.0.0.5"]);
         let ok = bed.register(100, &ada, "Contact: <sip:2041@10.0.0.5>\r\nExpires: 90000\r\n");
         assert_eq!(ok.header(Name::Contact), Some(&b"<sip:2041@10.0.0.5>;expires=3600"[..]), "cut to the most");
-        assert_eq!(bed.changes(), ["=sip:2041@10.0.0.5"]);
-        let ok = bed.register(110, &ada, "");
+        assert!(bed.changes().is_empty(), "nothing that anybody must know");
+        bed.register(400, &ada, "Contact: <sip:2041@10.0.0.5>\r\nExpires: 90000\r\n");
+        assert_eq!(bed.changes(), ["=sip:2041@10.0.0.5"], "but that it is still there");
+        let ok = bed.register(410, &ada, "");
         assert_eq!(ok.elements(Name::Contact).count(), 1, "a query");
-        let ok = bed.register(120, &ada, "Contact: <sip:2041@10.0.0.5>;expires=0\r\n");
+        let ok = bed.register(420, &ada, "Contact: <sip:2041@10.0.0.5>;expires=0\r\n");
         assert_eq!((ok.status(), ok.header(Name::Contact)), (Some(200), None));
         assert_eq!(bed.changes(), ["-sip:2041@10.0.0.5"]);
         assert_eq!((bed.registrar.len(), bed.registrar.poll_timeout()), (0, None));
@@ -588,6 +716,79 @@ mod tests {
         assert_eq!(bed.changes(), ["-sip:2042@10.0.0.6"]);
         assert_eq!(bed.registrar.drop_generation_below(bound.mac, 3), 1);
         assert_eq!(bed.changes(), ["~sip:2041@10.0.0.5"]);
+    }
+
+    #[test]
+    fn the_disk_learns_news_soon_and_refreshes_together() {
+        let mut bed = Bed::new();
+        let ada = account(1, "2041", 1);
+        let contact = "Contact: <sip:2041@10.0.0.5>;expires=600\r\n";
+        let saves = |bed: &mut Bed, ms: u64| {
+            let at = bed.start + Duration::from_millis(ms);
+            std::iter::from_fn(|| bed.registrar.poll_save(at).map(|contact| contact.cseq)).collect::<Vec<_>>()
+        };
+        bed.register(0, &ada, contact);
+        let due = bed.start + SAVE_NEWS;
+        assert_eq!((saves(&mut bed, 49), bed.registrar.poll_save_timeout()), (vec![], Some(due)));
+        assert_eq!(saves(&mut bed, 50), [1]);
+        for secs in [10, 20, 30] {
+            bed.register(secs, &ada, contact);
+        }
+        bed.register(30, &account(2, "2042", 1), "Contact: <sip:2042@10.0.0.6>;expires=600\r\n");
+        assert_eq!(saves(&mut bed, 31_000), [5], "a new phone does not wait for those that only refresh");
+        assert_eq!(saves(&mut bed, 40_000), [4], "three refreshes are one write");
+        bed.register(50, &ada, contact);
+        bed.register(51, &ada, "Contact: <sip:2041@10.0.0.5>;expires=600;q=0.5\r\n");
+        assert_eq!(saves(&mut bed, 52_000), [7], "what changes is not kept waiting by a refresh");
+        assert!(saves(&mut bed, 200_000).is_empty());
+        bed.register(60, &ada, contact);
+        bed.register(61, &ada, "Contact: *\r\nExpires: 0\r\n");
+        assert!(saves(&mut bed, 200_000).is_empty(), "who has left is not saved");
+    }
+
+    #[test]
+    fn phones_that_came_back_together_do_not_refresh_together() {
+        let mut registrar = Registrar::new(Config::default());
+        let start = Instant::now();
+        let mut granted = |device: u8, cseq: u32, expires: u32| {
+            let text = format!(
+                "REGISTER sip:pbx SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\nFrom: <sip:{device}@pbx>;tag=1\r\nTo: <sip:{device}@pbx>\r\n\
+                 Call-ID: {device}\r\nCSeq: {cseq} REGISTER\r\nContact: <sip:{device}@10.0.0.{device}>;expires={expires}\r\n\r\n"
+            );
+            let flow = Flow::udp("10.0.0.1:5060".parse().unwrap(), "10.0.0.5:5060".parse().unwrap());
+            let account = account(device, &device.to_string(), 1);
+            let ok = registrar.handle_register(start, &Message::parse(text.into()).unwrap(), flow, &account);
+            let ok = Message::parse(ok.encode()).unwrap();
+            let contact = ok.name_addr(Name::Contact).unwrap();
+            contact.params().value("expires").unwrap().parse::<u32>().unwrap()
+        };
+        let first: Vec<_> = (0..=250).map(|device| granted(device, 1, 3600)).collect();
+        assert!(first.iter().all(|secs| (3240..=3600).contains(secs)), "up to a tenth less: {first:?}");
+        let tenths = first.iter().map(|secs| (secs - 3240) / 37).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(tenths.len(), 10, "in every part of the span");
+        assert_ne!(granted(1, 2, 3600), first[1], "and another time the next time");
+        assert_eq!(granted(1, 3, 60), 60, "never less than the least");
+        assert!((60..=65).contains(&granted(1, 4, 65)));
+    }
+
+    #[test]
+    fn the_better_contact_comes_first_and_paths_are_kept() {
+        let mut bed = Bed::new();
+        bed.register(0, &account(1, "2041", 1), "Contact: <sip:a@10.0.0.5>;q=0.3\r\n");
+        bed.register(0, &account(2, "2041", 1), "Contact: <sip:b@10.0.0.6>;q=0.7;+sip.instance=\"<urn:uuid:1>\";reg-id=1\r\n");
+        assert_eq!(bed.uris("2041"), ["sip:b@10.0.0.6", "sip:a@10.0.0.5"]);
+        let ok =
+            bed.register(1, &account(1, "2041", 1), "Contact: <sip:a@10.0.0.5>\r\nPath: <sip:p1;lr>, <sip:p2;lr>\r\nSupported: path\r\n");
+        assert_eq!(ok.header(Name::Path), Some(&b"<sip:p1;lr>, <sip:p2;lr>"[..]));
+        assert_eq!(bed.uris("2041"), ["sip:a@10.0.0.5", "sip:b@10.0.0.6"], "without a q it is the best");
+        let listed: Vec<_> = ok.elements(Name::Contact).map(|c| String::from_utf8_lossy(c).into_owned()).collect();
+        assert!(listed[1].contains(";q=0.700;+sip.instance=\"<urn:uuid:1>\";reg-id=1"), "{listed:?}");
+        assert_eq!(bed.registrar.contacts("2041").next().unwrap().path, ["<sip:p1;lr>", "<sip:p2;lr>"]);
+        let long = format!("Contact: <sip:a@10.0.0.5>\r\nPath: {}\r\n", ["<sip:p;lr>"; 5].join(","));
+        assert_eq!(bed.register(2, &account(1, "2041", 1), &long).status(), Some(403));
+        for (text, q) in [("1", 1000), ("0.5", 500), ("0", 0), ("0.123", 123), ("2", 1000), ("-1", 1000), ("x", 1000), ("NaN", 1000)] {
+            assert_eq!(thousandths(text), q, "{text}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{digest, digest::Algorithm, endpoint, registrar, subscription, transport};
+use super::{digest, digest::Algorithm, endpoint, guard, registrar, subscription, transport};
 
 /// SIP: where phones reach the server, and how they log in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,16 @@ pub struct Settings {
     pub max_expires_secs: u32,
     /// For phones that ask for nothing, in seconds.
     pub default_expires_secs: u32,
+    /// Registrations are granted for up to so many hundredths less than asked for, a little different for each phone, so that
+    /// phones that came back together after a power cut do not refresh together for ever. 0 to 50.
+    pub expires_jitter_percent: u8,
+    /// Wrong passwords of one user name from one address within a minute, after which that name gets no answer there for
+    /// `ban_secs`. Never a name that has logged in from there. 0 bans nobody.
+    pub max_failures: u32,
+    /// The same for all names from one address together. Never an address from which anybody has logged in.
+    pub max_failures_per_source: u32,
+    /// How long a ban lasts, in seconds.
+    pub ban_secs: u32,
     /// Phones per extension that may be registered at once.
     pub max_contacts_per_user: usize,
     /// Registered phones in all.
@@ -78,6 +88,7 @@ impl Default for Settings {
         let everywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 5060);
         let (registrar, verifier) = (registrar::Config::default(), digest::verifier::Config::default());
         let subscriptions = subscription::Config::default();
+        let guard = guard::Config::default();
         Self {
             udp: vec![everywhere],
             tcp: vec![everywhere],
@@ -95,6 +106,10 @@ impl Default for Settings {
             min_expires_secs: registrar.min_expires.as_secs() as u32,
             max_expires_secs: registrar.max_expires.as_secs() as u32,
             default_expires_secs: registrar.default_expires.as_secs() as u32,
+            expires_jitter_percent: registrar.jitter_percent,
+            max_failures: guard.failures,
+            max_failures_per_source: guard.failures_of_source,
+            ban_secs: guard.ban.as_secs() as u32,
             max_contacts_per_user: registrar.max_per_user,
             max_contacts: registrar.max_contacts,
             max_subscriptions: subscriptions.max,
@@ -131,6 +146,8 @@ pub enum SettingsError {
     HalfPair,
     #[error("sip.ws_origins: '{0}' is no origin: write scheme and host as browsers do, as https://phone.example.com")]
     Origin(String),
+    #[error("sip.expires_jitter_percent: {0} is too much: write 0 to 50")]
+    Jitter(u8),
     #[error("sip.{0}: 0 would let nobody in: write at least 1")]
     Zero(&'static str),
 }
@@ -142,6 +159,7 @@ pub struct Config {
     pub verifier: digest::verifier::Config,
     pub registrar: registrar::Config,
     pub subscriptions: subscription::Config,
+    pub guard: guard::Config,
     pub transports: transport::Config,
 }
 
@@ -183,7 +201,11 @@ impl Settings {
         if !(1 <= min && min <= default && default <= max) {
             return Err(SettingsError::Expires(min, default, max));
         }
+        if self.expires_jitter_percent > 50 {
+            return Err(SettingsError::Jitter(self.expires_jitter_percent));
+        }
         for (name, value) in [
+            ("ban_secs", self.ban_secs as usize),
             ("max_contacts_per_user", self.max_contacts_per_user),
             ("max_contacts", self.max_contacts),
             ("max_subscriptions", self.max_subscriptions),
@@ -215,6 +237,7 @@ impl Settings {
                 min_expires: secs(min),
                 max_expires: secs(max),
                 default_expires: secs(default),
+                jitter_percent: self.expires_jitter_percent,
                 max_per_user: self.max_contacts_per_user,
                 max_contacts: self.max_contacts,
             },
@@ -226,6 +249,14 @@ impl Settings {
                 default_expires: secs(max.min(3600)),
                 max: self.max_subscriptions,
                 max_per_device: self.max_subscriptions_per_device,
+            },
+            guard: guard::Config {
+                // Nobody ever gets there.
+                failures: if self.max_failures == 0 { u32::MAX } else { self.max_failures },
+                failures_of_source: if self.max_failures_per_source == 0 { u32::MAX } else { self.max_failures_per_source },
+                ban: secs(self.ban_secs),
+                trust: secs(max) * 2,
+                ..guard::Config::default()
             },
             transports: transport::Config {
                 udp: self.udp.clone(),
@@ -262,6 +293,7 @@ mod tests {
             (Settings { min_expires_secs: 700, ..Settings::default() }, SettingsError::Expires(700, 600, 3600)),
             (Settings { tls_key: Some("k".into()), ..Settings::default() }, SettingsError::HalfPair),
             (Settings { ws_origins: vec!["phone".into()], ..Settings::default() }, SettingsError::Origin("phone".into())),
+            (Settings { expires_jitter_percent: 51, ..Settings::default() }, SettingsError::Jitter(51)),
             (Settings { idle_secs: 0, ..Settings::default() }, SettingsError::Zero("idle_secs")),
         ] {
             assert_eq!(settings.check().err(), Some(error));

@@ -52,6 +52,13 @@ pub struct ContactRecord {
     pub call_id: String,
     pub cseq: u32,
     pub user_agent: Option<String>,
+    /// `+sip.instance` and `reg-id` (RFC 5626).
+    pub instance: Option<String>,
+    pub reg_id: u32,
+    /// In thousandths.
+    pub q: u16,
+    /// RFC 3327, top first.
+    pub path: Vec<String>,
     pub expires: Timestamp,
 }
 
@@ -149,9 +156,9 @@ pub trait Store: Send + Sync + 'static {
 
     // --- contacts, written behind
     async fn contacts(&self) -> Result<Vec<ContactRecord>>;
-    /// The device's contacts of earlier generations go with it.
-    async fn save_contact(&self, contact: ContactRecord) -> Result<()>;
-    async fn remove_contact(&self, user: &str, uri: &str) -> Result<()>;
+    /// Removes contacts by user and URI, then saves others, all in one commit. What is saved takes the device's contacts of
+    /// earlier generations with it.
+    async fn write_contacts(&self, gone: Vec<(String, String)>, saved: Vec<ContactRecord>) -> Result<()>;
 
     // --- subscriptions, written behind, unique by local tag
     async fn subscriptions(&self) -> Result<Vec<SubscriptionRecord>>;

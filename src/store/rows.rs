@@ -351,20 +351,29 @@ pub(super) fn prune_events(db: &Connection, before: Timestamp) -> Result<usize> 
 // --- contacts
 
 pub(super) fn contacts(db: &Connection) -> rusqlite::Result<Vec<ContactRecord>> {
-    all(db, "SELECT user, mac, line, uri, flow, call_id, cseq, user_agent, expires_ms, generation FROM contacts", &[], |row| {
-        Ok(ContactRecord {
-            user: row.get(0)?,
-            mac: text(row, 1)?,
-            line: row.get(2)?,
-            uri: row.get(3)?,
-            flow: row.get(4)?,
-            call_id: row.get(5)?,
-            cseq: row.get(6)?,
-            user_agent: row.get(7)?,
-            expires: Timestamp(row.get(8)?),
-            generation: row.get(9)?,
-        })
-    })
+    all(
+        db,
+        "SELECT user, mac, line, uri, flow, call_id, cseq, user_agent, expires_ms, generation, instance, reg_id, q, path FROM contacts",
+        &[],
+        |row| {
+            Ok(ContactRecord {
+                user: row.get(0)?,
+                mac: text(row, 1)?,
+                line: row.get(2)?,
+                uri: row.get(3)?,
+                flow: row.get(4)?,
+                call_id: row.get(5)?,
+                cseq: row.get(6)?,
+                user_agent: row.get(7)?,
+                expires: Timestamp(row.get(8)?),
+                generation: row.get(9)?,
+                instance: row.get(10)?,
+                reg_id: row.get(11)?,
+                q: row.get(12)?,
+                path: row.get::<_, String>(13)?.lines().map(str::to_owned).collect(),
+            })
+        },
+    )
 }
 
 pub(super) fn save_contact(db: &Connection, contact: &ContactRecord) -> Result<()> {
@@ -375,8 +384,9 @@ pub(super) fn save_contact(db: &Connection, contact: &ContactRecord) -> Result<(
     run(
         db,
         what,
-        "INSERT OR REPLACE INTO contacts (user, uri, mac, line, flow, call_id, cseq, user_agent, expires_ms, generation)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT OR REPLACE INTO contacts
+           (user, uri, mac, line, flow, call_id, cseq, user_agent, expires_ms, generation, instance, reg_id, q, path)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         params![
             contact.user,
             contact.uri,
@@ -388,6 +398,10 @@ pub(super) fn save_contact(db: &Connection, contact: &ContactRecord) -> Result<(
             contact.user_agent,
             contact.expires.0,
             contact.generation,
+            contact.instance,
+            contact.reg_id,
+            contact.q,
+            contact.path.join("\n"),
         ],
     )
     .map(drop)

@@ -161,6 +161,13 @@ CREATE TABLE subscriptions (
 ALTER TABLE contacts ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
 UPDATE contacts SET generation = coalesce((SELECT d.generation FROM devices d WHERE d.mac = contacts.mac), 0);
 "#,
+    r#"
+-- What RFC 5626, RFC 3327 and RFC 3261 §20.10 let a contact carry.
+ALTER TABLE contacts ADD COLUMN instance TEXT;
+ALTER TABLE contacts ADD COLUMN reg_id INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE contacts ADD COLUMN q INTEGER NOT NULL DEFAULT 1000;      -- thousandths
+ALTER TABLE contacts ADD COLUMN path TEXT NOT NULL DEFAULT '';        -- one URI a line, the top first
+"#,
 ];
 
 /// The newest schema that this program knows.

@@ -347,13 +347,12 @@ impl Store for Sqlite {
         self.read("list contacts", rows::contacts).await
     }
 
-    async fn save_contact(&self, contact: ContactRecord) -> Result<()> {
-        self.write(move |db| rows::save_contact(db, &contact)).await
-    }
-
-    async fn remove_contact(&self, user: &str, uri: &str) -> Result<()> {
-        let (user, uri) = (user.to_owned(), uri.to_owned());
-        self.write(move |db| rows::remove_contact(db, &user, &uri)).await
+    async fn write_contacts(&self, gone: Vec<(String, String)>, saved: Vec<ContactRecord>) -> Result<()> {
+        self.write(move |db| {
+            gone.iter().try_for_each(|(user, uri)| rows::remove_contact(db, user, uri))?;
+            saved.iter().try_for_each(|contact| rows::save_contact(db, contact))
+        })
+        .await
     }
 
     async fn subscriptions(&self) -> Result<Vec<SubscriptionRecord>> {

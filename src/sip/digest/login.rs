@@ -44,7 +44,7 @@ pub struct Login {
 pub enum LoginError {
     #[error("the server refused the user name or password")]
     Refused,
-    #[error("the server asks for no digest that is known here (MD5 and SHA-256 are, with qop=auth or none)")]
+    #[error("the server asks for no digest that is known here (MD5, SHA-256 and SHA-512-256 are, with qop=auth or none)")]
     Unknown,
 }
 
@@ -61,9 +61,8 @@ impl Login {
     pub fn handle_challenge(&mut self, response: &Message) -> Result<(), LoginError> {
         let header = if response.status() == Some(407) { Name::ProxyAuthenticate } else { Name::WwwAuthenticate };
         // Of several the strongest (RFC 8760 §2.4).
-        let offers = || response.auths(header).filter(Auth::is_digest).filter_map(|auth| offer(header, &auth));
-        let (challenge, stale) =
-            offers().find(|(offer, _)| offer.algorithm == Algorithm::Sha256).or_else(|| offers().next()).ok_or(LoginError::Unknown)?;
+        let offers = response.auths(header).filter(Auth::is_digest).filter_map(|auth| offer(header, &auth));
+        let (challenge, stale) = offers.max_by_key(|(offer, _)| offer.algorithm).ok_or(LoginError::Unknown)?;
         // A second challenge is a refusal, unless only the nonce had become too old.
         if std::mem::take(&mut self.answered) && !stale {
             self.challenge = None;

@@ -5,6 +5,7 @@
 //! is pushed out becomes stale, never replayable. An unknown user costs what a known one costs and gets the same answer.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use subtle::ConstantTimeEq;
 
 use crate::sip::{
     build::Response,
-    header::{Auth, quote},
+    header::{Auth, quote, unquote},
     message::Message,
     name::Name,
     uri::Uri,
@@ -53,6 +54,48 @@ pub enum Refusal {
     OtherUri,
     #[error("wrong user name or password of '{user}'")]
     Wrong { user: String },
+}
+
+/// What the credentials say, each parameter without its quotes.
+#[derive(Default)]
+struct Claims<'a> {
+    username: Option<Cow<'a, str>>,
+    nonce: Option<Cow<'a, str>>,
+    uri: Option<Cow<'a, str>>,
+    response: Option<Cow<'a, str>>,
+    algorithm: Option<Cow<'a, str>>,
+    qop: Option<Cow<'a, str>>,
+    nc: Option<Cow<'a, str>>,
+    cnonce: Option<Cow<'a, str>>,
+}
+
+impl<'a> Claims<'a> {
+    /// In one pass: the header is read for every request. `None`: of another realm. The first of each name counts.
+    fn of(auth: &Auth<'a>, realm: &str) -> Option<Self> {
+        let mut claims = Self::default();
+        let mut ours = None;
+        for (name, value) in auth.iter() {
+            let place = match name.len() {
+                2 if name.eq_ignore_ascii_case("nc") => &mut claims.nc,
+                3 if name.eq_ignore_ascii_case("uri") => &mut claims.uri,
+                3 if name.eq_ignore_ascii_case("qop") => &mut claims.qop,
+                5 if name.eq_ignore_ascii_case("nonce") => &mut claims.nonce,
+                5 if name.eq_ignore_ascii_case("realm") => {
+                    ours = ours.or(Some(unquote(value) == realm));
+                    continue;
+                }
+                6 if name.eq_ignore_ascii_case("cnonce") => &mut claims.cnonce,
+                8 if name.eq_ignore_ascii_case("username") => &mut claims.username,
+                8 if name.eq_ignore_ascii_case("response") => &mut claims.response,
+                9 if name.eq_ignore_ascii_case("algorithm") => &mut claims.algorithm,
+                _ => continue,
+            };
+            if place.is_none() {
+                *place = Some(unquote(value));
+            }
+        }
+        (ours == Some(true)).then_some(claims)
+    }
 }
 
 /// What a nonce in use has seen: the highest count, and which of the 64 up to it.
@@ -103,19 +146,18 @@ impl Verifier {
 
     /// Whose request it is.
     pub fn verify(&mut self, now: Instant, request: &Message, accounts: &dyn Accounts) -> Result<Account, Refusal> {
-        let auth = self.find(request).ok_or(Refusal::Missing)?;
-        let get = |name| auth.get(name).ok_or(Refusal::Missing);
-        let algorithm = Algorithm::of(auth.get("algorithm").as_deref()).ok_or(Refusal::Missing)?;
+        let Claims { username, nonce, uri, response, algorithm, qop, nc, cnonce } = self.find(request).ok_or(Refusal::Missing)?;
+        let algorithm = Algorithm::of(algorithm.as_deref()).ok_or(Refusal::Missing)?;
         if !self.config.algorithms.contains(&algorithm) {
             return Err(Refusal::Missing);
         }
-        let (user, nonce, uri, response) = (get("username")?, get("nonce")?, get("uri")?, get("response")?);
+        let all = (username, nonce, uri, response);
+        let (Some(user), Some(nonce), Some(uri), Some(response)) = all else { return Err(Refusal::Missing) };
         let number = self.open_nonce(now, &nonce).ok_or(Refusal::Stale)?;
         if !is_for(&uri, request) {
             return Err(Refusal::OtherUri);
         }
-        let (nc, cnonce) = (auth.get("nc"), auth.get("cnonce"));
-        let qop = match (auth.get("qop").as_deref(), &nc, &cnonce) {
+        let qop = match (qop.as_deref(), &nc, &cnonce) {
             (None, ..) => None,
             (Some(qop), Some(nc), Some(cnonce)) if qop.eq_ignore_ascii_case("auth") => Some((nc.as_ref(), cnonce.as_ref())),
             _ => return Err(Refusal::Missing),
@@ -145,6 +187,11 @@ impl Verifier {
         if self.take(number, count) { Ok(account) } else { Err(Refusal::Replayed) }
     }
 
+    /// The user name that the request's credentials for our realm claim, before anything is checked.
+    pub fn claimed_user<'a>(&self, request: &'a Message) -> Option<Cow<'a, str>> {
+        self.find(request)?.username
+    }
+
     /// The 401 that goes with a refusal.
     pub fn challenge(&mut self, now: Instant, request: &Message, refusal: &Refusal) -> Response {
         // What was only too old is stale: the phone then tries again without bothering its user.
@@ -163,11 +210,9 @@ impl Verifier {
     }
 
     /// The digest credentials for our realm: a request may carry several (RFC 3261 §22.3).
-    fn find<'a>(&self, request: &'a Message) -> Option<Auth<'a>> {
-        request
-            .auths(Name::Authorization)
-            .filter(Auth::is_digest)
-            .find(|auth| auth.get("realm").is_some_and(|realm| realm == self.config.realm.as_str()))
+    fn find<'a>(&self, request: &'a Message) -> Option<Claims<'a>> {
+        let mut digests = request.auths(Name::Authorization).filter(Auth::is_digest);
+        digests.find_map(|auth| Claims::of(&auth, &self.config.realm))
     }
 
     fn make_nonce(&mut self, now: Instant) -> String {
@@ -285,7 +330,8 @@ mod tests {
 
     #[test]
     fn a_phone_logs_in_and_stays_so_with_rising_counts() {
-        for algorithms in [vec![Algorithm::Md5], vec![Algorithm::Sha256], vec![Algorithm::Md5, Algorithm::Sha256]] {
+        let all = [Algorithm::Md5, Algorithm::Sha256, Algorithm::Sha512Of256];
+        for algorithms in [&all[..1], &all[1..2], &all[2..], &all[..2], &all[..]].map(<[_]>::to_vec) {
             let mut bed = Bed::new(Config { algorithms, ..Config::default() });
             assert_eq!(bed.check(""), Err(Refusal::Missing));
             let mut login = bed.login("001565aabbcc-1", "opensesame");
@@ -312,6 +358,33 @@ mod tests {
             answers.push((answer.status(), challenge.get("stale").map(|s| s.into_owned()), answer.bytes().len()));
         }
         assert_eq!(answers[0], answers[1]);
+    }
+
+    /// Not by the clock, which a busy machine makes lie: by what is asked and hashed.
+    #[test]
+    fn an_unknown_user_costs_what_a_known_one_costs() {
+        struct Counting(std::sync::atomic::AtomicUsize);
+        impl Accounts for Counting {
+            fn account(&self, auth_user: &str) -> Option<Account> {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                // As long as the secrets that phones are given.
+                One.account(auth_user).map(|account| Account { secret: Secret::new("x".repeat(24)), ..account })
+            }
+        }
+        let mut bed = Bed::new(Config::default());
+        let mut work = Vec::new();
+        for user in ["001565aabbcc-1", "001565aabbcd-1", "a"] {
+            let (_, value) = bed.login(user, "wrong").authorize("REGISTER", "sip:pbx", "c").unwrap();
+            let (request, counting) = (register("sip:pbx", &value), Counting(0.into()));
+            let hashed = super::super::hashed_bytes(|| {
+                let refusal = bed.verifier.verify(bed.now, &request, &counting).unwrap_err();
+                assert_eq!(refusal, Refusal::Wrong { user: user.into() });
+            });
+            // The name itself is hashed; all else must be the same: secret, method, URI, nonce, counts.
+            work.push((counting.0.into_inner(), hashed - user.len()));
+        }
+        assert!(work.iter().all(|done| done == &work[0]), "{work:?}");
+        assert!(work[0].1 > 100, "the hash was made");
     }
 
     #[test]

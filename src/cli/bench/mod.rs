@@ -1,5 +1,8 @@
 //! `bench`: what the server costs. It runs as a process of its own, so that its CPU is told apart from that of the load.
 
+mod kamailio;
+mod register;
+
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
@@ -12,10 +15,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use clap::{Args, Subcommand};
 use tokio::task::JoinSet;
 
+use self::{
+    kamailio::Kamailio,
+    register::{Identity, Load},
+};
 use super::{
     out::say,
     watchers::{self, Watchers},
@@ -33,12 +39,7 @@ use crate::{
         tftp,
     },
     provisioning::identities::{auth_user, provisional_user},
-    sip::{
-        digest::Credentials,
-        endpoint::{self, Endpoint},
-        register_client::{self, RegisterClient},
-        transport::Flow,
-    },
+    sip::digest::Credentials,
     store::{Store, sqlite::Sqlite, worker::durable_leases},
     template::Templates,
 };
@@ -76,11 +77,18 @@ enum What {
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
         count: u32,
     },
-    /// REGISTER, challenge, REGISTER, 200.
+    /// REGISTER, challenge, REGISTER, 200; beside Kamailio where it is installed.
     #[command(after_help = "Examples:
   plugtone bench register --count 20000")]
     Register {
-        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        count: u32,
+    },
+    /// Phones that all come back at once.
+    #[command(after_help = "Examples:
+  plugtone bench power-cut --count 10000")]
+    PowerCut {
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         count: u32,
     },
     /// Callers in the voice menu at once, each hearing the voice.
@@ -126,6 +134,7 @@ impl Bench {
                 bench_dhcp(5_000).await?;
                 bench_tftp(10_000).await?;
                 bench_register(10_000).await?;
+                bench_power_cut(10_000).await?;
                 bench_ivr(100).await?;
                 bench_notify(500, 20, 5).await?;
                 bench_render()?;
@@ -135,6 +144,7 @@ impl Bench {
             What::Dhcp { count } => bench_dhcp(count).await,
             What::Tftp { count } => bench_tftp(count).await,
             What::Register { count } => bench_register(count).await,
+            What::PowerCut { count } => bench_power_cut(count).await,
             What::Ivr { count } => bench_ivr(count).await,
             What::Notify { phones, keys, secs } => bench_notify(phones, keys, secs).await,
             What::Render => bench_render(),
@@ -181,9 +191,8 @@ impl Server {
 
     /// The same with what somebody has put into its folder before.
     async fn start_in(folder: tempfile::TempDir) -> anyhow::Result<Self> {
-        let free = || -> std::io::Result<SocketAddr> { UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr() };
         let (dhcp, tftp, ftp, http, sip, api) = (free()?, free()?, free()?, free()?, free()?, free()?);
-        std::fs::write(folder.path().join("users.yaml"), include_str!("../../config/demo/users.yaml"))?;
+        std::fs::write(folder.path().join("users.yaml"), include_str!("../../../config/demo/users.yaml"))?;
         std::fs::create_dir(folder.path().join("templates"))?;
         std::fs::write(folder.path().join("templates/bench.yaml"), long_file())?;
         let text = format!(
@@ -215,17 +224,33 @@ impl Server {
         Ok(binding::files::load_or_create(&self.folder.path().join("master.key"))?)
     }
 
-    /// CPU that the server has used, user and system (proc(5), fields 14 and 15).
     fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = std::fs::read_to_string(Path::new("/proc").join(self.child.id().to_string()).join("stat"))?;
-        let after_name = stat.rsplit_once(") ").context("/proc/…/stat has another form")?.1;
-        let mut fields = after_name.split(' ').skip(11);
-        let mut ticks = || fields.next().and_then(|field| field.parse::<u64>().ok()).context("/proc/…/stat has another form");
-        let ticks = ticks()? + ticks()?;
-        // SAFETY: asks for a constant of the system.
-        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
-        Ok(Duration::from_micros(ticks * 1_000_000 / per_second))
+        cpu_of(self.child.id())
     }
+
+    /// What it has in memory.
+    fn memory_kb(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("/proc/…/status has another form")?;
+        Ok(line.split_whitespace().next().context("/proc/…/status has another form")?.parse()?)
+    }
+}
+
+/// A UDP port that is free now.
+fn free() -> std::io::Result<SocketAddr> {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// CPU that a process has used, user and system (proc(5), fields 14 and 15).
+fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_name = stat.rsplit_once(") ").context("/proc/…/stat has another form")?.1;
+    let mut fields = after_name.split(' ').skip(11);
+    let mut ticks = || fields.next().and_then(|field| field.parse::<u64>().ok()).context("/proc/…/stat has another form");
+    let ticks = ticks()? + ticks()?;
+    // SAFETY: asks for a constant of the system.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
+    Ok(Duration::from_micros(ticks * 1_000_000 / per_second))
 }
 
 /// One line of result.
@@ -295,72 +320,79 @@ async fn bench_tftp(count: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Registrations, 32 at once, then the same phones again, then Kamailio under the same load where it is installed.
 async fn bench_register(count: u32) -> anyhow::Result<()> {
-    const AT_ONCE: u32 = 32;
+    const AT_ONCE: usize = 32;
     let server = Server::start().await?;
-    let key = Arc::new(server.key()?);
-    let before = server.cpu()?;
-    let began = Instant::now();
-    let mut clients = JoinSet::new();
-    for number in 0..AT_ONCE {
+    let key = server.key()?;
+    let empty = server.memory_kb()?;
+    for what in ["REGISTER of new phones", "REGISTER of known phones"] {
+        let before = server.cpu()?;
         let (key, sip) = (key.clone(), server.sip);
-        clients.spawn(async move {
-            let mut good = 0;
-            for phone in (number..count).step_by(AT_ONCE as usize) {
-                good += usize::from(register(&key, sip, phone).await.unwrap_or(false));
-            }
-            good
-        });
+        let report = tokio::task::spawn_blocking(move || {
+            let identity = move |number| identity(&key, number);
+            Load { server: sip, phones: 0..count, at_once: AT_ONCE, identity: &identity, patience: Duration::from_secs(120) }.run()
+        })
+        .await??;
+        // What is written behind belongs to it.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        tell(what, report.registered, report.took, server.cpu()? - before, &registrations(&report));
     }
-    let mut good = 0;
-    while let Some(done) = clients.join_next().await {
-        good += done?;
+    let each = (server.memory_kb()?.saturating_sub(empty)) as f64 / f64::from(count);
+    say!("  memory {} MB with {count} contacts, {each:.2} kB each; {} MB before", server.memory_kb()? / 1024, empty / 1024);
+    drop(server);
+    let Some(kamailio) = Kamailio::start(free()?).await? else {
+        say!("  kamailio is not installed: nothing to compare with");
+        return Ok(());
+    };
+    let version = Kamailio::version();
+    for what in ["new", "known"] {
+        let before = kamailio.cpu()?;
+        let sip = kamailio.sip;
+        let report = tokio::task::spawn_blocking(move || {
+            let patience = Duration::from_secs(120);
+            Load { server: sip, phones: 0..count, at_once: AT_ONCE, identity: &kamailio::identity, patience }.run()
+        })
+        .await??;
+        tell(
+            &format!("Kamailio {version}, {what} phones"),
+            report.registered,
+            report.took,
+            kamailio.cpu()? - before,
+            &registrations(&report),
+        );
     }
-    let took = began.elapsed();
-    let cpu = server.cpu()? - before;
-    tell("REGISTER with digest, 32 at once", good, took, cpu, &format!("; {} failed", count as usize - good));
     Ok(())
 }
 
-/// One phone that nobody owns registers: 401, then 200.
-async fn register(key: &MasterKey, server: SocketAddr, number: u32) -> anyhow::Result<bool> {
+/// Every phone of a large site at once, as after a power cut.
+async fn bench_power_cut(count: u32) -> anyhow::Result<()> {
+    let server = Server::start().await?;
+    let key = server.key()?;
+    for what in ["new phones, all at once", "power cut: known phones, all at once"] {
+        let before = server.cpu()?;
+        let (key, sip) = (key.clone(), server.sip);
+        let report = tokio::task::spawn_blocking(move || {
+            let identity = move |number| identity(&key, number);
+            let patience = Duration::from_secs(120);
+            Load { server: sip, phones: 0..count, at_once: usize::MAX, identity: &identity, patience }.run()
+        })
+        .await??;
+        tell(what, report.registered, report.took, server.cpu()? - before, &registrations(&report));
+    }
+    Ok(())
+}
+
+fn registrations(report: &register::Report) -> String {
+    let (p50, p99) = (ms(report.percentile(50)), ms(report.percentile(99)));
+    format!("; p50 {p50:.1} ms, p99 {p99:.1} ms, {} set back, {} failed", report.setbacks, report.missing)
+}
+
+/// A phone that nobody owns.
+fn identity(key: &MasterKey, number: u32) -> Identity {
     let [_, b, c, d] = number.to_be_bytes();
     let mac = MacAddr([0x02, 0x20, 0, b, c, d]);
-    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let flow = Flow::udp(socket.local_addr()?, server);
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("{error}"))?;
-    let mut endpoint = Endpoint::new(endpoint::Config::default(), seed);
-    let user = provisional_user(mac);
-    let config = register_client::Config {
-        aor: format!("sip:{user}@{}", server.ip()),
-        display_name: String::new(),
-        registrar: format!("sip:{server}"),
-        flow,
-        contact_user: user,
-        credentials: Credentials { username: auth_user(mac, 1), secret: key.sip_secret(mac, 1, 0) },
-        expires_secs: 3600,
-    };
-    let mut client = RegisterClient::new(&mut endpoint, config);
-    client.register(Instant::now(), &mut endpoint);
-    let end = tokio::time::Instant::now() + Duration::from_secs(10);
-    let mut datagram = [0; 4096];
-    loop {
-        while let Some(transmit) = endpoint.poll_transmit() {
-            socket.send_to(&transmit.bytes, server).await?;
-        }
-        let Ok(received) = tokio::time::timeout_at(end, socket.recv(&mut datagram)).await else { return Ok(false) };
-        let now = Instant::now();
-        endpoint.handle_message(now, flow, Bytes::copy_from_slice(&datagram[..received?]));
-        while let Some(event) = endpoint.poll_event() {
-            client.handle(now, &mut endpoint, event);
-        }
-        match client.poll_event() {
-            Some(register_client::Event::Registered { .. }) => return Ok(true),
-            Some(_) => return Ok(false),
-            None => {}
-        }
-    }
+    Identity { user: provisional_user(mac), credentials: Credentials { username: auth_user(mac, 1), secret: key.sip_secret(mac, 1, 0) } }
 }
 
 async fn bench_ivr(count: u32) -> anyhow::Result<()> {
