@@ -52,7 +52,7 @@ async fn whoever_is_on_hold_hears_music() {
     let mut loudest = f32::MIN;
     for _ in 0..30 {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        loudest = phones.stats(ear.id).await.ok().and_then(|stats| stats.rms_dbfs).map_or(loudest, |rms| loudest.max(rms as f32));
+        loudest = phones.stats(ear.id).await.ok().and_then(|stats| stats.rms_dbfs).map_or(loudest, |rms| loudest.max(rms));
     }
     assert!((-45.0..-15.0).contains(&loudest), "{loudest} dB");
     caller.succeeds().await;

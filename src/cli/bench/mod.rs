@@ -99,6 +99,8 @@ enum What {
         count: u32,
     },
     /// NOTIFYs to phones that watch each other's lamps while calls come and go.
+    #[command(after_help = "Examples:
+  plugtone bench notify --phones 500 --keys 20")]
     Notify {
         #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(2..=2_000))]
         phones: u32,
