@@ -34,6 +34,8 @@ async fn two_people_get_phones(office: &Office, family: &str, number: u32, ada: 
     let at = |what: &str, wanted: &dyn Fn(&Event) -> bool| {
         told.iter().position(wanted).unwrap_or_else(|| panic!("{family}: nothing tells of {what}: {told:#?}"))
     };
+    let reload = at("the reload", &|event| matches!(event, Event::ReloadRequested { .. }));
+    let new_file = told.iter().skip(reload).position(|event| matches!(event, Event::FileServed { .. }));
     // The timeline tells the steps in their order.
     let way = [
         at("the DISCOVER", &|event| matches!(event, Event::DhcpDiscover { .. })),
@@ -44,14 +46,18 @@ async fn two_people_get_phones(office: &Office, family: &str, number: u32, ada: 
         at("the keys", &|event| matches!(event, Event::IvrKeys { count: 4, .. })),
         at("the directory", &|event| matches!(event, Event::DirectoryChecked { .. })),
         at("the binding", &|event| matches!(event, Event::Bound { .. })),
-        at("the reload", &|event| matches!(event, Event::ReloadRequested { .. })),
-        at("the new file", &|event| matches!(event, Event::ReloadTaken { .. })),
+        reload,
+        reload + new_file.unwrap_or_else(|| panic!("{family}: nothing tells of the new file: {told:#?}")),
         at("the owner's registration", &|event| matches!(event, Event::Registered { user, .. } if user == ada_extension)),
         at("the end of the reload", &|event| matches!(event, Event::ReloadDone { .. })),
         at("the call", &|event| matches!(event, Event::CallStarted { to, .. } if to == alan_extension)),
         at("its answer", &|event| matches!(event, Event::CallAnswered { to, .. } if to == alan_extension)),
     ];
     assert!(way.is_sorted(), "{family}: {way:?} {told:#?}");
+    // Whoever judges the reload sees the file and the registration a moment later than those who served them.
+    let taken = at("the new file being taken", &|event| matches!(event, Event::ReloadTaken { .. }));
+    let done = at("the end of the reload", &|event| matches!(event, Event::ReloadDone { .. }));
+    assert!(reload < taken && taken < done, "{family}: {reload} {taken} {done} {told:#?}");
     // And nowhere what was keyed. Other events have ports and sizes, which may look like a PIN.
     let of_the_menu =
         |event: &&Event| matches!(event, Event::IvrPrompt { .. } | Event::IvrKeys { .. } | Event::IvrEnded { .. } | Event::Bound { .. });
