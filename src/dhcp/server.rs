@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DISCOVER ─► choose ─► (Probe ─► nobody answers) ─► OFFER
-//! REQUEST ─► may it? ─► Commit ─► handle_committed ─► ACK, LeaseGranted      no, and we may say so ─► NAK
+//! REQUEST ─► may it? ─► Commit ─► handle_committed ─► LeaseGranted, ACK      no, and we may say so ─► NAK
 //! ```
 //! Driven with `handle_*`, drained with [`Server::poll_action`], woken at [`Server::poll_timeout`]. An ACK leaves only
 //! after the shell has said that its lease is on disk; of one address one lease is written at a time.
@@ -289,8 +289,9 @@ impl Server {
                 if current && is_alive(&done.lease, now) {
                     self.show(now, &done.lease);
                 }
-                self.actions.extend(done.reply.map(Action::Send));
+                // Told before it is sent: what the client does with it comes after it in the timeline.
                 self.tell(done.event);
+                self.actions.extend(done.reply.map(Action::Send));
             }
             Err(error) => {
                 metrics::counter!("plugtone_dhcp_unwritten_total").increment(1);

@@ -41,7 +41,7 @@ pub enum Event {
         mac: MacAddr,
         address: Option<Ipv4Addr>,
     },
-    /// The ACK has left; the lease is on disk.
+    /// The lease is on disk; the ACK leaves.
     LeaseGranted {
         mac: MacAddr,
         address: Ipv4Addr,
