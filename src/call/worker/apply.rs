@@ -1,0 +1,113 @@
+//! What the switch decided is done here.
+
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::{Engine, ServiceCall, ServiceControl, ground::Ground, translate};
+use crate::{
+    call::{switch::Action, trunk},
+    media::{self, PlaybackId},
+    sip::{Name, transport::Flow},
+};
+
+impl Engine {
+    pub(super) fn apply(&mut self, now: Instant, action: Action) {
+        let Ground { agent, endpoint, media, taps, commands, transports, trunks, on_trunk, .. } = &mut self.ground;
+        match action {
+            Action::Invite { leg, contact, caller, referred_by, offer } => {
+                // Asking the system for a route costs three calls: only where the flow does not tell our address.
+                let flow = match contact.flow.local.ip().is_unspecified() {
+                    true => {
+                        let found = transports.flow_to(contact.flow.transport, contact.flow.peer);
+                        found.map_or(contact.flow, |found| Flow { id: contact.flow.id, ..found })
+                    }
+                    false => contact.flow,
+                };
+                let mut invite = translate::invite(endpoint, flow, contact, caller, offer);
+                if let Some(user) = referred_by {
+                    let host = endpoint.sent_by(&flow);
+                    invite.headers.push(("Referred-By".to_owned(), format!("<sip:{user}@{host}>")));
+                }
+                agent.invite(now, endpoint, leg, invite);
+            }
+            Action::InviteOutside { leg, hop, display_name, flow, offer } => {
+                let Some(settings) = trunks.settings(&hop.trunk) else { return };
+                let own = endpoint.sent_by(&flow);
+                let invite = trunk::invite(settings, &hop, &display_name, &own, flow, offer);
+                on_trunk.insert(leg, (hop.trunk.clone(), false));
+                agent.invite(now, endpoint, leg, invite);
+            }
+            Action::HoldTrunk { trunk, media } => trunks.hold(&trunk, media),
+            Action::Ring { leg } => agent.ring(now, endpoint, leg),
+            Action::Progress { leg, sdp } => agent.progress(now, endpoint, leg, sdp),
+            Action::Answer { leg, sdp } => agent.answer(now, endpoint, leg, sdp),
+            Action::Refuse { leg, status, retry_after_secs } => {
+                let headers: Vec<_> = retry_after_secs.map(|secs| (Name::RetryAfter, secs.to_string())).into_iter().collect();
+                agent.reject(now, endpoint, leg, status, &headers);
+            }
+            Action::Hangup { leg, elsewhere } => {
+                if let Some((trunk, false)) = on_trunk.remove(&leg) {
+                    trunks.suspect(now, &trunk);
+                }
+                let reason = elsewhere.then_some("SIP;cause=200;text=\"Call completed elsewhere\"");
+                agent.hangup(now, endpoint, leg, reason);
+            }
+            Action::Reoffer { leg, sdp } => agent.reoffer(now, endpoint, leg, sdp),
+            Action::AnswerReoffer { leg, sdp } => agent.answer_reoffer(now, endpoint, leg, sdp),
+            Action::RefuseReoffer { leg, status } => agent.reject_reoffer(now, endpoint, leg, status),
+            Action::AcceptRefer { leg } => agent.accept_refer(now, endpoint, leg),
+            Action::RefuseRefer { leg, status } => agent.refuse_refer(now, endpoint, leg, status),
+            Action::ReferProgress { leg, status } => agent.refer_progress(now, endpoint, leg, status),
+            Action::SetRemote { media: id, params } => media.command(id, media::Command::SetRemote(translate::remote(params))),
+            Action::Bridge { near, far } => media.command(near, media::Command::Bridge(far)),
+            Action::Unbridge { media: id } => media.command(id, media::Command::Unbridge),
+            Action::Key { media: id, key } => {
+                if let Some(key) = media::Key::from_char(key) {
+                    media.command(id, media::Command::Key(key));
+                }
+            }
+            Action::RingBack { media: id, on: true } => {
+                let clips = vec![self.ring_back.clone()];
+                media.command(id, media::Command::Play { playback: PlaybackId(0), clips, repeat: true });
+            }
+            Action::RingBack { media: id, on: false } => media.command(id, media::Command::StopPlay),
+            Action::HoldMusic { media: id, on: true } => {
+                let clips = self.hold_music.iter().cloned().collect();
+                media.command(id, media::Command::Play { playback: PlaybackId(0), clips, repeat: true });
+            }
+            Action::HoldMusic { media: id, on: false } => media.command(id, media::Command::StopPlay),
+            Action::CloseMedia { media: id } => {
+                trunks.leave(id);
+                media.command(id, media::Command::Close);
+            }
+            Action::HandOver { call, caller, media: port, source, .. } => {
+                let Some(tap) = taps.get_mut(&call) else { return };
+                let (Some(permit), Some(events)) = (tap.permit.take(), tap.events.take()) else { return };
+                let (ended, ended_inbox) = oneshot::channel();
+                tap.ended = Some(ended);
+                tracing::info!(%call, mac = %caller.mac, user = %caller.user, "call handed to the voice menu");
+                let control = ServiceControl { call, commands: commands.clone() };
+                permit.send(ServiceCall { call, caller, source, session: port.id, events, ended: ended_inbox, control });
+            }
+            Action::ServiceEnded { call, cause } => {
+                if let Some(ended) = taps.remove(&call).and_then(|tap| tap.ended) {
+                    let _ = ended.send(cause);
+                }
+            }
+            Action::Transferred { call, taken } => {
+                let answer = taps.get_mut(&call).and_then(|tap| tap.transfer.take());
+                if taken {
+                    taps.remove(&call);
+                }
+                if let Some(answer) = answer {
+                    let _ = answer.send(taken);
+                }
+            }
+            Action::Tell(event) => {
+                translate::log(&event);
+                self.events.tell(event);
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What the switch stands on: the user agent, the registrar, media, trunks; and what it may ask of them at once.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Office,
+    handle::{Command, ServiceCall},
+};
+use crate::{
+    call::{
+        half::{Cause, Contact, MediaPort},
+        switch::{Purpose, Replaced, Seat, World},
+        trunk::{Trunks, Unusable},
+    },
+    media::{Media, MediaEvent, SessionConfig, SessionId},
+    model::{CallId, MacAddr},
+    routing::hours::Switch as NightSwitch,
+    sip::{
+        self, Endpoint, Ids, Message, Name,
+        dialog::Replaces,
+        registrar::Registrar,
+        transport::{Flow, Transports},
+        ua::{LegId, RequestId, UserAgent},
+    },
+};
+
+/// Events of one call that may wait for the voice menu.
+const SERVICE_EVENTS: usize = 64;
+
+/// What the switch stands on: all but the switch itself.
+pub(super) struct Ground {
+    pub(super) agent: UserAgent,
+    pub(super) endpoint: Endpoint,
+    pub(super) registrar: Registrar,
+    pub(super) transports: Transports,
+    pub(super) ids: Ids,
+    pub(super) media: Media,
+    pub(super) office: Arc<dyn Office>,
+    pub(super) service: mpsc::Sender<ServiceCall>,
+    pub(super) media_events: mpsc::Sender<(SessionId, MediaEvent)>,
+    pub(super) commands: mpsc::Sender<Command>,
+    /// Calls that are with the voice menu, or on their way there.
+    pub(super) taps: HashMap<CallId, Tap>,
+    pub(super) trunks: Trunks,
+    /// Legs that we call by a trunk, and whether the provider has shown a sign of life.
+    pub(super) on_trunk: HashMap<LegId, (Arc<str>, bool)>,
+    /// Trunks that were asked whether they are there.
+    pub(super) asked: HashMap<RequestId, Arc<str>>,
+}
+
+pub(super) struct Tap {
+    /// Its place in the menu's inbox, until it is handed over.
+    pub(super) permit: Option<mpsc::OwnedPermit<ServiceCall>>,
+    pub(super) events: Option<mpsc::Receiver<(SessionId, MediaEvent)>>,
+    pub(super) ended: Option<oneshot::Sender<Cause>>,
+    pub(super) transfer: Option<oneshot::Sender<bool>>,
+}
+
+impl World for Ground {
+    fn contacts(&self, user: &str) -> Vec<Contact> {
+        // A contact of a phone without an owner is nobody's extension.
+        let bound = self.registrar.contacts(user).filter(|contact| !contact.provisional);
+        bound.map(|c| Contact { uri: c.uri.clone(), flow: c.flow, mac: c.mac, line: c.line }).collect()
+    }
+
+    fn is_extension(&self, number: &str) -> bool {
+        self.office.is_extension(number)
+    }
+
+    fn display_name(&self, extension: &str) -> String {
+        self.office.display_name(extension)
+    }
+
+    fn new_leg(&mut self) -> LegId {
+        self.agent.new_leg()
+    }
+
+    fn open_media(&mut self, flow: &Flow, purpose: Purpose) -> Option<MediaPort> {
+        let local_ip = self.local_ip(flow)?;
+        let (events, near) = match purpose {
+            Purpose::Bridge { near } => (self.media_events.clone(), near),
+            Purpose::Service(call) => {
+                let (events, inbox) = mpsc::channel(SERVICE_EVENTS);
+                self.taps.get_mut(&call)?.events = Some(inbox);
+                (events, None)
+            }
+        };
+        match self.media.open(SessionConfig { near, ..SessionConfig::new(local_ip, events) }) {
+            Ok(session) => Some(MediaPort { id: session.id, address: SocketAddr::new(local_ip, session.local.port()) }),
+            Err(fault) => {
+                metrics::counter!("plugtone_call_media_refused_total").increment(1);
+                tracing::warn!(%fault, "no audio port for a call");
+                None
+            }
+        }
+    }
+
+    fn reserve_service(&mut self, call: CallId) -> bool {
+        let Ok(permit) = self.service.clone().try_reserve_owned() else {
+            metrics::counter!("plugtone_call_service_full_total").increment(1);
+            return false;
+        };
+        self.taps.insert(call, Tap { permit: Some(permit), events: None, ended: None, transfer: None });
+        true
+    }
+
+    fn take_trunk(&mut self, now: Instant, trunk: &str, emergency: bool) -> Result<Seat, Unusable> {
+        let way = self.trunks.take(now, trunk, emergency)?;
+        let silence = self.trunks.settings(trunk).map_or(6, |trunk| trunk.silence_secs);
+        let flow = self.transports.flow_to(way.transport, way.peer).map_err(|_| Unusable::NoAddress)?;
+        Ok(Seat { flow, silence: Duration::from_secs(u64::from(silence)) })
+    }
+
+    fn groups(&self, extension: &str) -> Vec<String> {
+        self.office.groups(extension)
+    }
+
+    fn location(&self, mac: MacAddr) -> Option<String> {
+        self.office.location(mac)
+    }
+
+    fn night_switch(&self, hours: &str) -> NightSwitch {
+        self.office.night_switch(hours)
+    }
+
+    fn wall(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+
+    fn random(&mut self) -> u64 {
+        self.ids.next_u64()
+    }
+}
+impl Ground {
+    /// Our address that the far end of this flow reaches.
+    pub(super) fn local_ip(&self, flow: &Flow) -> Option<IpAddr> {
+        if !flow.local.ip().is_unspecified() {
+            return Some(flow.local.ip());
+        }
+        self.transports.flow_to(flow.transport, flow.peer).ok().map(|flow| flow.local.ip())
+    }
+
+    /// The call whose place an INVITE wants to take (RFC 3891 §3).
+    pub(super) fn replaced(&self, request: &Message) -> Result<Option<Replaced>, u16> {
+        let mut all = request.all(Name::Replaces);
+        let Some(value) = all.next() else { return Ok(None) };
+        let replaces = Replaces::parse(&sip::header::text(value)).filter(|_| all.next().is_none()).ok_or(400_u16)?;
+        let leg = self.agent.find(&replaces).ok_or(481_u16)?;
+        Ok(Some(Replaced { leg, early_only: replaces.early_only }))
+    }
+
+    /// The flow with our own address in it, so that Via and Contact can name it.
+    pub(super) fn with_local(&self, flow: Flow) -> Flow {
+        if !flow.local.ip().is_unspecified() && flow.local.port() != 0 {
+            return flow;
+        }
+        match self.transports.flow_to(flow.transport, flow.peer) {
+            Ok(found) => Flow { id: flow.id, ..found },
+            Err(_) => flow,
+        }
+    }
+}
