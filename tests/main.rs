@@ -2,6 +2,7 @@
 
 mod api;
 mod call;
+mod call_divert;
 mod call_media;
 mod call_transfer;
 mod cli;

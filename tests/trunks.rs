@@ -10,9 +10,9 @@ use plugtone::{
 use crate::call::{Bed, Sipp, free_port, mac};
 
 /// An office with two trunks, whose providers listen on these ports of loopback.
-struct Office {
-    bed: Bed,
-    first: u16,
+pub struct Office {
+    pub bed: Bed,
+    pub first: u16,
     second: u16,
 }
 
@@ -39,7 +39,7 @@ outbound:
 
 impl Office {
     /// `first` and `second`: what the trunks have beside their host.
-    async fn start(first: &str, second: &str) -> Self {
+    pub async fn start(first: &str, second: &str) -> Self {
         let ports = (free_port(), free_port());
         let folder = tempfile::tempdir().expect("a folder");
         let trunks = format!(
@@ -67,16 +67,16 @@ impl Office {
     }
 
     /// A provider that is called with this number, and takes the call if the INVITE shows both.
-    fn answers(&self, port: u16, number: &str, expected: &str, also: &str) -> Sipp {
+    pub fn answers(&self, port: u16, number: &str, expected: &str, also: &str) -> Sipp {
         self.provider(port, "provider_answers.xml", &[("NUMBER", number), ("EXPECTED", expected), ("ALSO", also)])
     }
 
-    async fn dials(&self, phone: u8, number: &str) {
+    pub async fn dials(&self, phone: u8, number: &str) {
         self.bed.phone(phone, free_port(), "uac_call.xml", number, &[("PAUSE", "200")]).succeeds().await;
     }
 }
 
-const BY_ADDRESS: &str = "options_secs: 0";
+pub const BY_ADDRESS: &str = "options_secs: 0";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_outside_shows_the_users_own_number() {

@@ -34,6 +34,10 @@ pub enum LegEvent {
     Refused {
         status: u16,
     },
+    /// It wants somebody else to be called instead: the number that its 3xx names.
+    Redirected {
+        to: String,
+    },
     /// Our answer arrived; with the phone's answer, if the offer was ours.
     Acked {
         sdp: Option<Bytes>,
@@ -84,6 +88,50 @@ pub struct Contact {
     pub flow: Flow,
     pub mac: MacAddr,
     pub line: LineNumber,
+}
+
+/// Somebody sent a call elsewhere before it was answered (RFC 5806).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diversion {
+    /// An extension, or a number of somebody outside.
+    pub by: String,
+    pub reason: DiversionReason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiversionReason {
+    /// All calls, by a setting.
+    Unconditional,
+    Busy,
+    NoAnswer,
+    /// No phone could be reached.
+    Unavailable,
+    /// The phone said so when it was called.
+    Deflection,
+}
+
+impl DiversionReason {
+    /// `reason` of a Diversion header (RFC 5806 §4).
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unconditional => "unconditional",
+            Self::Busy => "user-busy",
+            Self::NoAnswer => "no-answer",
+            Self::Unavailable => "unavailable",
+            Self::Deflection => "deflection",
+        }
+    }
+
+    /// `cause` of a History-Info entry's URI (RFC 4458 §4.8).
+    pub fn cause(self) -> u16 {
+        match self {
+            Self::Unconditional => 302,
+            Self::Busy => 486,
+            Self::NoAnswer => 408,
+            Self::Unavailable => 503,
+            Self::Deflection => 480,
+        }
+    }
 }
 
 /// Where a half's packets arrive.
@@ -178,6 +226,8 @@ pub enum Cause {
     /// Nobody is registered there, or no phone could be reached.
     Unavailable,
     Unknown,
+    /// Diverted too often, or to somebody who has diverted it already.
+    Circle,
     /// No sound format in common.
     NothingInCommon,
     /// A phone has joined this call with another.
@@ -206,6 +256,7 @@ impl Cause {
             Self::Anonymous => "caller hidden",
             Self::Unavailable => "not reachable",
             Self::Unknown => "no such number",
+            Self::Circle => "diverted in a circle",
             Self::NothingInCommon => "no sound format in common",
             Self::Transferred => "transferred",
             Self::ServiceDone => "menu done",
@@ -220,6 +271,8 @@ impl Cause {
         match self {
             Self::CallerHungUp | Self::Cancelled | Self::Transferred => 487,
             Self::CalleeHungUp | Self::NoAnswer | Self::Unavailable | Self::ServiceDone | Self::Requested | Self::Lost => 480,
+            // 482 is said of requests that come round, and phones show it as a fault of the network.
+            Self::Circle => 480,
             Self::Busy => 486,
             Self::Declined => 603,
             Self::NotAllowed | Self::Blocked => 403,

@@ -3,11 +3,16 @@
 //! Providers put the called number into the request URI, or their own customer's account there and the number into
 //! P-Called-Party-ID (RFC 7315 §4.2) or To. The caller is in P-Asserted-Identity (RFC 3325), or in From.
 
-use super::routing::{Caller, Origin};
+use super::{
+    half::Diversion,
+    invite,
+    invite::user,
+    routing::{Caller, Origin},
+};
 use crate::{
     model::MacAddr,
     routing::{Trunk, number::Site, plain, settings::CallerIdForm},
-    sip::{Message, Name, uri::Uri},
+    sip::{Message, Name},
 };
 
 /// A call from outside.
@@ -19,7 +24,7 @@ pub struct Called {
 }
 
 /// How a caller is named who hides.
-const HIDDEN: &str = "anonymous";
+pub(super) const HIDDEN: &str = "anonymous";
 /// A name for a display.
 const LONGEST_NAME: usize = 64;
 
@@ -32,12 +37,14 @@ pub fn read(trunk: &Trunk, site: Option<&Site>, request: &Message) -> Called {
         CallerIdForm::From => of_from,
         _ => asserted.or(of_from),
     };
-    let hides = request.header_named("Privacy").is_some_and(wants_privacy)
-        || from.as_ref().is_some_and(|from| from.uri_str().to_ascii_lowercase().contains("anonymous"));
+    let hides = invite::hides(request);
     let number_of_caller = shown.filter(|shown| !hides && !shown.eq_ignore_ascii_case(HIDDEN) && is_number(shown));
     let display_name = from.filter(|_| !hides).map(|from| from.display_name().chars().take(LONGEST_NAME).collect()).unwrap_or_default();
     // As it can be called back from here.
-    let international = number_of_caller.as_deref().and_then(|own| site?.international_of(&plain(own), trunk.form));
+    let callable = |number: &str| site?.international_of(&plain(number), trunk.form);
+    let international = number_of_caller.as_deref().and_then(callable);
+    let diversions = invite::diversions(request).into_iter();
+    let diversions = diversions.map(|one| Diversion { by: callable(&one.by).unwrap_or(one.by), ..one }).collect();
     let caller = Caller {
         user: international.or_else(|| number_of_caller.clone()).unwrap_or_else(|| HIDDEN.to_owned()),
         display_name,
@@ -45,7 +52,7 @@ pub fn read(trunk: &Trunk, site: Option<&Site>, request: &Message) -> Called {
         line: 0,
         provisional: false,
     };
-    Called { number, caller, origin: Origin { trunk: trunk.name.clone(), number: number_of_caller.map(|own| plain(&own)) } }
+    Called { number, caller, origin: Origin { trunk: trunk.name.clone(), number: number_of_caller.map(|own| plain(&own)), diversions } }
 }
 
 fn called(trunk: &Trunk, request: &Message) -> String {
@@ -62,23 +69,10 @@ fn called(trunk: &Trunk, request: &Message) -> String {
     party.or_else(|| request.to().ok().and_then(|to| user(to.uri_str()))).or(uri).unwrap_or_default()
 }
 
-fn user(uri: &str) -> Option<String> {
-    if let Some(number) = uri.strip_prefix("tel:") {
-        return number.split(';').next().map(str::to_owned);
-    }
-    Uri::parse(uri).ok()?.user().map(|user| user.split(';').next().unwrap_or_default().to_owned())
-}
-
 fn is_number(text: &str) -> bool {
     let plain = plain(text);
     let digits = plain.strip_prefix('+').unwrap_or(&plain);
     (1..=24).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit())
-}
-
-/// RFC 3323 §4.2, RFC 3325 §9.3
-fn wants_privacy(value: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(value).to_ascii_lowercase();
-    text.split([';', ',']).any(|word| matches!(word.trim(), "id" | "user" | "header"))
 }
 
 #[cfg(test)]

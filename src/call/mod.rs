@@ -8,6 +8,7 @@
 pub mod config;
 pub mod half;
 mod inbound;
+mod invite;
 pub mod presence;
 pub mod routing;
 pub mod switch;

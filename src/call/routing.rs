@@ -5,7 +5,11 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{Config, half::Cause, switch::World};
+use super::{
+    Config,
+    half::{Cause, Diversion},
+    switch::World,
+};
 use crate::{
     model::{Extension, LineNumber, MacAddr},
     routing::{Decision, Hop, Office, Outcome, Party, Refusal, hours::Switch, settings::Reject},
@@ -37,6 +41,8 @@ pub struct Origin {
     pub trunk: Arc<str>,
     /// As the provider writes it; `None`: hidden.
     pub number: Option<String>,
+    /// Who has sent the call elsewhere before it came here, the first first.
+    pub diversions: Vec<Diversion>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

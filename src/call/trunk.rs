@@ -18,6 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{
+    half::Diversion,
+    invite::{anonymous, diverted},
+};
 use crate::{
     media::SessionId,
     model::Event,
@@ -537,7 +541,16 @@ fn credentials(trunk: &Trunk) -> Option<Credentials> {
 }
 
 /// The INVITE of a call to the outside, as this trunk wants it.
-pub fn invite(trunk: &Trunk, hop: &Hop, display_name: &str, own_host: &str, flow: Flow, offer: bytes::Bytes) -> Invite {
+/// `diversions`: of these the last is one of ours, as whom the call goes out.
+pub fn invite(
+    trunk: &Trunk,
+    hop: &Hop,
+    display_name: &str,
+    diversions: &[Diversion],
+    own_host: &str,
+    flow: Flow,
+    offer: bytes::Bytes,
+) -> Invite {
     let at = |user: &str| format!("sip:{user}@{}", trunk.domain);
     let account = trunk.account.as_ref().map(|account| account.user.as_str());
     let number = hop.caller.number.as_deref();
@@ -547,8 +560,7 @@ pub fn invite(trunk: &Trunk, hop: &Hop, display_name: &str, own_host: &str, flow
     let mut headers = Vec::new();
     let from = match (hop.caller.withheld, trunk.caller_id, account) {
         (_, CallerIdForm::Account, Some(account)) => (String::new(), at(account)),
-        // RFC 3323 §4.1.1.3
-        (true, ..) => ("Anonymous".to_owned(), "sip:anonymous@anonymous.invalid".to_owned()),
+        (true, ..) => anonymous(),
         _ => (display_name.to_owned(), identity.clone()),
     };
     let name = match trunk.caller_id {
@@ -568,6 +580,10 @@ pub fn invite(trunk: &Trunk, hop: &Hop, display_name: &str, own_host: &str, flow
         headers.push(("Geolocation-Routing".to_owned(), "yes".to_owned()));
     }
     let uri = at(&hop.number);
+    if let (Some(last), Some(_)) = (diversions.last(), number) {
+        let history = vec![(identity.clone(), last.reason)];
+        headers.extend(diverted(&history, &uri, hop.caller.withheld));
+    }
     Invite {
         to: uri.clone(),
         uri,
@@ -821,7 +837,7 @@ mod tests {
             ),
         ] {
             let flow = Flow::udp("10.0.0.1:5060".parse().unwrap(), peer());
-            let invite = invite(trunk, &hop, "Ada", "ours", flow, "v=0".into());
+            let invite = invite(trunk, &hop, "Ada", &[], "ours", flow, "v=0".into());
             assert_eq!(format!("{} {}", invite.from.0, invite.from.1), from);
             let told: Vec<_> = invite.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
             assert_eq!(told, headers);

@@ -268,6 +268,13 @@ pub enum Event {
         to: String,
         mac: Option<MacAddr>,
     },
+    /// It goes elsewhere before anybody has answered, as the user whom it was for wants it.
+    CallDiverted {
+        call: CallId,
+        by: String,
+        to: String,
+        mac: Option<MacAddr>,
+    },
     CallEnded {
         call: CallId,
         mac: Option<MacAddr>,
@@ -398,6 +405,7 @@ impl Event {
             | CallRinging { mac, .. }
             | CallAnswered { mac, .. }
             | CallTransferred { mac, .. }
+            | CallDiverted { mac, .. }
             | CallEnded { mac, .. }
             | EmergencyCalled { mac, .. }
             | CallRefused { mac, .. } => *mac,
@@ -418,6 +426,7 @@ impl Event {
             | CallRinging { call, .. }
             | CallAnswered { call, .. }
             | CallTransferred { call, .. }
+            | CallDiverted { call, .. }
             | EmergencyCalled { call, .. }
             | CallEnded { call, .. } => Some(*call),
             _ => None,

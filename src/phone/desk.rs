@@ -665,7 +665,8 @@ impl<'a> Line<'a> {
                     Err(_) => self.agent.reject_reoffer(now, &mut self.endpoint, call.leg, 488),
                 }
             }
-            LegEvent::Refused { status, .. } => {
+            // It calls whom it was told to, and nobody else.
+            LegEvent::Refused { status, .. } | LegEvent::Redirected { status, .. } => {
                 self.call = None;
                 self.desk.say(News::CallRefused { status });
             }

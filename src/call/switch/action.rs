@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use crate::{
     call::{
-        half::{Cause, Contact, MediaPort},
+        half::{Cause, Contact, Diversion, MediaPort},
+        inbound::HIDDEN,
         routing::Caller,
     },
     media::SessionId,
@@ -25,6 +26,10 @@ pub enum Action {
         caller: CallerId,
         /// Who has transferred the call there.
         referred_by: Option<String>,
+        /// Who has sent the call elsewhere before, the first first.
+        diversions: Vec<Diversion>,
+        /// The phone shall take the call by itself, as an intercom does.
+        auto_answer: bool,
         offer: Bytes,
     },
     /// A call to the outside by a trunk, as its settings want it.
@@ -32,6 +37,7 @@ pub enum Action {
         leg: LegId,
         hop: Box<Hop>,
         display_name: String,
+        diversions: Vec<Diversion>,
         flow: Flow,
         offer: Bytes,
     },
@@ -144,4 +150,15 @@ pub enum Action {
 pub struct CallerId {
     pub user: String,
     pub display_name: String,
+}
+
+impl CallerId {
+    /// Somebody who does not want to be known.
+    pub fn hidden() -> Self {
+        Self { user: HIDDEN.to_owned(), display_name: String::new() }
+    }
+
+    pub fn is_hidden(&self) -> bool {
+        self.user == HIDDEN
+    }
 }

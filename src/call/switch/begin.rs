@@ -36,6 +36,8 @@ pub struct Incoming {
     pub replaces: Option<Replaced>,
     /// It comes from outside.
     pub origin: Option<Origin>,
+    /// The caller does not want to be known by whom it calls.
+    pub hides: bool,
 }
 
 /// Click to dial: ring the user's phones, then the far end.
@@ -106,8 +108,16 @@ impl Switch {
         let purpose = if next == Route::Service { Purpose::Service(id) } else { Purpose::Bridge { near: None } };
         // The user's own phone shows where the call will go.
         let callee = CallerId { display_name: world.display_name(&wanted.to), user: wanted.to };
-        let plan =
-            Plan { shown: callee, referred_by: None, codecs: self.config.codecs.clone(), foreign: Vec::new(), purpose, except: None };
+        let plan = Plan {
+            shown: callee,
+            referred_by: None,
+            diversions: Vec::new(),
+            auto_answer: false,
+            codecs: self.config.codecs.clone(),
+            foreign: Vec::new(),
+            purpose,
+            except: None,
+        };
         let near = self.ring(world, id, std::slice::from_ref(&wanted.from), plan);
         if near.is_empty() {
             return Err(overload);
@@ -170,8 +180,12 @@ impl Switch {
 
     pub(super) fn new_call(&self, now: Instant, incoming: &Incoming) -> Call {
         let caller = incoming.caller.clone();
-        let shown = CallerId { user: caller.user.clone(), display_name: caller.display_name.clone() };
+        let shown = match incoming.hides {
+            true => CallerId::hidden(),
+            false => CallerId { user: caller.user.clone(), display_name: caller.display_name.clone() },
+        };
         let mut call = Call::new(now, caller, incoming.dialled.clone(), shown, incoming.source);
+        call.diversions = incoming.origin.as_ref().map(|origin| origin.diversions.clone()).unwrap_or_default();
         call.ring_timeout = self.config.ring_timeout;
         call
     }

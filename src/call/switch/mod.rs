@@ -11,6 +11,7 @@
 //!  Called…      None         originated:              near 200 → ring far (or hand over)
 //!  Up           Called…      originated, transferred: far 200 → bridge
 //!  Offered      Called       outside: one trunk after the other (`outside.rs`)
+//!  Offered      Called…      diverted: by a phone's 302 or a user's setting, before anybody answers (`divert.rs`)
 //!  Up           Up           talking;                 who leaves ends it
 //!  Up           Called…      transferred by a phone:  far 200 → bridge, the phone that asked is hung up (`transfer.rs`)
 //! ```
@@ -20,6 +21,7 @@ mod action;
 mod answer;
 mod begin;
 mod change;
+mod divert;
 mod leaving;
 mod outside;
 mod parties;
@@ -188,6 +190,7 @@ impl Switch {
                 let cause = if self.is_outside(id, leg) { Cause::of_outside(status) } else { Cause::of_status(status) };
                 self.on_refused(now, world, id, leg, cause, Some(status));
             }
+            LegEvent::Redirected { to } => self.on_redirected(now, world, id, leg, to),
             LegEvent::Acked { sdp } => self.on_acked(now, id, leg, sdp),
             LegEvent::Reoffered { offer } => self.on_reoffered(id, leg, offer),
             LegEvent::ReofferAnswered { sdp } => self.on_reoffer_answered(id, leg, sdp),

@@ -70,7 +70,7 @@ impl Switch {
             let Some(call) = self.calls.get_mut(&id) else { return false };
             let Some(ways) = &mut call.ways else { return false };
             let emergency = ways.help.is_some();
-            let Some(hop) = ways.hops.pop_front() else {
+            let Some(mut hop) = ways.hops.pop_front() else {
                 let then = std::mem::take(&mut ways.then);
                 call.ways = None;
                 if then.is_empty() {
@@ -79,6 +79,8 @@ impl Switch {
                 self.ring_far(now, world, id, &then);
                 return true;
             };
+            // Who is called for help must know who calls.
+            hop.caller.withheld |= call.shown.is_hidden() && !emergency;
             let seat = match world.take_trunk(now, &hop.trunk, emergency) {
                 Ok(seat) => seat,
                 Err(why) => {
@@ -101,8 +103,8 @@ impl Switch {
             let Some(call) = self.calls.get_mut(&id) else { return false };
             tracing::info!(call = %id, trunk = %hop.trunk, number = %hop.number, "calls outside");
             self.actions.push_back(Action::HoldTrunk { trunk: hop.trunk.clone(), media: media.id });
-            let display_name = call.shown.display_name.clone();
-            self.actions.push_back(Action::InviteOutside { leg, hop: Box::new(hop), display_name, flow: seat.flow, offer });
+            let (display_name, diversions) = (call.shown.display_name.clone(), call.diversions.clone());
+            self.actions.push_back(Action::InviteOutside { leg, hop: Box::new(hop), display_name, diversions, flow: seat.flow, offer });
             call.far = Side::Ringing(vec![half]);
             call.rang = false;
             // What the trunks before said is of no interest once one is asked.

@@ -9,7 +9,7 @@ use super::{
     state::{Place, Side},
 };
 use crate::{
-    call::half::{Cause, Half, HalfState},
+    call::half::{Cause, Diversion, Half, HalfState},
     model::{CallId, Event, Extension, MacAddr},
     sdp::{self, Attribute, Codec, Description, Direction, Terms},
     sip::ua::LegId,
@@ -19,6 +19,8 @@ use crate::{
 pub(super) struct Plan {
     pub(super) shown: CallerId,
     pub(super) referred_by: Option<String>,
+    pub(super) diversions: Vec<Diversion>,
+    pub(super) auto_answer: bool,
     pub(super) codecs: Vec<Codec>,
     pub(super) foreign: Vec<Attribute>,
     pub(super) purpose: Purpose,
@@ -34,8 +36,18 @@ impl Switch {
         let (codecs, foreign) = self.far_codecs(id);
         let purpose = Purpose::Bridge { near: Some(near.media.id) };
         let referred_by = call.transfer.as_ref().map(|transfer| transfer.user.clone());
-        let plan = Plan { shown: call.shown.clone(), referred_by, codecs, foreign, purpose, except: Some(near.mac) };
-        let (near_media, near_up, ring_timeout) = (near.media.id, near.is_up(), call.ring_timeout);
+        let plan = Plan {
+            shown: call.shown.clone(),
+            referred_by,
+            diversions: call.diversions.clone(),
+            auto_answer: false,
+            codecs,
+            foreign,
+            purpose,
+            except: Some(near.mac),
+        };
+        // Who was given something to hear already would hear nothing now.
+        let (near_media, near_hears, ring_timeout) = (near.media.id, near.is_up() || near.early.is_some(), call.ring_timeout);
         let far = self.ring(world, id, targets, plan);
         if far.is_empty() {
             return self.nobody(now, world, id, Cause::Unavailable, None);
@@ -49,7 +61,7 @@ impl Switch {
             self.deadlines.remove(&(before, id));
         }
         self.deadlines.insert((now + ring_timeout, id));
-        if near_up {
+        if near_hears {
             self.actions.push_back(Action::RingBack { media: near_media, on: true });
         }
     }
@@ -69,7 +81,8 @@ impl Switch {
             half.line = contact.line;
             halves.push(half);
             let (caller, referred_by) = (plan.shown.clone(), plan.referred_by.clone());
-            self.actions.push_back(Action::Invite { leg, contact, caller, referred_by, offer });
+            let (diversions, auto_answer) = (plan.diversions.clone(), plan.auto_answer);
+            self.actions.push_back(Action::Invite { leg, contact, caller, referred_by, diversions, auto_answer, offer });
         }
         halves
     }

@@ -8,7 +8,7 @@ use std::{
 use super::{CallerId, transfer::Transfer};
 use crate::{
     call::{
-        half::{CallState, Cause, Half, Snapshot},
+        half::{CallState, Cause, Diversion, Half, Snapshot},
         routing::{Caller, Route, Ways},
     },
     model::{CallId, MacAddr},
@@ -44,6 +44,8 @@ pub(super) struct Call {
     pub(super) failure: Option<Cause>,
     /// A phone has asked that the other be called away from it.
     pub(super) transfer: Option<Box<Transfer>>,
+    /// Who has sent the call elsewhere so far, the first first.
+    pub(super) diversions: Vec<Diversion>,
 }
 
 pub(super) enum Side {
@@ -86,6 +88,7 @@ impl Call {
             no_sign_yet: false,
             failure: None,
             transfer: None,
+            diversions: Vec::new(),
         }
     }
 

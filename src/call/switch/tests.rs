@@ -13,6 +13,7 @@ use crate::{
     model::MacAddr,
 };
 
+mod divert;
 mod early;
 mod transfer;
 
@@ -107,8 +108,8 @@ impl Bed {
     fn dials(&mut self, leg: LegId, number: &str, offer: Option<&str>) -> Vec<String> {
         let caller = Caller { user: "2041".into(), display_name: "Ada".into(), mac: mac(1), line: 1, provisional: false };
         let offer = offer.map(|offer| Bytes::from(offer.to_owned()));
-        let (source, replaces, origin) = (flow().peer, None, None);
-        let incoming = Incoming { leg, caller, dialled: number.into(), offer, flow: flow(), source, replaces, origin };
+        let (source, replaces, origin, hides) = (flow().peer, None, None, false);
+        let incoming = Incoming { leg, caller, dialled: number.into(), offer, flow: flow(), source, replaces, origin, hides };
         self.switch.handle_incoming(self.now, &mut self.world, incoming);
         self.actions()
     }
@@ -144,9 +145,10 @@ impl Bed {
             let called = self.called.clone();
             let name = |leg| name(leg, &called);
             words.push(match action {
-                Action::Invite { leg, caller, offer, .. } => {
+                Action::Invite { leg, caller, diversions, offer, .. } => {
                     self.called.push(leg);
-                    format!("invite for {} {}", caller.user, heading(&offer))
+                    let by: String = diversions.iter().map(|one| format!(" by {} {}", one.by, one.reason.as_str())).collect();
+                    format!("invite for {} {}{by}", caller.user, heading(&offer))
                 }
                 Action::InviteOutside { leg, hop, .. } => {
                     self.called.push(leg);

@@ -88,11 +88,17 @@ impl Switch {
             Place::Far => (&mut call.far, &mut call.near),
         };
         let (Side::One(by), Side::One(other)) = (mem::replace(by, Side::None), mem::replace(other, Side::None)) else { return };
-        let shown = CallerId { display_name: world.display_name(&other.user), user: other.user.clone() };
+        let shown = match place {
+            // Whoever called and hides goes on doing so.
+            Place::Far if call.shown.is_hidden() => CallerId::hidden(),
+            _ => CallerId { display_name: world.display_name(&other.user), user: other.user.clone() },
+        };
         let (kept, media) = (other.leg, other.media.id);
         self.actions.push_back(Action::AcceptRefer { leg });
         self.actions.push_back(Action::Unbridge { media });
         let told = Event::CallTransferred { call: id, by: by.user.clone(), to: to.to_owned(), mac: call.mac };
+        // How it came here is of no interest where it goes.
+        call.diversions.clear();
         call.transfer = Some(Box::new(Transfer {
             leg,
             user: by.user.clone(),

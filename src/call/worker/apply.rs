@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::{Engine, ServiceCall, ServiceControl, ground::Ground, translate};
 use crate::{
-    call::{switch::Action, trunk},
+    call::{invite, switch::Action, trunk},
     media::{self, PlaybackId},
     sip::{Name, transport::Flow},
 };
@@ -15,7 +15,7 @@ impl Engine {
     pub(super) fn apply(&mut self, now: Instant, action: Action) {
         let Ground { agent, endpoint, media, taps, commands, transports, trunks, on_trunk, .. } = &mut self.ground;
         match action {
-            Action::Invite { leg, contact, caller, referred_by, offer } => {
+            Action::Invite { leg, contact, caller, referred_by, diversions, auto_answer, offer } => {
                 // Asking the system for a route costs three calls: only where the flow does not tell our address.
                 let flow = match contact.flow.local.ip().is_unspecified() {
                     true => {
@@ -24,17 +24,14 @@ impl Engine {
                     }
                     false => contact.flow,
                 };
-                let mut invite = translate::invite(endpoint, flow, contact, caller, offer);
-                if let Some(user) = referred_by {
-                    let host = endpoint.sent_by(&flow);
-                    invite.headers.push(("Referred-By".to_owned(), format!("<sip:{user}@{host}>")));
-                }
+                let told = invite::Told { referred_by, diversions, auto_answer };
+                let invite = invite::to_phone(&endpoint.sent_by(&flow), flow, contact, caller, told, offer);
                 agent.invite(now, endpoint, leg, invite);
             }
-            Action::InviteOutside { leg, hop, display_name, flow, offer } => {
+            Action::InviteOutside { leg, hop, display_name, diversions, flow, offer } => {
                 let Some(settings) = trunks.settings(&hop.trunk) else { return };
                 let own = endpoint.sent_by(&flow);
-                let invite = trunk::invite(settings, &hop, &display_name, &own, flow, offer);
+                let invite = trunk::invite(settings, &hop, &display_name, &diversions, &own, flow, offer);
                 on_trunk.insert(leg, (hop.trunk.clone(), false));
                 agent.invite(now, endpoint, leg, invite);
             }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Engine, translate};
 use crate::{
-    call::{inbound, switch::Incoming},
+    call::{inbound, invite, switch::Incoming},
     model::Event,
     sip::{
         Message, Method, Name, Response,
@@ -143,8 +143,8 @@ impl Engine {
                     Ok(replaces) => replaces,
                     Err(status) => return ground.agent.reject(now, &mut ground.endpoint, leg, status, &[]),
                 };
-                let (caller, source, origin) = (translate::caller(account), flow.peer, None);
-                let incoming = Incoming { leg, caller, dialled, offer, flow, source, replaces, origin };
+                let (caller, source, origin, hides) = (translate::caller(account), flow.peer, None, invite::hides(request));
+                let incoming = Incoming { leg, caller, dialled, offer, flow, source, replaces, origin, hides };
                 self.switch.handle_incoming(now, ground, incoming);
             }
             Some(Err(refusal)) => {
@@ -181,6 +181,8 @@ impl Engine {
             // Nobody outside takes the place of our people's calls.
             replaces: None,
             origin: Some(called.origin),
+            // Its caller has no number then.
+            hides: false,
         };
         self.switch.handle_incoming(now, ground, incoming);
     }

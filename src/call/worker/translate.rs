@@ -4,18 +4,15 @@ use std::net::SocketAddr;
 
 use crate::{
     call::{
-        half::{Contact, LegEnd, LegEvent},
+        half::{LegEnd, LegEvent},
         routing::Caller,
-        switch::CallerId,
     },
     media,
     model::Event,
     sdp::{self, MediaParams},
     sip::{
-        Endpoint,
         digest::Account,
-        transport::Flow,
-        ua::{self, Ended, Invite},
+        ua::{self, Ended},
     },
 };
 
@@ -24,26 +21,13 @@ pub(super) fn caller(account: Account) -> Caller {
     Caller { user, display_name, mac, line, provisional }
 }
 
-pub(super) fn invite(endpoint: &Endpoint, flow: Flow, contact: Contact, caller: CallerId, offer: bytes::Bytes) -> Invite {
-    let host = endpoint.sent_by(&flow);
-    Invite {
-        to: contact.uri.clone(),
-        uri: contact.uri,
-        from: (caller.display_name, format!("sip:{}@{host}", caller.user)),
-        flow,
-        contact_user: caller.user,
-        offer: Some(offer),
-        credentials: None,
-        headers: Vec::new(),
-    }
-}
-
 pub(super) fn leg_event(event: ua::LegEvent) -> Option<LegEvent> {
     Some(match event {
         ua::LegEvent::Trying => LegEvent::Trying,
         ua::LegEvent::Ringing { body, .. } => LegEvent::Ringing { sdp: body },
         ua::LegEvent::Answered { body } => LegEvent::Answered { sdp: body },
         ua::LegEvent::Refused { status, .. } => LegEvent::Refused { status },
+        ua::LegEvent::Redirected { to, .. } => LegEvent::Redirected { to },
         ua::LegEvent::Acked { body } => LegEvent::Acked { sdp: body },
         ua::LegEvent::Reoffered { body } => LegEvent::Reoffered { offer: body },
         ua::LegEvent::ReofferAnswered { body } => LegEvent::ReofferAnswered { sdp: body },
@@ -108,6 +92,7 @@ pub(super) fn log(event: &Event) {
         Event::CallRinging { call, to, .. } => tracing::info!(%call, mac, %to, "ringing"),
         Event::CallAnswered { call, to, .. } => tracing::info!(%call, mac, %to, "answered"),
         Event::CallTransferred { call, by, to, .. } => tracing::info!(%call, mac, %by, %to, "transferred"),
+        Event::CallDiverted { call, by, to, .. } => tracing::info!(%call, mac, %by, %to, "diverted"),
         Event::CallEnded { call, cause, talk_ms, .. } => tracing::info!(%call, mac, %cause, talk_ms, "call ended"),
         Event::TrunkUp { trunk } => tracing::info!(%trunk, "trunk up"),
         Event::TrunkDown { trunk, reason } => tracing::warn!(%trunk, %reason, "trunk down"),

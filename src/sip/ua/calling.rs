@@ -13,7 +13,9 @@ use crate::sip::{
     digest::{Credentials, Login},
     endpoint::{ClientTx, Endpoint},
     message::{Message, Method},
+    name::Name,
     transport::Flow,
+    uri::Uri,
 };
 
 /// A call to be made.
@@ -72,7 +74,13 @@ impl UserAgent {
                 self.clients.insert(*current, Use::Invite(id));
                 return;
             }
-            self.tell(id, LegEvent::Refused { status, reason: response.reason().into_owned() });
+            self.tell(
+                id,
+                match redirected_to(status, response) {
+                    Some(to) => LegEvent::Redirected { status, to },
+                    None => LegEvent::Refused { status, reason: response.reason().into_owned() },
+                },
+            );
             return self.forget(id);
         }
         let (local, local_tag, contact, cseq) = (calling.local(), calling.tag.clone(), calling.contact.clone(), calling.cseq);
@@ -142,4 +150,25 @@ impl UserAgent {
             }
         }
     }
+}
+
+/// Whom a 300, 301 or 302 names instead: of several the one with the highest q (RFC 3261 §8.1.3.4).
+fn redirected_to(status: u16, response: &Message) -> Option<String> {
+    if !matches!(status, 300..=302) {
+        return None;
+    }
+    let all = response.name_addrs(Name::Contact).flatten().filter_map(|one| {
+        let q = one.params().value("q").and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0);
+        Some((q, number_of(one.uri_str())?))
+    });
+    all.reduce(|best, one| if one.0 > best.0 { one } else { best }).map(|(_, number)| number)
+}
+
+/// The user part of a SIP URI, or the number of a `tel:` one.
+fn number_of(uri: &str) -> Option<String> {
+    let number = match uri.split_once(':') {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("tel") => rest.split(';').next()?.to_owned(),
+        _ => Uri::parse(uri).ok()?.user()?.into_owned(),
+    };
+    (!number.is_empty()).then_some(number)
 }

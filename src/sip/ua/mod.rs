@@ -78,7 +78,7 @@ pub enum Event {
     },
 }
 
-/// What a leg tells. After [`LegEvent::Refused`] and [`LegEvent::Ended`] there is no such leg any more.
+/// What a leg tells. After [`LegEvent::Refused`], [`LegEvent::Redirected`] and [`LegEvent::Ended`] there is no such leg any more.
 #[derive(Clone, Debug)]
 pub enum LegEvent {
     /// 100: the request has arrived.
@@ -96,6 +96,11 @@ pub enum LegEvent {
     Refused {
         status: u16,
         reason: String,
+    },
+    /// 3xx that names somebody else to be called instead: the user part of its best Contact, unescaped.
+    Redirected {
+        status: u16,
+        to: String,
     },
     /// The ACK to our answer, or to our answer to a change.
     Acked {

@@ -188,6 +188,7 @@ fn words(event: &LegEvent) -> String {
         LegEvent::Ringing { status, .. } => format!("ringing {status}"),
         LegEvent::Answered { body: b } => format!("answered{}", body(b)),
         LegEvent::Refused { status, .. } => format!("refused {status}"),
+        LegEvent::Redirected { status, to } => format!("redirected {status} to {to}"),
         LegEvent::Acked { body: b } => format!("acked{}", body(b)),
         LegEvent::Reoffered { body: b } => format!("reoffered{}", body(b)),
         LegEvent::ReofferAnswered { body: b } => format!("reoffer answered{}", body(b)),

@@ -117,6 +117,7 @@ fn not_everybody_may_transfer_and_not_everywhere() {
         source: flow().peer,
         replaces: None,
         origin: None,
+        hides: false,
     };
     bed.switch.handle_incoming(bed.now, &mut bed.world, incoming);
     bed.actions();
@@ -134,6 +135,7 @@ fn not_everybody_may_transfer_and_not_everywhere() {
         source: flow().peer,
         replaces: None,
         origin: None,
+        hides: false,
     };
     bed.switch.handle_incoming(bed.now, &mut bed.world, incoming);
     bed.actions();
@@ -192,8 +194,17 @@ fn a_phone_picks_up_what_rings_elsewhere_and_moves_its_own_calls() {
         let caller = Caller { user: user.into(), display_name: String::new(), mac: mac(last), line: 1, provisional: false };
         let offer = Some(Bytes::from_static(OFFER.as_bytes()));
         let replaces = Some(Replaced { leg: replaced, early_only });
-        let incoming =
-            Incoming { leg: SECOND, caller, dialled: "2042".into(), offer, flow: flow(), source: flow().peer, replaces, origin: None };
+        let incoming = Incoming {
+            leg: SECOND,
+            caller,
+            dialled: "2042".into(),
+            offer,
+            flow: flow(),
+            source: flow().peer,
+            replaces,
+            origin: None,
+            hides: false,
+        };
         bed.switch.handle_incoming(bed.now, &mut bed.world, incoming);
         bed.actions()
     };
