@@ -202,6 +202,10 @@ impl Node {
             tokio::spawn(learn_groups(groups, directory.clone(), shared.clone(), journal.clone())),
             tokio::spawn(carry_out(orders, engine.handle.clone(), onboarding.clone(), shared.clone())),
         ];
+        if settings.store.call_records_days > 0 {
+            let keep = Duration::from_secs(u64::from(settings.store.call_records_days) * 86_400);
+            tasks.push(tokio::spawn(call::worker::forget_records(shared.clone(), keep)));
+        }
         tasks.extend(certificates.clone().map(|certificates| tokio::spawn(certificates.keep_fresh())));
 
         // --- files

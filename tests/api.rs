@@ -356,6 +356,36 @@ async fn a_call_is_placed_seen_followed_and_ended() {
     assert_eq!(program.get("/api/v1/calls").await, json!([]));
     assert_eq!(program.ask("DELETE", &path, &[], "").await.status, 404, "once is enough");
 
+    // Its account: the one who wanted the call was called first.
+    let until = Instant::now() + PATIENCE;
+    let records = loop {
+        let records = program.get("/api/v1/calls/records?user=2042").await["records"].clone();
+        if records.as_array().is_some_and(|all| all.len() == 2 && all.iter().all(|record| record["cause"] == "ended on request")) {
+            break records;
+        }
+        assert!(Instant::now() < until, "{records}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    for (record, leg, mac, from) in [(&records[0], 2, alans.phone.mac, "2099"), (&records[1], 1, adas.phone.mac, "2042")] {
+        let told = (&record["call"], &record["leg"], &record["mac"], &record["from"], &record["labels"]);
+        assert_eq!(told, (&json!(id), &json!(leg), &json!(mac.to_string()), &json!(from), &json!({ "ticket": "4711" })));
+        assert!(record["talk_secs"].as_f64().is_some_and(|secs| (0.0..30.0).contains(&secs)), "{record}");
+    }
+    let page = program.get("/api/v1/calls/records?limit=1").await;
+    let next = format!("/api/v1/calls/records?limit=1&after={}", page["next"].as_str().expect("there is more"));
+    assert_eq!((&page["records"][0], &program.get(&next).await["records"][0]), (&records[0], &records[1]));
+    assert_eq!(program.get("/api/v1/calls/records?until=2020-01-01").await["records"], json!([]));
+    let csv = program.ask("GET", "/api/v1/calls/records?limit=1", &[("accept", "text/csv")], "").await;
+    assert!(csv.header("content-type").starts_with("text/csv") && csv.header("link").contains("rel=\"next\""), "{csv:?}");
+    let lines: Vec<&str> = csv.text().split("\r\n").collect();
+    assert!(
+        lines[0].starts_with("call,leg,direction,from,to,") && lines[1].starts_with(&format!("{id},2,out,2099,2042,2042,")),
+        "{lines:?}"
+    );
+    for wrong in ["since=yesterday", "limit=0", "after=x", "format=xml"] {
+        program.ask("GET", &format!("/api/v1/calls/records?{wrong}"), &[], "").await.problem(wrong);
+    }
+
     // Its events, and nobody else's, with what the caller hung on it.
     let mut stream = program.events(&format!("?after=0&call={id}"), &[]).await;
     let mut types = Vec::new();

@@ -743,6 +743,7 @@ fn lists_and_actions_work_against_a_running_server() {
         (&["devices"][..], "no device was seen yet: plug one in\n"),
         (&["bindings"], "nobody has a phone yet\n"),
         (&["calls"], "nobody is in a call\n"),
+        (&["calls", "records"], "nobody has called\n"),
     ];
     for (command, nothing) in tables {
         assert_eq!(server.ask(command).good(), nothing);
@@ -797,6 +798,14 @@ fn lists_and_actions_work_against_a_running_server() {
     let types: Vec<&str> = told.iter().filter_map(|line| line["type"].as_str()).collect();
     assert!(types.starts_with(&["call_started"]) && types.ends_with(&["call_ended"]), "{types:?}");
     assert!(server.ask(&["calls", "--hang-up", &id]).bad().contains("is over, or never was"));
+
+    let records = ["calls", "records", "--user", "2042", "--since", "1h"];
+    let all = server.until(&[&records[..], &["--json"]].concat(), |all| all[1]["cause"] == "ended on request");
+    assert!(all[0]["call"] == id.as_str() && all[0]["labels"]["ticket"] == "4711", "{all}");
+    let table = server.ask(&records).good();
+    assert!(table.starts_with("BEGAN ") && table.contains("2 out  2041  2042") && table.contains("ended on request"), "{table}");
+    let csv = server.ask(&[&records[..], &["--csv"]].concat()).good();
+    assert!(csv.starts_with("call,leg,") && csv.lines().count() == 3 && csv.contains("ticket=4711"), "{csv}");
 
     let placed = server.ask(&["dial", "2042", "--from", "2041", "--no-wait", "--json"]).json();
     let id = placed["id"].as_str().expect("an id");

@@ -4,6 +4,7 @@ mod api;
 mod call;
 mod call_divert;
 mod call_media;
+mod call_records;
 mod call_transfer;
 mod cli;
 mod config;

@@ -15,7 +15,10 @@ use std::{
 
 use plugtone::{
     model::{BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, LeaseRecord, LeaseState, MacAddr, Recorded, Timestamp},
-    store::{Claim, ContactRecord, Error, Sqlite, Store, SubscriptionRecord, TokenRecord, worker::durable_leases},
+    store::{
+        CUT_OFF, CallLeg, CallLegQuery, Claim, ContactRecord, Error, LegDirection, Sqlite, Store, SubscriptionRecord, TokenRecord,
+        worker::durable_leases,
+    },
 };
 use proptest::prelude::*;
 
@@ -47,6 +50,7 @@ battery!(sqlite:
     numbers_outlive_their_events,
     contacts_come_and_go,
     subscriptions_come_and_go,
+    who_called_whom_is_kept_and_found,
     tokens_are_kept_by_name,
     a_request_is_done_once,
     uploads_keep_the_newest,
@@ -350,6 +354,67 @@ async fn subscriptions_come_and_go(store: Arc<dyn Store>) {
     store.remove_subscription("a").await.expect("removed");
     store.remove_subscription("a").await.expect("twice is fine");
     assert_eq!(store.subscriptions().await.expect("listed"), [watching("b", 500)]);
+}
+
+fn leg(call: u64, number: u32, from: &str, to: &str, began: i64) -> CallLeg {
+    CallLeg {
+        call: CallId(call),
+        leg: number,
+        direction: LegDirection::Out,
+        from: from.into(),
+        to: to.into(),
+        dialled: to.into(),
+        mac: Some(mac(1)),
+        trunk: Some("provider".into()),
+        diverted_by: Some("2043".into()),
+        began: Timestamp(began),
+        rang: Some(Timestamp(began + 1)),
+        answered: None,
+        ended: None,
+        cause: None,
+        status: None,
+        codec: Some("PCMA".into()),
+        labels: vec![("ticket".into(), "4711".into())],
+    }
+}
+
+async fn who_called_whom_is_kept_and_found(store: Arc<dyn Store>) {
+    let over = |leg: CallLeg| CallLeg { ended: Some(Timestamp(99)), cause: Some("busy".into()), status: Some(486), ..leg };
+    let legs = vec![leg(1, 1, "2041", "2042", 10), leg(1, 2, "2041", "2042", 10), over(leg(2, 1, "2042", "2041", 20))];
+    store.save_call_legs(legs.clone()).await.expect("kept");
+    let all = CallLegQuery { limit: 100, ..CallLegQuery::default() };
+    let found = async |query: &CallLegQuery| store.call_legs(query.clone()).await.expect("read");
+    assert_eq!(found(&all).await, [legs[2].clone(), legs[1].clone(), legs[0].clone()], "the newest first");
+    // One after the other, with any page.
+    for limit in 1..=3 {
+        let (mut after, mut seen) = (None, Vec::new());
+        loop {
+            let page = found(&CallLegQuery { after, limit, ..all.clone() }).await;
+            let Some(last) = page.last() else { break };
+            after = Some((last.began, last.call, last.leg));
+            seen.extend(page);
+        }
+        assert_eq!(seen, found(&all).await, "{limit} at once");
+    }
+    for (query, count) in [
+        (CallLegQuery { user: Some("2042".into()), ..all.clone() }, 3),
+        (CallLegQuery { user: Some("2042".into()), limit: 2, ..all.clone() }, 2),
+        (CallLegQuery { user: Some("204".into()), ..all.clone() }, 0),
+        (CallLegQuery { since: Some(Timestamp(11)), ..all.clone() }, 1),
+        (CallLegQuery { until: Some(Timestamp(20)), ..all.clone() }, 2),
+    ] {
+        assert_eq!(found(&query).await.len(), count, "{query:?}");
+    }
+    // The later word counts, but for one that is over.
+    store.save_call_legs(vec![over(leg(1, 1, "2041", "2042", 10)), leg(2, 1, "2042", "2041", 20)]).await.expect("kept");
+    assert_eq!(found(&all).await.iter().filter(|leg| leg.cause.is_none()).count(), 1);
+    // A server that was killed: what is open was cut off, and nobody knows when.
+    assert_eq!(store.close_call_legs().await.expect("closed"), 1);
+    let cut_off = found(&all).await.into_iter().find(|leg| leg.leg == 2).expect("there");
+    assert_eq!((cut_off.cause.as_deref(), cut_off.ended), (Some(CUT_OFF), None));
+    assert_eq!(store.close_call_legs().await.expect("closed"), 0);
+    assert_eq!(store.prune_call_legs(Timestamp(20)).await.expect("forgotten"), 2);
+    assert_eq!(found(&all).await.len(), 1);
 }
 
 async fn tokens_are_kept_by_name(store: Arc<dyn Store>) {

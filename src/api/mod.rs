@@ -32,6 +32,7 @@ pub mod devices;
 pub mod events;
 pub mod messages;
 pub mod problem;
+pub mod records;
 pub mod trunks;
 
 pub use problem::Problem;
@@ -102,6 +103,7 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
     let guarded = OpenApiRouter::new()
         .routes(routes!(calls::place, calls::list))
         .routes(routes!(calls::hang_up))
+        .routes(routes!(records::list))
         .routes(routes!(messages::list))
         .routes(routes!(messages::show))
         .routes(routes!(messages::pcap))

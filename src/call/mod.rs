@@ -2,13 +2,14 @@
 //!
 //! `switch` holds all calls as pairs of halves (`half.rs`), `routing.rs` says who may reach what, `worker.rs` is the one
 //! task that owns SIP and the switch and does what they answer. `trunk.rs` knows the ways to the outside, `inbound.rs` reads who
-//! calls from there. `presence.rs` knows what watchers are shown, `watching.rs` lets phones watch. Not here: SIP syntax (`sip`),
+//! calls from there. `ledger.rs` keeps the account of who called whom. `presence.rs` knows what watchers are shown, `watching.rs` lets phones watch. Not here: SIP syntax (`sip`),
 //! RTP bytes (`media`), the plan that a route is found by (`crate::routing`).
 
 pub mod config;
 pub mod half;
 mod inbound;
 mod invite;
+mod ledger;
 pub mod presence;
 pub mod routing;
 pub mod switch;

@@ -3,12 +3,13 @@
 //! It waits for messages, commands, media events and time, whichever comes first; between two waits nothing is awaited and
 //! nothing is locked. Everybody else talks to it through [`Handle`]. What must reach the disk goes to a writer of its own
 //! (contacts are written behind). Here is the loop; beside it: what comes in by SIP (`requests.rs`), what the switch wants done
-//! (`apply.rs`), the trunks, the disk (`contacts.rs`). Not here: decisions about calls (`switch`), about messages (`sip`).
+//! (`apply.rs`), the trunks, the disk (`contacts.rs`, `records.rs`). Not here: decisions about calls (`switch`), about messages (`sip`).
 
 mod apply;
 mod contacts;
 mod ground;
 mod handle;
+mod records;
 mod requests;
 mod translate;
 mod trunks;
@@ -26,11 +27,15 @@ use tokio::{
     time::sleep_until,
 };
 
-pub use self::handle::{Handle, ServiceCall, ServiceControl};
 use self::{
     contacts::{Contacts, Write, restore, write, write_contacts},
     ground::Ground,
     handle::{Command, Of},
+    records::Records,
+};
+pub use self::{
+    handle::{Handle, ServiceCall, ServiceControl},
+    records::forget as forget_records,
 };
 use super::{
     Config,
@@ -41,7 +46,7 @@ use super::{
 };
 use crate::{
     media::{self, Clip, Country, Media, MediaEvent, SessionId},
-    model::{Events, LineNumber, MacAddr, Timestamp},
+    model::{CallId, Events, LineNumber, MacAddr, Timestamp},
     routing::hours::Switch as NightSwitch,
     sip::{
         self, Accounts, Endpoint, Ids,
@@ -159,6 +164,11 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     let (contact_writes, contact_inbox) = mpsc::channel(CONTACT_BATCHES);
     let writer = tokio::spawn(write(neighbours.store.clone(), write_inbox));
     let contact_writer = tokio::spawn(write_contacts(neighbours.store.clone(), contact_inbox));
+    let cut_off = neighbours.store.close_call_legs().await?;
+    if cut_off > 0 {
+        tracing::warn!(legs = cut_off, "calls were up when the server was killed");
+    }
+    let (records, record_writer) = Records::start(neighbours.store.clone());
     let (commands, command_inbox) = mpsc::channel(COMMANDS);
     let (media_events, media_inbox) = mpsc::channel(MEDIA_EVENTS);
     let handle = Handle { commands: commands.clone(), retry_after_secs: calls.retry_after_secs };
@@ -193,6 +203,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         events: neighbours.events,
         writes,
         contact_writes,
+        records,
         notified: HashMap::new(),
         ring_back: Arc::new(media::tone::clip(neighbours.tones, media::tone::Signal::RingBack)),
         hold_music,
@@ -206,6 +217,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         // The engine's end of the channel is gone: the writer empties it and ends.
         let _ = writer.await;
         let _ = contact_writer.await;
+        let _ = record_writer.await;
     });
     Ok(Running { handle, task, udp, tcp, tls, ws, wss })
 }
@@ -225,6 +237,8 @@ struct Engine {
     events: Events,
     writes: mpsc::Sender<Write>,
     contact_writes: mpsc::Sender<Contacts>,
+    /// Who called whom.
+    records: Records,
     /// Who waits for the answer to a NOTIFY, by phone and event.
     notified: HashMap<(MacAddr, String), VecDeque<oneshot::Sender<notify::Outcome>>>,
     ring_back: Arc<Clip>,
@@ -281,6 +295,7 @@ impl Engine {
             }
         }
         self.save_all().await;
+        self.records.finish().await;
         if let Some((_, answer)) = stopping {
             let _ = answer.send(());
         }
@@ -323,6 +338,7 @@ impl Engine {
             ground.trunks.poll_timeout(),
             self.switch.poll_timeout(),
             self.save_timeout(),
+            self.records.poll_timeout(),
         ];
         all.into_iter().flatten().min()
     }
@@ -405,8 +421,11 @@ impl Engine {
             }
             while let Some(action) = self.switch.poll_action() {
                 quiet = false;
+                let ids = &mut self.ground.ids;
+                self.records.handle_action(&action, || CallId(ids.next_u64()));
                 self.apply(now, action);
             }
+            self.records.settle(now);
             while let Some(action) = self.ground.registrar.poll_action() {
                 self.apply_registrar(action);
             }

@@ -44,12 +44,13 @@ pub struct Dial {
     json: bool,
 }
 
-/// Lists the calls that are up, ends one, or shows the SIP of one.
+/// Lists the calls that are up, ends one, shows who called whom, or the SIP of one.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
   plugtone calls
   plugtone calls --hang-up 00000000000004d2
+  plugtone calls records --since 24h         who called whom
   plugtone calls ladder 00000000000004d2     who sent what to whom")]
 pub struct Calls {
     #[command(subcommand)]

@@ -10,6 +10,7 @@ use crate::api::messages::{CapturedCall, Messages, SipMessage};
 
 #[derive(Subcommand)]
 pub enum Look {
+    Records(super::records::Records),
     Ladder(Ladder),
     Pcap(Pcap),
 }
@@ -52,6 +53,7 @@ pub struct Pcap {
 impl Look {
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
+            Self::Records(command) => command.run().await,
             Self::Ladder(command) => command.run().await,
             Self::Pcap(command) => command.run().await,
         }
@@ -96,7 +98,7 @@ impl Pcap {
 }
 
 /// For a path (RFC 3986 §2.3): a Call-ID may hold nearly anything.
-fn escaped(id: &str) -> String {
+pub(super) fn escaped(id: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'@');
     id.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }

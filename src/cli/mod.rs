@@ -19,6 +19,7 @@ mod manual;
 mod out;
 mod phone;
 mod pin;
+mod records;
 mod render;
 mod route;
 mod serve;

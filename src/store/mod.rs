@@ -16,7 +16,7 @@ pub use sqlite::Sqlite;
 
 use async_trait::async_trait;
 
-use crate::model::{BindingRecord, DeviceRecord, Extension, Generation, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
+use crate::model::{BindingRecord, CallId, DeviceRecord, Extension, Generation, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -92,6 +92,64 @@ pub struct SubscriptionRecord {
     pub expires: Timestamp,
 }
 
+/// Who called whom by one leg of a call. Unique by call and leg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallLeg {
+    pub call: CallId,
+    /// Counted from 1 in the order in which the legs of the call began.
+    pub leg: u32,
+    pub direction: LegDirection,
+    /// Who is shown as the caller.
+    pub from: String,
+    /// Whose phones ring, or what a caller has dialled.
+    pub to: String,
+    /// What was dialled for the call as a whole.
+    pub dialled: String,
+    /// The phone at its end; `None` outside.
+    pub mac: Option<MacAddr>,
+    pub trunk: Option<String>,
+    /// Who has sent the call there.
+    pub diverted_by: Option<String>,
+    pub began: Timestamp,
+    pub rang: Option<Timestamp>,
+    pub answered: Option<Timestamp>,
+    /// `None`: it is up, or nobody knows when a server that was killed lost it.
+    pub ended: Option<Timestamp>,
+    /// Why it is over; `None` while it is not.
+    pub cause: Option<String>,
+    /// The final answer to its INVITE.
+    pub status: Option<u16>,
+    /// The sound format that was agreed last, as `PCMA`.
+    pub codec: Option<String>,
+    pub labels: Vec<(String, String)>,
+}
+
+/// Seen from the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegDirection {
+    /// Its phone called.
+    In,
+    /// Its phone was called.
+    Out,
+}
+
+/// Which legs are wanted, the newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallLegQuery {
+    /// Only those from or to this number.
+    pub user: Option<String>,
+    /// Only those that began at this moment or later.
+    pub since: Option<Timestamp>,
+    /// Only those that began before this moment.
+    pub until: Option<Timestamp>,
+    /// Only those after this one, in the order of the answer: when it began, its call and its number there.
+    pub after: Option<(Timestamp, CallId, u32)>,
+    pub limit: usize,
+}
+
+/// The cause of a leg that was up when the server was killed.
+pub const CUT_OFF: &str = "cut off";
+
 /// An API token: only its hash is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRecord {
@@ -164,6 +222,15 @@ pub trait Store: Send + Sync + 'static {
     async fn subscriptions(&self) -> Result<Vec<SubscriptionRecord>>;
     async fn save_subscription(&self, subscription: SubscriptionRecord) -> Result<()>;
     async fn remove_subscription(&self, local_tag: &str) -> Result<()>;
+
+    // --- who called whom, written behind
+    /// All or none, in one commit. A leg that is there already is replaced, unless it is over.
+    async fn save_call_legs(&self, legs: Vec<CallLeg>) -> Result<()>;
+    async fn call_legs(&self, query: CallLegQuery) -> Result<Vec<CallLeg>>;
+    /// At the start, when no call is up: those without a cause were [`CUT_OFF`]. Returns how many.
+    async fn close_call_legs(&self) -> Result<usize>;
+    /// Forgets legs that began before `before`; returns how many.
+    async fn prune_call_legs(&self, before: Timestamp) -> Result<usize>;
 
     // --- API
     async fn tokens(&self) -> Result<Vec<TokenRecord>>;

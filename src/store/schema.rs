@@ -168,6 +168,38 @@ ALTER TABLE contacts ADD COLUMN reg_id INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE contacts ADD COLUMN q INTEGER NOT NULL DEFAULT 1000;      -- thousandths
 ALTER TABLE contacts ADD COLUMN path TEXT NOT NULL DEFAULT '';        -- one URI a line, the top first
 "#,
+    r#"
+-- Who called whom: a row for each leg, written when it begins, when it is answered and when it is over.
+CREATE TABLE call_legs (
+  call        TEXT NOT NULL,
+  leg         INTEGER NOT NULL,       -- from 1, in the order in which the legs of the call began
+  direction   TEXT NOT NULL CHECK (direction IN ('in', 'out')), -- seen from the server
+  from_number TEXT NOT NULL,
+  to_number   TEXT NOT NULL,
+  dialled     TEXT NOT NULL,
+  mac         TEXT,
+  trunk       TEXT,
+  diverted_by TEXT,
+  began_ms    INTEGER NOT NULL,
+  rang_ms     INTEGER,
+  answered_ms INTEGER,
+  ended_ms    INTEGER,                -- null: up, or nobody knows when
+  cause       TEXT,                   -- null: up; 'cut off': the server was killed
+  status      INTEGER,                -- the final answer to the INVITE
+  codec       TEXT,
+  labels      TEXT NOT NULL,          -- JSON
+  PRIMARY KEY (call, leg)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX call_legs_by_time ON call_legs (began_ms, call, leg);
+CREATE INDEX call_legs_by_caller ON call_legs (from_number, began_ms);
+CREATE INDEX call_legs_by_called ON call_legs (to_number, began_ms);
+CREATE INDEX call_legs_open ON call_legs (call) WHERE cause IS NULL;
+
+-- For people: times in words.
+CREATE VIEW calls_readable AS
+  SELECT call, leg, direction, from_number, to_number, trunk, datetime(began_ms / 1000, 'unixepoch') AS began_utc,
+         (ended_ms - answered_ms) / 1000 AS talk_secs, cause, status FROM call_legs ORDER BY began_ms, call, leg;
+"#,
 ];
 
 /// The newest schema that this program knows.

@@ -13,12 +13,14 @@ pub struct Settings {
     pub path: PathBuf,
     /// How many days events (the timelines, the audit of files) are kept. 0: for ever.
     pub journal_days: u32,
+    /// How many days the records of calls (who called whom) are kept. 0: for ever.
+    pub call_records_days: u32,
     /// How many of the newest events are also held in memory, where readers of the stream find them without the disk.
     pub journal_ring: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { path: "/var/lib/plugtone/plugtone.db".into(), journal_days: 90, journal_ring: 8192 }
+        Self { path: "/var/lib/plugtone/plugtone.db".into(), journal_days: 90, call_records_days: 180, journal_ring: 8192 }
     }
 }

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{Claim, ContactRecord, Error, Result, Store, SubscriptionRecord, TokenRecord, rows, schema};
+use super::{CallLeg, CallLegQuery, Claim, ContactRecord, Error, Result, Store, SubscriptionRecord, TokenRecord, rows, schema};
 use crate::model::{BindingRecord, DeviceRecord, Extension, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
 
 /// Requests that may wait for the writer; more make their callers wait, not the memory grow.
@@ -366,6 +366,22 @@ impl Store for Sqlite {
     async fn remove_subscription(&self, local_tag: &str) -> Result<()> {
         let local_tag = local_tag.to_owned();
         self.write(move |db| rows::remove_subscription(db, &local_tag)).await
+    }
+
+    async fn save_call_legs(&self, legs: Vec<CallLeg>) -> Result<()> {
+        self.write(move |db| legs.iter().try_for_each(|leg| rows::save_call_leg(db, leg))).await
+    }
+
+    async fn call_legs(&self, query: CallLegQuery) -> Result<Vec<CallLeg>> {
+        self.read("read the records of calls", move |db| rows::call_legs(db, &query)).await
+    }
+
+    async fn close_call_legs(&self) -> Result<usize> {
+        self.write(rows::close_call_legs).await
+    }
+
+    async fn prune_call_legs(&self, before: Timestamp) -> Result<usize> {
+        self.write(move |db| rows::prune_call_legs(db, before)).await
     }
 
     async fn tokens(&self) -> Result<Vec<TokenRecord>> {

@@ -467,6 +467,12 @@ async fn during_a_call() {
     told.until("the restart", |event| matches!(event, Event::CallAnswered { .. })).await;
     told.until("the restart", |event| matches!(event, Event::Started { .. })).await;
     assert_eq!(office.api("/calls", &[]).await, json!([]), "no call outlives the server");
+    // What was told as answered is in the account, and that it was cut off.
+    let records = office.api("/calls/records?user=2041", &[]).await["records"].as_array().expect("a list").clone();
+    assert_eq!(records.len(), 2, "{records:?}");
+    for record in &records {
+        assert!(record["cause"] == "cut off" && record["answered"].is_string() && record["ended"].is_null(), "{record}");
+    }
     for desk in [&mut adas, &mut alans] {
         desk.hang_up().await;
         desk.until_hung_up().await.expect("by the user");

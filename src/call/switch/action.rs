@@ -11,15 +11,18 @@ use crate::{
         routing::Caller,
     },
     media::SessionId,
-    model::{CallId, Event},
+    model::{CallId, Event, MacAddr},
     routing::Hop,
     sdp::MediaParams,
     sip::{transport::Flow, ua::LegId},
+    store::LegDirection,
 };
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     // --- legs
+    /// For the account of who called whom.
+    LegBegins(Box<LegBegins>),
     Invite {
         leg: LegId,
         contact: Contact,
@@ -143,6 +146,23 @@ pub enum Action {
         taken: bool,
     },
     Tell(Event),
+}
+
+/// A leg that is one from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegBegins {
+    pub call: CallId,
+    pub leg: LegId,
+    pub media: SessionId,
+    pub direction: LegDirection,
+    /// The side of the one who called.
+    pub near: bool,
+    /// Who is there; [`MacAddr::NOBODY`] outside.
+    pub mac: MacAddr,
+    pub from: String,
+    pub to: String,
+    /// Who has sent the call there.
+    pub diverted_by: Option<String>,
 }
 
 /// Who is shown to the phone that rings.

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Action, CallerId, OriginateError, Purpose, Replaced, Switch, World,
+    Action, CallerId, LegBegins, OriginateError, Purpose, Replaced, Switch, World,
     ringing::Plan,
     state::{Call, Side},
 };
@@ -20,6 +20,7 @@ use crate::{
     model::{CallId, Event, Extension},
     sdp::{self, Codec, Description, Direction},
     sip::{transport::Flow, ua::LegId},
+    store::LegDirection,
 };
 
 /// A call that came in and was authenticated.
@@ -116,6 +117,7 @@ impl Switch {
             codecs: self.config.codecs.clone(),
             foreign: Vec::new(),
             purpose,
+            near: true,
             except: None,
         };
         let near = self.ring(world, id, std::slice::from_ref(&wanted.from), plan);
@@ -250,7 +252,27 @@ impl Switch {
             mac: call.mac,
             labels: call.labels.clone(),
         });
+        if let Side::One(near) = &call.near {
+            let (from, to) = (call.caller.user.clone(), call.dialled.clone());
+            self.actions.push_back(Self::comes_in(id, near, from, to));
+        }
         self.calls.insert(id, call);
+    }
+
+    /// For the account: a leg by which somebody calls us.
+    pub(super) fn comes_in(call: CallId, half: &Half, from: String, to: String) -> Action {
+        let (leg, media, mac) = (half.leg, half.media.id, half.mac);
+        Action::LegBegins(Box::new(LegBegins {
+            call,
+            leg,
+            media,
+            direction: LegDirection::In,
+            near: true,
+            mac,
+            from,
+            to,
+            diverted_by: None,
+        }))
     }
 
     pub(super) fn new_id(&self, world: &mut dyn World) -> CallId {

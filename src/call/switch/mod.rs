@@ -51,7 +51,7 @@ use crate::{
 pub use self::replace::Replaced;
 use self::state::{Call, Side};
 pub use self::{
-    action::{Action, CallerId},
+    action::{Action, CallerId, LegBegins},
     begin::{Incoming, Originate},
     outside::Seat,
 };

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Action, Incoming, Purpose, Switch, World,
+    Action, Incoming, LegBegins, Purpose, Switch, World,
     state::{Call, Side},
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     model::{CallId, Event, MacAddr},
     sdp::{self, Attribute, Codec, Description, Direction},
     sip::{transport::Flow, ua::LegId},
+    store::LegDirection,
 };
 
 /// A place on a trunk.
@@ -103,6 +104,18 @@ impl Switch {
             let Some(call) = self.calls.get_mut(&id) else { return false };
             tracing::info!(call = %id, trunk = %hop.trunk, number = %hop.number, "calls outside");
             self.actions.push_back(Action::HoldTrunk { trunk: hop.trunk.clone(), media: media.id });
+            let begins = LegBegins {
+                call: id,
+                leg,
+                media: media.id,
+                direction: LegDirection::Out,
+                near: false,
+                mac: MacAddr::NOBODY,
+                from: call.shown.user.clone(),
+                to: hop.number.clone(),
+                diverted_by: call.sent_by(),
+            };
+            self.actions.push_back(Action::LegBegins(Box::new(begins)));
             let (display_name, diversions) = (call.shown.display_name.clone(), call.diversions.clone());
             self.actions.push_back(Action::InviteOutside { leg, hop: Box::new(hop), display_name, diversions, flow: seat.flow, offer });
             call.far = Side::Ringing(vec![half]);

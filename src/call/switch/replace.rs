@@ -63,6 +63,7 @@ impl Switch {
             },
         };
         new.state = HalfState::AwaitsAck { ours: offer.is_none() };
+        self.actions.push_back(Self::comes_in(id, &new, incoming.caller.user.clone(), incoming.dialled.clone()));
         let (leg, media, codec) = (new.leg, new.media.id, params.map(|params| params.codec).or(prefer));
         self.actions.extend(params.map(|params| Action::SetRemote { media, params }));
         self.actions.push_back(Action::Answer { leg, sdp });

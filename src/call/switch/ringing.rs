@@ -5,7 +5,7 @@ use std::{mem, time::Instant};
 use bytes::Bytes;
 
 use super::{
-    Action, CallerId, Purpose, Switch, World,
+    Action, CallerId, LegBegins, Purpose, Switch, World,
     state::{Place, Side},
 };
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     model::{CallId, Event, Extension, MacAddr},
     sdp::{self, Attribute, Codec, Description, Direction, Terms},
     sip::ua::LegId,
+    store::LegDirection,
 };
 
 /// How phones are to be called.
@@ -24,6 +25,8 @@ pub(super) struct Plan {
     pub(super) codecs: Vec<Codec>,
     pub(super) foreign: Vec<Attribute>,
     pub(super) purpose: Purpose,
+    /// Of a call that the API began: the one who wanted it.
+    pub(super) near: bool,
     /// The caller's own device does not ring for its own call.
     pub(super) except: Option<MacAddr>,
 }
@@ -44,6 +47,7 @@ impl Switch {
             codecs,
             foreign,
             purpose,
+            near: false,
             except: Some(near.mac),
         };
         // Who was given something to hear already would hear nothing now.
@@ -80,6 +84,17 @@ impl Switch {
             let mut half = Half::new(leg, target.as_str(), contact.mac, media, sdp, HalfState::Called);
             half.line = contact.line;
             halves.push(half);
+            self.actions.push_back(Action::LegBegins(Box::new(LegBegins {
+                call: id,
+                leg,
+                media: media.id,
+                direction: LegDirection::Out,
+                near: plan.near,
+                mac: contact.mac,
+                from: plan.shown.user.clone(),
+                to: target.to_string(),
+                diverted_by: plan.diversions.last().map(|last| last.by.clone()).or_else(|| plan.referred_by.clone()),
+            })));
             let (caller, referred_by) = (plan.shown.clone(), plan.referred_by.clone());
             let (diversions, auto_answer) = (plan.diversions.clone(), plan.auto_answer);
             self.actions.push_back(Action::Invite { leg, contact, caller, referred_by, diversions, auto_answer, offer });

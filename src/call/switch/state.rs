@@ -97,6 +97,12 @@ impl Call {
         self.far.one().map_or_else(|| self.dialled.clone(), |half| half.user.clone())
     }
 
+    /// Who has sent the call where it goes now.
+    pub(super) fn sent_by(&self) -> Option<String> {
+        let diverted = self.diversions.last().map(|last| last.by.clone());
+        diverted.or_else(|| self.transfer.as_ref().map(|transfer| transfer.user.clone()))
+    }
+
     pub(super) fn place_of(&self, leg: LegId) -> Option<Place> {
         if self.near.halves().any(|half| half.leg == leg) {
             Some(Place::Near)

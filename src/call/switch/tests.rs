@@ -9,12 +9,14 @@ use crate::{
     call::{
         Caller, Settings,
         half::{CallState, LegEnd},
+        ledger::Ledger,
     },
-    model::MacAddr,
+    model::{MacAddr, Timestamp},
 };
 
 mod divert;
 mod early;
+mod records;
 mod transfer;
 
 /// An office on paper: who is registered, how many ports and places in the menu there are.
@@ -90,6 +92,8 @@ struct Bed {
     /// Legs that we called, in order.
     called: Vec<LegId>,
     events: Vec<Event>,
+    ledger: Ledger,
+    began: Instant,
 }
 
 const OFFER: &str = "v=0\r\no=- 1 1 IN IP4 10.0.0.5\r\ns=-\r\nc=IN IP4 10.0.0.5\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0 8 101\r\n\
@@ -102,7 +106,8 @@ impl Bed {
         settings.emergency.insert("112".into(), vec!["2000".parse().unwrap()]);
         let world = Paper { phones: phones.to_vec(), next: 0, ports: 100, places: 10 };
         let switch = Switch::new(Arc::new(settings.check().unwrap()));
-        Self { now: Instant::now(), switch, world, called: vec![], events: vec![] }
+        let now = Instant::now();
+        Self { now, switch, world, called: vec![], events: vec![], ledger: Ledger::default(), began: now }
     }
 
     fn dials(&mut self, leg: LegId, number: &str, offer: Option<&str>) -> Vec<String> {
@@ -114,7 +119,12 @@ impl Bed {
         self.actions()
     }
 
+    fn wall(&self) -> Timestamp {
+        Timestamp(i64::try_from((self.now - self.began).as_millis()).unwrap())
+    }
+
     fn leg(&mut self, leg: LegId, event: LegEvent) -> Vec<String> {
+        self.ledger.handle_leg(self.wall(), leg, &event);
         self.switch.handle_leg(self.now, &mut self.world, leg, event);
         self.actions()
     }
@@ -142,6 +152,7 @@ impl Bed {
             format!("{} {}", codec.unwrap_or_default(), direction.unwrap_or_default())
         };
         while let Some(action) = self.switch.poll_action() {
+            self.ledger.handle_action(self.wall(), &action, || CallId(999));
             let called = self.called.clone();
             let name = |leg| name(leg, &called);
             words.push(match action {
@@ -154,7 +165,7 @@ impl Bed {
                     self.called.push(leg);
                     format!("invite {} by {} for {}", hop.number, hop.trunk, hop.caller.number.unwrap_or_default())
                 }
-                Action::HoldTrunk { .. } => continue,
+                Action::HoldTrunk { .. } | Action::LegBegins(_) => continue,
                 Action::Ring { leg } => format!("ring {}", name(leg)),
                 Action::Progress { leg, sdp } => format!("progress {} {}", name(leg), heading(&sdp)),
                 Action::HoldMusic { on, .. } => format!("music {on}"),
@@ -185,6 +196,7 @@ impl Bed {
                 }
             });
         }
+        self.ledger.settle(self.wall());
         words
     }
 

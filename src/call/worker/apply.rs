@@ -15,6 +15,7 @@ impl Engine {
     pub(super) fn apply(&mut self, now: Instant, action: Action) {
         let Ground { agent, endpoint, media, taps, commands, transports, trunks, on_trunk, .. } = &mut self.ground;
         match action {
+            Action::LegBegins(_) => {}
             Action::Invite { leg, contact, caller, referred_by, diversions, auto_answer, offer } => {
                 // Asking the system for a route costs three calls: only where the flow does not tell our address.
                 let flow = match contact.flow.local.ip().is_unspecified() {
