@@ -8,7 +8,7 @@ use crate::{
     model::Extension,
     routing::{self, Plan},
     sdp::Codec,
-    sip::capture::Limits,
+    sip::{capture::Limits, ua},
 };
 
 /// The `calls` section of the configuration file.
@@ -25,6 +25,11 @@ pub struct Settings {
     pub routes: Option<PathBuf>,
     /// Seconds that a called extension rings before the caller is told that nobody answers; 5 to 600.
     pub ring_timeout_secs: u64,
+    /// Seconds after which a call must have been confirmed by one side or the other, or it is taken for dead and ended
+    /// (RFC 4028): 90 to 86400. With a phone or trunk that knows nothing of this it is not done. 0: only where they ask for it.
+    pub session_expires_secs: u32,
+    /// Who asks for less is told to ask for this; 90 or more.
+    pub session_min_secs: u32,
     /// Sound formats that may be used, best first: `pcma`, `pcmu`, `g722`.
     pub codecs: Vec<String>,
     /// What a caller on hold hears: `tune`, our own; `silence`; or the path of a WAV file (PCM, mono or stereo, any usual rate).
@@ -54,6 +59,8 @@ impl Default for Settings {
             emergency: BTreeMap::new(),
             routes: None,
             ring_timeout_secs: 45,
+            session_expires_secs: ua::Session::default().expires_secs,
+            session_min_secs: ua::Session::default().min_secs,
             codecs: vec!["pcma".to_owned(), "pcmu".to_owned()],
             hold_music: "tune".to_owned(),
             max_calls: 2000,
@@ -81,6 +88,10 @@ pub enum Error {
     EmergencyIsIvr(String),
     #[error("`calls.ring_timeout_secs` is {0}: write 5 to 600")]
     RingTimeout(u64),
+    #[error("`calls.session_expires_secs` is {0}: write 90 to 86400, not less than `calls.session_min_secs`, or 0")]
+    SessionExpires(u32),
+    #[error("`calls.session_min_secs` is {0}: write 90 to 86400")]
+    SessionMin(u32),
     #[error("`calls.codecs` has '{0}': known are pcma, pcmu and g722")]
     Codec(String),
     #[error("`calls.hold_music` is empty: write tune, silence, or the path of a WAV file")]
@@ -106,6 +117,7 @@ pub struct Config {
     /// Where calls go.
     pub plan: Arc<Plan>,
     pub ring_timeout: Duration,
+    pub session: ua::Session,
     pub codecs: Vec<Codec>,
     pub hold_music: HoldMusic,
     pub max_calls: usize,
@@ -141,6 +153,13 @@ impl Settings {
         if !(5..=600).contains(&self.ring_timeout_secs) {
             return Err(Error::RingTimeout(self.ring_timeout_secs));
         }
+        let session = ua::Session { expires_secs: self.session_expires_secs, min_secs: self.session_min_secs };
+        if !(ua::LEAST_SESSION_SECS..=86_400).contains(&session.min_secs) {
+            return Err(Error::SessionMin(session.min_secs));
+        }
+        if session.expires_secs != 0 && !(session.min_secs..=86_400).contains(&session.expires_secs) {
+            return Err(Error::SessionExpires(session.expires_secs));
+        }
         let mut codecs = Vec::new();
         for word in &self.codecs {
             let codec = Codec::ALL.into_iter().find(|codec| codec.name().eq_ignore_ascii_case(word));
@@ -171,6 +190,7 @@ impl Settings {
         Ok(Config {
             plan: Arc::new(Plan::inside_only(self.base())),
             ring_timeout: Duration::from_secs(self.ring_timeout_secs),
+            session,
             codecs,
             hold_music,
             max_calls: self.max_calls,
@@ -208,6 +228,8 @@ mod tests {
         assert_eq!(with(|s| s.codecs.clear()), Error::NoCodec);
         assert_eq!(with(|s| s.hold_music.clear()), Error::NoMusic);
         assert_eq!(with(|s| s.ring_timeout_secs = 1), Error::RingTimeout(1));
+        assert_eq!(with(|s| s.session_expires_secs = 89), Error::SessionExpires(89));
+        assert_eq!(with(|s| s.session_min_secs = 30), Error::SessionMin(30));
         assert_eq!(with(|s| s.max_calls = 0), Error::Zero("max_calls"));
         assert_eq!(with(|s| drop(s.emergency.insert("112".into(), vec![]))), Error::EmergencyTarget("112".into()));
         assert_eq!(with(|s| drop(s.emergency.insert("11x".into(), vec!["1".parse().unwrap()]))), Error::EmergencyNumber("11x".into()));

@@ -173,7 +173,8 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     let (media_events, media_inbox) = mpsc::channel(MEDIA_EVENTS);
     let handle = Handle { commands: commands.clone(), retry_after_secs: calls.retry_after_secs };
     let hold_music = hold_music(&calls.hold_music);
-    let agent = UserAgent::new(ua::Config { max_legs: calls.max_calls * 4 + 64, retry_after_secs: calls.retry_after_secs });
+    let (max_legs, session) = (calls.max_calls * 4 + 64, calls.session);
+    let agent = UserAgent::new(ua::Config { max_legs, retry_after_secs: calls.retry_after_secs, session });
     let ground = Ground {
         agent,
         endpoint,
@@ -386,6 +387,7 @@ impl Engine {
             Command::Reload { config } => {
                 self.capture.set_limits(config.capture);
                 self.hold_music = hold_music(&config.hold_music);
+                self.ground.agent.set_session(config.session);
                 self.switch.reload(Arc::new(*config));
                 self.configure_trunks(now);
             }

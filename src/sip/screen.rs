@@ -38,7 +38,7 @@ impl Default for Abilities {
                 Method::Update,
                 Method::Refer,
             ],
-            extensions: vec!["replaces", "norefersub"],
+            extensions: vec!["replaces", "norefersub", "timer"],
             bodies: vec!["application/sdp"],
             events: vec![],
             forwards: true,
@@ -52,6 +52,11 @@ impl Abilities {
         self.methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
     }
 
+    /// The value of Supported.
+    pub fn supported(&self) -> String {
+        self.extensions.join(", ")
+    }
+
     /// Adds Allow, Accept and Supported, as the 200 to OPTIONS and answers to INVITE have them (RFC 3261 §11.2).
     #[must_use]
     pub fn describe(&self, response: Response) -> Response {
@@ -59,7 +64,7 @@ impl Abilities {
             .header(Name::Allow, self.allow())
             .header(Name::Accept, self.bodies.join(", "))
             .header_named("Accept-Encoding", "identity")
-            .header(Name::Supported, self.extensions.join(", "));
+            .header(Name::Supported, self.supported());
         if self.events.is_empty() { response } else { response.header(Name::AllowEvents, self.events.join(", ")) }
     }
 

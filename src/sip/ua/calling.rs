@@ -5,8 +5,9 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{
-    LegEvent, LegId, UserAgent, answer_to, body_of, contact,
+    LegEvent, LegId, UserAgent, body_of, contact,
     leg::{Calling, Leg, RepeatedAccept, SentAck, Stage, Use},
+    second_try,
 };
 use crate::sip::{
     dialog::Dialog,
@@ -47,8 +48,9 @@ impl UserAgent {
         let tag = endpoint.ids().token();
         let contact = contact(endpoint, &invite.flow, &invite.contact_user, invite.uri.as_bytes());
         let (flow, login) = (invite.flow, invite.credentials.clone().map(Login::new));
-        let calling = Calling { invite, call_id, tag, contact, cseq: 1, cancelled: false, early: Vec::new() };
-        let request = calling.request(endpoint);
+        let session_secs = self.config.session.expires_secs;
+        let calling = Calling { invite, call_id, tag, contact, cseq: 1, session_secs, cancelled: false, early: Vec::new() };
+        let request = calling.request(endpoint, self.config.session);
         let tx = endpoint.request(now, flow, request);
         self.clients.insert(tx, Use::Invite(leg));
         self.legs.insert(leg, Leg::new(flow, Stage::Calling { tx, calling: Box::new(calling) }, login));
@@ -66,10 +68,12 @@ impl UserAgent {
         let Some(leg) = self.legs.get_mut(&id) else { return };
         let Stage::Calling { tx: current, calling } = &mut leg.stage else { return };
         if status >= 300 {
-            let answer = answer_to(&mut leg.login, &mut leg.challenged, response, &Method::Invite, &calling.invite.uri, endpoint);
-            if let Some((name, value)) = answer.filter(|_| !calling.cancelled) {
+            let (uri, secs) = (&calling.invite.uri, Some(&mut calling.session_secs));
+            let more = second_try(&mut leg.login, &mut leg.challenged, secs, response, &Method::Invite, uri, endpoint);
+            if let Some(more) = more.filter(|_| !calling.cancelled) {
                 calling.cseq += 1;
-                let request = calling.request(endpoint).header(name, value);
+                let request = calling.request(endpoint, self.config.session);
+                let request = more.into_iter().fold(request, |request, (name, value)| request.header(name, value));
                 *current = endpoint.request(now, leg.flow, request);
                 self.clients.insert(*current, Use::Invite(id));
                 return;
@@ -84,7 +88,7 @@ impl UserAgent {
             return self.forget(id);
         }
         let (local, local_tag, contact, cseq) = (calling.local(), calling.tag.clone(), calling.contact.clone(), calling.cseq);
-        let cancelled = calling.cancelled;
+        let (cancelled, said) = (calling.cancelled, calling.invite.offer.clone());
         let mut early = std::mem::take(&mut calling.early);
         for dialog in &early {
             self.dialogs.remove(&dialog.id);
@@ -100,12 +104,14 @@ impl UserAgent {
         let to_tag = dialog.id.remote_tag.clone();
         self.dialogs.insert(dialog.id.clone(), id);
         leg.stage = Stage::Up(Box::new(dialog));
+        leg.said = said;
         leg.calm();
         self.remember_ack(now, endpoint, tx, SentAck { to_tag, transmit, local, local_tag, contact, cseq });
         if cancelled {
             // Our CANCEL and their answer have crossed.
             return self.send_bye(now, endpoint, id, None);
         }
+        self.time_as_caller(now, id, response);
         self.tell(id, LegEvent::Answered { body: body_of(response) });
     }
 

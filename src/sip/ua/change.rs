@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{
-    Ended, Event, LegEvent, LegId, SDP, UserAgent, accepted, answer_to, body_of,
+    Ended, Event, LegEvent, LegId, SDP, UserAgent, accepted, body_of,
     leg::{Ours, SentAck, Stage, Theirs, Timer, Use},
+    second_try,
 };
 use crate::sip::{
     build::Response,
@@ -24,7 +25,7 @@ impl UserAgent {
     pub fn reoffer(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId, body: Bytes) {
         let Some(leg) = self.legs.get_mut(&id).filter(|leg| matches!(leg.stage, Stage::Up(_))) else { return };
         leg.calm();
-        leg.ours = Some(Ours { body, tx: None, cseq: 0, tries: 0 });
+        leg.ours = Some(Ours { body, tx: None, cseq: 0, tries: 0, refresh: false });
         self.send_reoffer(now, endpoint, id);
     }
 
@@ -32,7 +33,9 @@ impl UserAgent {
     pub fn answer_reoffer(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId, body: Bytes) {
         let Some(leg) = self.legs.get_mut(&id) else { return };
         let (Stage::Up(dialog), Some(theirs)) = (&leg.stage, leg.theirs.take()) else { return };
-        let response = accepted(endpoint, dialog, &theirs.request).body(SDP, body);
+        leg.said = Some(body.clone());
+        let response = accepted(endpoint, dialog, &theirs.request);
+        let response = self.time_as_called(now, id, &theirs.request, response).body(SDP, body);
         if theirs.request.is(&Method::Update) {
             endpoint.respond(now, theirs.tx, response);
             return self.send_reoffer(now, endpoint, id);
@@ -55,11 +58,11 @@ impl UserAgent {
         let Some(leg) = self.legs.get_mut(&id) else { return };
         let is_update = request.is(&Method::Update);
         let refusal = match &leg.stage {
+            // A refresh changes nothing, before the answer as well (RFC 3311 §5.2).
+            Stage::Up(_) | Stage::Offered { .. } if is_update && request.body().is_empty() => None,
             Stage::Up(_) if leg.ours.as_ref().is_some_and(|ours| ours.tx.is_some()) => Some(491),
             Stage::Up(_) if leg.theirs.is_some() || (leg.unacked.is_some() && !is_update) => Some(500),
             Stage::Up(_) => None,
-            // A refresh before the answer changes nothing (RFC 3311 §5.2).
-            Stage::Offered { .. } if is_update && request.body().is_empty() => None,
             _ => Some(500),
         };
         if let Some(status) = refusal {
@@ -68,10 +71,15 @@ impl UserAgent {
             let response = if status == 500 { response.header(Name::RetryAfter, random % 11) } else { response };
             return endpoint.respond(now, tx, response);
         }
+        if let Some(min_secs) = self.config.session.too_short(&request) {
+            return endpoint.respond(now, tx, Response::to(&request, 422).header(Name::MinSe, min_secs));
+        }
+        leg.note_methods(&request);
         let Some(dialog) = DialogId::of_request(&request).and_then(|dialog| leg.dialog_mut(&dialog)) else { return };
         dialog.refresh_target(&request);
         if is_update && request.body().is_empty() {
             let response = accepted(endpoint, dialog, &request);
+            let response = self.time_as_called(now, id, &request, response);
             return endpoint.respond(now, tx, response);
         }
         let body = body_of(&request);
@@ -113,9 +121,14 @@ impl UserAgent {
                 let transmit = endpoint.send(flow, dialog.ack(cseq));
                 let to_tag = dialog.id.remote_tag.clone();
                 let (local_tag, contact) = (dialog.id.local_tag.clone(), dialog.contact().to_owned());
-                leg.ours = None;
+                let ours = leg.ours.take();
+                let refresh = ours.as_ref().is_some_and(|ours| ours.refresh);
+                leg.said = ours.map(|ours| ours.body);
                 self.remember_ack(now, endpoint, tx, SentAck { to_tag, transmit, local: String::new(), local_tag, contact, cseq });
-                self.tell(id, LegEvent::ReofferAnswered { body: body_of(response) });
+                self.time_as_caller(now, id, response);
+                if !refresh {
+                    self.tell(id, LegEvent::ReofferAnswered { body: body_of(response) });
+                }
             }
             491 if ours.tries < MOST_GLARES => {
                 // RFC 3261 §14.1: who made the Call-ID waits 2.1 to 4 s, the other up to 2 s.
@@ -123,14 +136,14 @@ impl UserAgent {
                 ours.tx = None;
                 self.schedule.insert((now + Duration::from_millis(wait_ms), id, Timer::ReofferAgain));
             }
-            401 | 407 => {
-                let answer = answer_to(&mut leg.login, &mut leg.challenged, response, &Method::Invite, dialog.target(), endpoint);
-                let Some((name, value)) = answer else {
-                    leg.ours = None;
-                    return self.tell(id, LegEvent::ReofferFailed { status });
-                };
-                let request = dialog.request(Method::Invite).header(name, value).body(SDP, ours.body.clone());
-                let tx = endpoint.request(now, flow, request);
+            401 | 407 | 422 => {
+                let secs = leg.timed.as_mut().map(|timed| &mut timed.secs);
+                let more = second_try(&mut leg.login, &mut leg.challenged, secs, response, &Method::Invite, dialog.target(), endpoint);
+                let Some(more) = more else { return self.reoffer_failed(now, id, status) };
+                let asked = leg.asks_again(endpoint);
+                let (Stage::Up(dialog), Some(ours)) = (&mut leg.stage, &mut leg.ours) else { return };
+                let request = more.into_iter().fold(dialog.request(Method::Invite), |request, (name, value)| request.header(name, value));
+                let tx = endpoint.request(now, flow, asked(request).body(SDP, ours.body.clone()));
                 ours.cseq = dialog.local_cseq();
                 ours.tx = Some(tx);
                 self.clients.insert(tx, Use::Reinvite(id));
@@ -139,10 +152,14 @@ impl UserAgent {
                 self.tell(id, LegEvent::Ended { how: Ended::Lost });
                 self.send_bye(now, endpoint, id, None);
             }
-            _ => {
-                leg.ours = None;
-                self.tell(id, LegEvent::ReofferFailed { status });
-            }
+            _ => self.reoffer_failed(now, id, status),
+        }
+    }
+
+    fn reoffer_failed(&mut self, now: Instant, id: LegId, status: u16) {
+        match self.legs.get_mut(&id).and_then(|leg| leg.ours.take()) {
+            Some(ours) if ours.refresh => self.refresh_again(now, id),
+            _ => self.tell(id, LegEvent::ReofferFailed { status }),
         }
     }
 
@@ -150,12 +167,12 @@ impl UserAgent {
     pub(super) fn send_reoffer(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId) {
         let Some(leg) = self.legs.get_mut(&id) else { return };
         let busy = leg.theirs.is_some() || leg.unacked.is_some();
+        let asked = leg.asks_again(endpoint);
         let (Stage::Up(dialog), Some(ours)) = (&mut leg.stage, &mut leg.ours) else { return };
         if busy || ours.tx.is_some() {
             return;
         }
-        let allow = endpoint.config().abilities.allow();
-        let request = dialog.request(Method::Invite).header(Name::Allow, allow).body(SDP, ours.body.clone());
+        let request = asked(dialog.request(Method::Invite)).body(SDP, ours.body.clone());
         let tx = endpoint.request(now, leg.flow, request);
         ours.tx = Some(tx);
         ours.cseq = dialog.local_cseq();

@@ -61,6 +61,7 @@ impl UserAgent {
     }
 
     pub(super) fn send_bye(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId, reason: Option<&str>) {
+        self.set_timed(now, id, None);
         let Some(leg) = self.legs.get_mut(&id) else { return };
         if let Some(unacked) = leg.unacked.take() {
             self.schedule.remove(&(unacked.next, id, Timer::Unacknowledged));
@@ -93,6 +94,9 @@ impl UserAgent {
         let Some(leg) = self.legs.remove(&id) else { return };
         if let Some(unacked) = &leg.unacked {
             self.schedule.remove(&(unacked.next, id, Timer::Unacknowledged));
+        }
+        if let Some(timed) = &leg.timed {
+            self.schedule.remove(&(timed.at, id, Timer::Session));
         }
         match &leg.stage {
             Stage::Calling { tx, calling } => {

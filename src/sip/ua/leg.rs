@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Invite, LegId, RequestId, SDP};
+use super::{Invite, LegId, RequestId, SDP, Session, session::Timed};
 use crate::sip::{
     build::{Request, Response, name_addr},
     dialog::{Dialog, DialogId},
@@ -23,6 +23,8 @@ pub(super) enum Timer {
     ReofferAgain,
     /// A transfer that nobody has finished is forgotten.
     ReferralEnds,
+    /// The session is to be refreshed, or nobody has.
+    Session,
 }
 
 /// What an answer is to.
@@ -30,6 +32,8 @@ pub(super) enum Timer {
 pub(super) enum Use {
     Invite(LegId),
     Reinvite(LegId),
+    /// UPDATE that changes nothing.
+    Refresh(LegId),
     Bye(LegId),
     Info(LegId),
     Refer(LegId),
@@ -57,6 +61,11 @@ pub(super) struct Leg {
     pub(super) referring: bool,
     /// Times that the present request was challenged.
     pub(super) challenged: u8,
+    pub(super) timed: Option<Timed>,
+    /// The peer knows UPDATE.
+    pub(super) updates: bool,
+    /// The session description that we told last and that holds.
+    pub(super) said: Option<Bytes>,
 }
 
 pub(super) enum Stage {
@@ -72,6 +81,8 @@ pub(super) struct Calling {
     pub(super) tag: String,
     pub(super) contact: String,
     pub(super) cseq: u32,
+    /// The session that is asked for, in seconds.
+    pub(super) session_secs: u32,
     /// The owner has given up.
     pub(super) cancelled: bool,
     /// One per phone that has told of itself, behind a forking proxy several.
@@ -99,6 +110,8 @@ pub(super) struct Ours {
     pub(super) tx: Option<ClientTx>,
     pub(super) cseq: u32,
     pub(super) tries: u8,
+    /// Nobody but us wants it: what is said is what was said before.
+    pub(super) refresh: bool,
 }
 
 pub(super) struct SentAck {
@@ -143,6 +156,9 @@ impl Leg {
             bye_wanted: false,
             referring: false,
             challenged: 0,
+            timed: None,
+            updates: false,
+            said: None,
         }
     }
 
@@ -177,14 +193,16 @@ impl Calling {
         format!("{};tag={}", name_addr(&self.invite.from.0, &self.invite.from.1), self.tag)
     }
 
-    pub(super) fn request(&self, endpoint: &Endpoint) -> Request {
+    pub(super) fn request(&self, endpoint: &Endpoint, session: Session) -> Request {
         let request = Request::new(Method::Invite, self.invite.uri.as_str())
             .header(Name::From, self.local())
             .header(Name::To, format_args!("<{}>", self.invite.to))
             .header(Name::CallId, &self.call_id)
             .header(Name::CSeq, format_args!("{} INVITE", self.cseq))
             .header(Name::Contact, &self.contact)
-            .header(Name::Allow, endpoint.config().abilities.allow());
+            .header(Name::Allow, endpoint.config().abilities.allow())
+            .header(Name::Supported, endpoint.config().abilities.supported());
+        let request = session.ask(self.session_secs, request);
         let request = self.invite.headers.iter().fold(request, |request, (name, value)| request.header_named(name, value));
         match &self.invite.offer {
             Some(offer) => request.body(SDP, offer.clone()),

@@ -11,7 +11,7 @@
 //! ```
 //! Here: the repetition of a 2xx until its ACK comes (64·T1, then BYE), ACK for each copy of a 2xx, BYE for the second phone
 //! behind a forking proxy, CANCEL and BYE that cross answers, re-INVITE and UPDATE with glare (491), digest on 401 and 407.
-//! REFER and the NOTIFYs that report on it. Not here: PRACK, SUBSCRIBE, session timers; what a body says.
+//! REFER and the NOTIFYs that report on it, session timers. Not here: PRACK, SUBSCRIBE; what a body says.
 
 mod calling;
 mod change;
@@ -20,6 +20,7 @@ mod leg;
 mod offered;
 mod outside;
 mod refer;
+mod session;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -32,11 +33,13 @@ pub use self::{
     calling::Invite,
     outside::{Outside, RequestId},
     refer::Refer,
+    session::{LEAST_SESSION_SECS, Session},
 };
 use self::{
     leg::{Leg, SentAck, Stage, Timer, Use},
     outside::OutsideState,
     refer::Referral,
+    session::raise,
 };
 use super::{
     build::Response,
@@ -150,11 +153,12 @@ pub struct Config {
     pub max_legs: usize,
     /// Told in Retry-After then.
     pub retry_after_secs: u32,
+    pub session: Session,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_legs: 10_000, retry_after_secs: 10 }
+        Self { max_legs: 10_000, retry_after_secs: 10, session: Session::default() }
     }
 }
 
@@ -260,6 +264,7 @@ impl UserAgent {
                 Timer::Unacknowledged => self.repeat_accepted(now, endpoint, id),
                 Timer::ReofferAgain => self.send_reoffer(now, endpoint, id),
                 Timer::ReferralEnds => self.refer_progress(now, endpoint, id, 408),
+                Timer::Session => self.session_is_due(now, endpoint, id),
             }
         }
     }
@@ -344,6 +349,7 @@ impl UserAgent {
         match what {
             Use::Invite(id) => self.handle_invite_final(now, endpoint, id, tx, status, response),
             Use::Reinvite(id) => self.handle_reinvite_final(now, endpoint, id, tx, status, response),
+            Use::Refresh(id) => self.handle_refresh_final(now, endpoint, id, status, response),
             Use::Bye(id) => self.handle_bye_final(now, endpoint, id, status, response),
             Use::Info(id) => {
                 if status == 481 || status == 408 {
@@ -365,7 +371,7 @@ impl UserAgent {
                 self.forget(id);
             }
             // RFC 3261 §12.2.1.2: no answer within a dialog ends it.
-            Some(Use::Reinvite(id)) => {
+            Some(Use::Reinvite(id) | Use::Refresh(id)) => {
                 self.tell(id, LegEvent::Ended { how: Ended::Lost });
                 self.send_bye(now, endpoint, id, None);
             }
@@ -405,9 +411,31 @@ fn answer_to(
     login.authorize(method.as_str(), uri, &endpoint.ids().token())
 }
 
+/// What an INVITE or UPDATE needs more than the last time to be worth another try: an answer to a challenge, or after a 422
+/// the longer session that `secs` asks for then. `None`: there is nothing to be done.
+fn second_try(
+    login: &mut Option<Login>,
+    challenged: &mut u8,
+    secs: Option<&mut u32>,
+    response: &Message,
+    method: &Method,
+    uri: &str,
+    endpoint: &mut Endpoint,
+) -> Option<Option<(Name, String)>> {
+    if !secs.is_some_and(|secs| raise(secs, response)) {
+        return answer_to(login, challenged, response, method, uri, endpoint).map(Some);
+    }
+    // Who asks for a longer session has taken the password, if it was asked for.
+    Some(login.as_mut().and_then(|login| {
+        login.handle_success();
+        login.authorize(method.as_str(), uri, &endpoint.ids().token())
+    }))
+}
+
 /// A 200 that makes or keeps a dialog.
 fn accepted(endpoint: &Endpoint, dialog: &Dialog, request: &Message) -> Response {
-    dialog.response(request, 200).header(Name::Allow, endpoint.config().abilities.allow())
+    let abilities = &endpoint.config().abilities;
+    dialog.response(request, 200).header(Name::Allow, abilities.allow()).header(Name::Supported, abilities.supported())
 }
 
 fn body_of(message: &Message) -> Option<Bytes> {

@@ -37,10 +37,13 @@ impl UserAgent {
         let Some(leg) = self.legs.get_mut(&id) else { return };
         let Stage::Offered { tx, invite, dialog } = &leg.stage else { return };
         let (tx, dialog) = (*tx, dialog.clone());
-        let response = accepted(endpoint, &dialog, invite).body(SDP, body);
+        let invite = invite.clone();
+        let response = accepted(endpoint, &dialog, &invite);
         let cseq = invite.cseq().map_or(0, |cseq| cseq.number);
         self.offered.remove(&tx);
         leg.stage = Stage::Up(dialog);
+        leg.said = Some(body.clone());
+        let response = self.time_as_called(now, id, &invite, response).body(SDP, body);
         self.send_accepted(now, endpoint, id, tx, cseq, response);
     }
 
@@ -66,6 +69,9 @@ impl UserAgent {
             let busy = Response::to(&request, 503).header(Name::RetryAfter, self.config.retry_after_secs);
             return endpoint.respond(now, tx, busy);
         }
+        if let Some(min_secs) = self.config.session.too_short(&request) {
+            return endpoint.respond(now, tx, Response::to(&request, 422).header(Name::MinSe, min_secs));
+        }
         let tag = endpoint.ids().token();
         let user = request.uri().ok().and_then(|uri| uri.raw_user().map(str::to_owned)).unwrap_or_default();
         let contact = contact(endpoint, &flow, &user, request.raw_uri());
@@ -77,7 +83,9 @@ impl UserAgent {
         self.dialogs.insert(dialog.id.clone(), leg);
         self.offered.insert(tx, leg);
         let stage = Stage::Offered { tx, invite: Box::new(request.clone()), dialog: Box::new(dialog) };
-        self.legs.insert(leg, Leg::new(flow, stage, None));
+        let mut new = Leg::new(flow, stage, None);
+        new.note_methods(&request);
+        self.legs.insert(leg, new);
         self.events.push_back(Event::Incoming { leg, request, flow });
     }
 

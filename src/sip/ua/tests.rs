@@ -9,6 +9,7 @@ use crate::{
 };
 
 mod refer;
+mod session;
 
 /// Two user agents and a link between them that loses and delays, in virtual time.
 struct Pair {
@@ -24,6 +25,8 @@ struct Pair {
     log: Vec<(u64, usize, String)>,
     /// The same in full.
     texts: Vec<String>,
+    /// Goes into the next INVITE.
+    headers: Vec<(String, String)>,
     /// Sent by one side from here on, thrown away if its first line has this word.
     lose: Option<(usize, &'static str)>,
 }
@@ -62,6 +65,7 @@ impl Pair {
             dice,
             log: vec![],
             texts: vec![],
+            headers: vec![],
             lose: None,
         }
     }
@@ -78,7 +82,7 @@ impl Pair {
             contact_user: "a".into(),
             offer: Some(Bytes::from_static(b"offer")),
             credentials,
-            headers: vec![],
+            headers: self.headers.clone(),
         };
         side.agent.invite(self.now, &mut side.endpoint, leg, invite);
         leg
