@@ -34,15 +34,22 @@ pub fn mac(last: u8) -> MacAddr {
     MacAddr([0, 0x15, 0x65, 0, 0, last])
 }
 
-fn password(mac: MacAddr) -> String {
+pub fn password(mac: MacAddr) -> String {
     mac.bare().chars().rev().collect()
+}
+
+const PEOPLE: [(u8, &str, &str); 5] =
+    [(1, "2041", "Ada"), (2, "2042", "Bo"), (3, "2042", "Bo"), (4, "new001565000004", ""), (5, "2043", "Cy")];
+
+/// The number that the phone with this MAC registers.
+pub fn user_of(last: u8) -> &'static str {
+    PEOPLE.iter().find(|(phone, ..)| *phone == last).map(|(_, user, _)| *user).expect("a phone")
 }
 
 impl People {
     fn new() -> Self {
-        let people = [(1, "2041", "Ada"), (2, "2042", "Bo"), (3, "2042", "Bo"), (4, "new001565000004", ""), (5, "2043", "Cy")];
         Self(
-            people
+            PEOPLE
                 .into_iter()
                 .map(|(last, user, name)| {
                     let account = Account {
@@ -113,7 +120,7 @@ impl Bed {
         Self::listening(sip.check().unwrap(), folder, change).await
     }
 
-    async fn listening(sip: sip::settings::Config, folder: TempDir, change: impl FnOnce(&mut call::Settings)) -> Self {
+    pub async fn listening(sip: sip::settings::Config, folder: TempDir, change: impl FnOnce(&mut call::Settings)) -> Self {
         let mut calls = call::Settings::default();
         calls.emergency.insert("112".into(), vec!["2041".parse().unwrap()]);
         change(&mut calls);
@@ -700,4 +707,69 @@ async fn a_refused_call_can_be_looked_at_too() {
     assert_eq!(kept.iter().map(|(kept, _)| kept.call).collect::<Vec<_>>(), [None]);
     let messages = bed.running.handle.messages_of_call_id(kept[0].0.sip_call_id.clone()).await.expect("its messages");
     assert!(messages.iter().any(|message| message.bytes.starts_with(b"SIP/2.0 401 ")));
+}
+
+/// A soft phone that we did not write: registers as the phone with this MAC, watches its mailbox and a colleague.
+struct Baresip {
+    child: Child,
+    log: std::path::PathBuf,
+}
+
+impl Baresip {
+    fn start(bed: &Bed, last: u8, watches: &str) -> Self {
+        let server = bed.running.udp[0];
+        let folder = bed.folder.path().join("baresip");
+        fs::create_dir(&folder).expect("a folder");
+        let login = format!("auth_user={}-1;auth_pass={}", mac(last).bare(), password(mac(last)));
+        let user = People::new().0[&format!("{}-1", mac(last).bare())].user.clone();
+        // The one for messages first and the account last: a millisecond after it was loaded, mwi.so of baresip 1.0 subscribes once
+        // more for each subscription that there is, the new ones included. Where a registration was through by then, it never ends.
+        let modules =
+            ["module_app mwi.so", "module_app contact.so", "module_app presence.so", "module_app menu.so", "module_app account.so"];
+        let config = format!("sip_listen 127.0.0.1:0\nmodule_path /usr/lib/baresip/modules\n{}\n", modules.join("\n"));
+        fs::write(folder.join("config"), config).expect("written");
+        fs::write(folder.join("accounts"), format!("<sip:{user}@{server}>;{login};regint=60;mwi=yes\n")).expect("written");
+        fs::write(folder.join("contacts"), format!("\"Colleague\" <sip:{watches}@{server}>;presence=p2p\n")).expect("written");
+        let log = folder.join("log");
+        let out = fs::File::create(&log).expect("a file");
+        let child = Command::new("baresip")
+            .args(["-f", folder.to_str().unwrap()])
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().expect("a second handle"))
+            .stderr(out)
+            .spawn()
+            .expect("cannot run baresip: install the Debian package baresip");
+        Self { child, log }
+    }
+
+    async fn says(&self, text: &str) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            if log.contains(text) {
+                return;
+            }
+            assert!(Instant::now() < until, "baresip does not say '{text}' but:\n{log}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Baresip {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn baresip_sees_its_messages_and_its_colleague() {
+    let bed = Bed::start().await;
+    let phone = Baresip::start(&bed, 1, "2042");
+    bed.watched("2041").await;
+    bed.watched("2042").await;
+    bed.running.handle.set_mailbox("2041", call::presence::Mailbox { new: 3, old: 1, ..Default::default() }).await;
+    phone.says("Voice-Message: 3/1").await;
+    bed.registers(2).await;
+    phone.says("Online").await;
 }

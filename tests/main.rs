@@ -23,6 +23,7 @@ mod onboarding;
 mod render;
 mod rfc;
 mod routes;
+mod sip_abuse;
 mod sip_differential;
 mod sip_tls;
 mod sip_transport;

@@ -1,3 +1,3 @@
 //! Messages and exchanges that a standard prints, a file per standard; the bytes are in `tests/vectors/`.
 
-mod rfc4475;
+pub mod rfc4475;

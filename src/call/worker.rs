@@ -9,6 +9,7 @@ mod apply;
 mod contacts;
 mod ground;
 mod handle;
+mod load;
 mod records;
 mod requests;
 mod translate;
@@ -31,10 +32,12 @@ use self::{
     contacts::{Contacts, Write, restore, write, write_contacts},
     ground::Ground,
     handle::{Command, Of},
+    load::Gauges,
     records::Records,
 };
 pub use self::{
     handle::{Handle, ServiceCall, ServiceControl},
+    load::Load,
     records::forget as forget_records,
 };
 use super::{
@@ -211,6 +214,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         save_again: None,
         save_from: now,
         refusals: (now, 0),
+        gauges: Gauges::new(),
     };
     engine.configure_trunks(now);
     let task = tokio::spawn(async move {
@@ -250,6 +254,7 @@ struct Engine {
     save_from: Instant,
     /// Failed log-ins told in the second that began then.
     refusals: (Instant, u32),
+    gauges: Gauges,
 }
 
 impl Engine {
@@ -263,6 +268,7 @@ impl Engine {
         loop {
             let now = Instant::now();
             self.settle(now);
+            self.gauges.show(self.load());
             if stopping.as_ref().is_some_and(|(until, _)| *until <= now || self.ground.agent.is_empty()) {
                 break;
             }
@@ -362,6 +368,9 @@ impl Engine {
                 order.flow = self.ground.with_local(order.flow);
                 self.notified.entry((order.mac, order.event.clone())).or_default().push_back(answer);
                 self.notifier.notify(now, &mut self.ground.endpoint, *order);
+            }
+            Command::Load { answer } => {
+                let _ = answer.send(self.load());
             }
             Command::Bans { answer } => {
                 let _ = answer.send(self.guard.bans(now).cloned().collect());

@@ -20,7 +20,7 @@ use plugtone::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub enum Outcome {
     /// Refused before anybody looks at its meaning.
     Refused(u16),
     /// Reaches the server's logic, which answers so: 200 to OPTIONS, 401 to REGISTER, 404 to all else.
@@ -30,7 +30,7 @@ enum Outcome {
 }
 use Outcome::*;
 
-const TABLE: &[(&str, Outcome, &str)] = &[
+pub const TABLE: &[(&str, Outcome, &str)] = &[
     // 3.1.1 valid
     ("wsinv", Served(404), "3.1.1.1 white space, folds, compact names, several Vias"),
     ("intmeth", Refused(501), "3.1.1.2 a method of every token character: valid, and unknown here"),
@@ -87,7 +87,7 @@ const TABLE: &[(&str, Outcome, &str)] = &[
     ("inv2543", Served(404), "3.4.1 an INVITE of RFC 2543: no branch, no Max-Forwards, no tags"),
 ];
 
-fn vector(name: &str) -> Bytes {
+pub fn vector(name: &str) -> Bytes {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/rfc4475").join(format!("{name}.dat"));
     fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).into()
 }

@@ -7,6 +7,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::Load;
 use crate::{
     call::{
         Config,
@@ -90,6 +91,7 @@ pub(super) enum Command {
     List { answer: oneshot::Sender<Vec<Snapshot>> },
     Contacts { answer: oneshot::Sender<Vec<registrar::Contact>> },
     Trunks { answer: oneshot::Sender<Vec<Standing>> },
+    Load { answer: oneshot::Sender<Load> },
     Resolved { trunk: Arc<str>, addresses: Vec<SocketAddr> },
     Notify { order: Box<notify::Order>, answer: oneshot::Sender<notify::Outcome> },
     Bans { answer: oneshot::Sender<Vec<Ban>> },
@@ -131,6 +133,11 @@ impl Handle {
     /// All registered contacts.
     pub async fn contacts(&self) -> Vec<registrar::Contact> {
         self.ask(|answer| Command::Contacts { answer }).await.unwrap_or_default()
+    }
+
+    /// How much there is to do; nothing at all, also where the engine has ended.
+    pub async fn load(&self) -> Load {
+        self.ask(|answer| Command::Load { answer }).await.unwrap_or_default()
     }
 
     /// All trunks, by name.

@@ -7,7 +7,7 @@
 //! ```
 //! The ACK to a 2xx is the user's; a 2xx in Accepted is passed up each time, so that the user can repeat it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Due, Repeat, Timers, earlier};
 
@@ -40,9 +40,6 @@ pub struct ClientInvite {
     ends: Option<Instant>,
 }
 
-/// Timer D on UDP: at least 32 s (RFC 3261 §17.1.1.2).
-const TIMER_D: Duration = Duration::from_secs(32);
-
 impl ClientInvite {
     /// The INVITE is being sent now.
     pub fn new(now: Instant, timers: Timers, reliable: bool) -> Self {
@@ -72,7 +69,8 @@ impl ClientInvite {
             (State::Calling | State::Proceeding, _) => {
                 self.repeat = Repeat::never();
                 self.state = if self.reliable { State::Done } else { State::Completed };
-                self.ends = Some(now + TIMER_D);
+                // Timer D on UDP: as long as the far end may repeat its refusal, 64·T1 (RFC 3261 §17.1.1.2).
+                self.ends = Some(now + self.timers.patience());
                 heard(true, true)
             }
             (State::Completed, 300..) => heard(false, true),
