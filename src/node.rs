@@ -170,6 +170,8 @@ impl Node {
         let cores = available_parallelism().map_or(1, usize::from);
         let media = Media::start(settings.media.check(cores)?)?;
         let (service, service_inbox) = mpsc::channel(settings.ivr.calls.clamp(1, 10_000));
+        // Nobody is sent there before the settings name its codes.
+        let (voicemail, _) = mpsc::channel(1);
         let groups = Arc::new(ArcSwap::from_pointee(HashMap::new()));
         let office = Office { onboarding: onboarding.clone(), templates: templates.clone(), groups: groups.clone() };
         let mut sip = settings.sip.check()?;
@@ -189,6 +191,7 @@ impl Node {
                 events: events.clone(),
                 tones: settings.media.tones,
                 service,
+                voicemail,
             },
         )
         .await?;

@@ -94,6 +94,7 @@ impl Office for People {
 pub struct Bed {
     pub running: call::Running,
     pub service: mpsc::Receiver<ServiceCall>,
+    pub voicemail: mpsc::Receiver<ServiceCall>,
     pub events: Arc<Mutex<Vec<Event>>>,
     pub store: Arc<Sqlite>,
     pub media: Media,
@@ -129,6 +130,7 @@ impl Bed {
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = events.clone();
         let (service, inbox) = mpsc::channel(4);
+        let (voicemail, left) = mpsc::channel(4);
         let people = Arc::new(People::new());
         let neighbours = Neighbours {
             media: media.clone(),
@@ -138,11 +140,12 @@ impl Bed {
             events: Events::new(move |event| told.lock().unwrap().push(event)),
             tones: Country::Eu,
             service,
+            voicemail,
         };
         let plan = routing::loader::load(calls.routes.as_deref(), calls.base()).unwrap_or_else(|faults| panic!("{faults:?}"));
         let calls = call::Config { plan: Arc::new(plan), ..calls.check().unwrap() };
         let running = call::worker::start(sip, calls, neighbours).await.expect("the engine");
-        Self { running, service: inbox, events, store, media, folder }
+        Self { running, service: inbox, voicemail: left, events, store, media, folder }
     }
 
     /// Starts SIPp as the phone with this MAC. `edits` are replaced in the scenario.

@@ -126,6 +126,19 @@ pub struct Config {
     pub max_contacts: usize,
     pub retry_after_secs: u32,
     pub capture: Limits,
+    /// Whoever reads the whole file puts it there; `None`: there is no voicemail.
+    pub voicemail: Option<VoicemailRules>,
+}
+
+/// How voicemail is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VoicemailRules {
+    /// Dialled for one's own mailbox, for any with a PIN, and with an extension to leave a message there. Empty: off.
+    pub own: String,
+    pub any: String,
+    pub direct: String,
+    /// How long an extension with a mailbox rings.
+    pub ring: Duration,
 }
 
 impl Settings {
@@ -203,6 +216,7 @@ impl Settings {
                 total: self.capture_mib << 20,
                 keep: Duration::from_secs(self.capture_minutes * 60),
             },
+            voicemail: None,
         })
     }
 }

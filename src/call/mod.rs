@@ -20,6 +20,6 @@ pub mod worker;
 pub use crate::sip::capture::{Captured, Kept, Way};
 pub use config::{Config, Settings};
 pub use half::{CallState, Cause, Contact, LegEnd, LegEvent, MediaPort, Snapshot};
-pub use routing::{Caller, Origin, Route};
+pub use routing::{Caller, Errand, Origin, Route};
 pub use switch::{Originate, OriginateError, ServiceCommand, Switch};
 pub use worker::{Handle, Neighbours, Office, Running, ServiceCall, ServiceControl};

@@ -7,6 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     Config,
+    config::VoicemailRules,
     half::{Cause, Diversion},
     switch::World,
 };
@@ -49,6 +50,8 @@ pub struct Origin {
 pub enum Route {
     /// The voice menu.
     Service,
+    /// Voicemail.
+    Mailbox(Errand),
     /// All phones of this extension.
     Extension(Extension),
     /// All phones of all these, at once.
@@ -57,6 +60,29 @@ pub enum Route {
     Outside(Ways),
     /// A final answer.
     Refused(Cause),
+}
+
+/// What a service shall do with a call that it is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Errand {
+    /// The voice menu.
+    #[default]
+    Menu,
+    /// Take a message for somebody.
+    Leave { mailbox: Extension },
+    /// Play what is in a mailbox: of the one who calls from his own phone, or of whoever proves to be its owner.
+    Listen { mailbox: Option<Extension> },
+}
+
+impl Route {
+    /// What is to be done, if a service has the call.
+    pub fn errand(&self) -> Option<Errand> {
+        match self {
+            Self::Service => Some(Errand::Menu),
+            Self::Mailbox(errand) => Some(errand.clone()),
+            _ => None,
+        }
+    }
 }
 
 /// One after the other until one takes the call.
@@ -80,6 +106,12 @@ pub struct Help {
 
 /// What the plan of the configuration says.
 pub fn route(config: &Config, world: &dyn World, caller: &Caller, origin: Option<&Origin>, dialled: &str) -> Route {
+    if origin.is_none()
+        && !caller.provisional
+        && let Some(route) = config.voicemail.as_ref().and_then(|rules| mailbox(rules, world, caller, dialled))
+    {
+        return route;
+    }
     let (groups, location);
     let party = match origin {
         Some(origin) => Party::Outside { trunk: &origin.trunk, number: origin.number.as_deref() },
@@ -97,6 +129,20 @@ pub fn route(config: &Config, world: &dyn World, caller: &Caller, origin: Option
     let decision = config.plan.decide(&Asked(world), party, dialled, world.wall());
     tracing::debug!(caller = %caller.user, rule = decision.rule.as_deref(), outcome = ?decision.outcome, "routed");
     Route::from(decision)
+}
+
+/// What a code of voicemail stands for. `None`: it is none.
+fn mailbox(rules: &VoicemailRules, world: &dyn World, caller: &Caller, dialled: &str) -> Option<Route> {
+    let known = |number: &str| number.parse::<Extension>().ok().filter(|number| world.has_mailbox(number.as_str()));
+    let errand = if dialled == rules.own {
+        known(&caller.user).map(|mailbox| Errand::Listen { mailbox: Some(mailbox) })
+    } else if dialled == rules.any {
+        Some(Errand::Listen { mailbox: None })
+    } else {
+        let number = dialled.strip_prefix(&rules.direct).filter(|_| !rules.direct.is_empty())?;
+        known(number).map(|mailbox| Errand::Leave { mailbox })
+    };
+    Some(errand.map_or(Route::Refused(Cause::Unknown), Route::Mailbox))
 }
 
 struct Asked<'a>(&'a dyn World);

@@ -82,6 +82,10 @@ pub trait Office: Send + Sync + 'static {
     fn night_switch(&self, _hours: &str) -> NightSwitch {
         NightSwitch::Auto
     }
+    /// May messages be left for this number?
+    fn has_mailbox(&self, _number: &str) -> bool {
+        false
+    }
     /// A phone has registered, or has refreshed its registration.
     fn registered(&self, contact: &registrar::Contact, refreshed: bool);
     /// A contact is gone: taken back, expired, or of a binding that has ended.
@@ -99,6 +103,8 @@ pub struct Neighbours {
     pub tones: Country,
     /// The voice menu's inbox. Its capacity bounds how many callers wait to be greeted.
     pub service: mpsc::Sender<ServiceCall>,
+    /// The inbox of voicemail.
+    pub voicemail: mpsc::Sender<ServiceCall>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +193,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         media: neighbours.media,
         office: neighbours.office,
         service: neighbours.service,
+        voicemail: neighbours.voicemail,
         media_events,
         commands,
         taps: HashMap::new(),

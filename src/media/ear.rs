@@ -1,4 +1,4 @@
-//! Listens to one leg where somebody wants to know what is said: playout buffer, decoder, key detector, listener.
+//! Listens to one leg where somebody wants to know what is said: playout buffer, decoder, key detector, listener, recorder.
 //!
 //! Fed with packets and the 20 ms tick. A session has one only while it was asked to recognise keys by sound or to tell
 //! what it hears: a relay needs to decode nothing.
@@ -10,6 +10,7 @@ use super::{
     codec::Decoder,
     goertzel::Detector,
     listen::{Listener, Sound},
+    recorder::Recorder,
     resample::Halver,
     session::MAX_PAYLOAD,
 };
@@ -28,6 +29,7 @@ const PAUSE: u32 = 3;
 pub struct Ear {
     pub detector: Option<Detector>,
     pub listener: Option<Listener>,
+    pub recorder: Option<Recorder>,
     playout: Playout,
     decoder: Decoder,
     halver: Halver,
@@ -42,6 +44,7 @@ impl Default for Ear {
         Self {
             detector: None,
             listener: None,
+            recorder: None,
             playout: Playout::default(),
             decoder: Decoder::new(Codec::Pcmu),
             halver: Halver::default(),
@@ -92,6 +95,9 @@ impl Ear {
         }
         if let Some(listener) = &mut self.listener {
             listener.push(frame);
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.push(frame);
         }
         let used = frame.len();
         self.samples.copy_within(used..self.filled, 0);

@@ -2,7 +2,7 @@
 //!
 //! [`Media::open`] gives a session: one leg's port and everything that is heard and said on it. [`Media::command`] tells it
 //! what to do and never blocks; it answers with [`MediaEvent`]s. Inside, `worker.rs` owns sockets and clock, and
-//! `session.rs` decides, without either. Not here: SIP and SDP, what a call means, recording, mixing, SRTP.
+//! `session.rs` decides, without either. Not here: SIP and SDP, what a call means, files of recordings, mixing, SRTP.
 
 use std::{
     fmt,
@@ -25,6 +25,7 @@ pub mod listen;
 mod outbox;
 mod playback;
 pub mod presses;
+mod recorder;
 pub mod relay;
 pub mod resample;
 pub mod session;
@@ -250,6 +251,10 @@ pub enum Command {
     DetectInband(bool),
     /// Whether to tell what the far end sounds like by [`MediaEvent::Heard`]. Costs decoding; off until asked for.
     Listen(bool),
+    /// Gives what is heard from now on, decoded, at 8 kHz, in pieces; `None`: no more. What finds no room is lost, and counted.
+    Record(Option<tokio::sync::mpsc::Sender<Vec<i16>>>),
+    /// From now on its events go there.
+    TellTo(tokio::sync::mpsc::Sender<(SessionId, MediaEvent)>),
     /// A key press that came another way (SIP INFO). It counts once even if it was also heard.
     Key(Key),
     /// While true, keys are being keyed that nobody may learn: they are told to the events' receiver and nobody else, and

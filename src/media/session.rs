@@ -23,6 +23,7 @@ use super::{
     outbox::Outbox,
     playback::{KeyTones, Playback},
     presses::{Presses, Way},
+    recorder::Recorder,
     relay::Renumber,
     source::Source,
     transcode::{Level, Transcoder},
@@ -167,7 +168,7 @@ impl Core {
         }
     }
 
-    /// Does what it was told. `Bridge`, `Unbridge` and `Close` concern the worker, which calls [`Self::set_bridged`].
+    /// Does what it was told. `Bridge`, `Unbridge`, `TellTo` and `Close` concern the worker, which calls [`Self::set_bridged`].
     pub fn handle_command(&mut self, now: Instant, command: Command) {
         match command {
             Command::SetRemote(remote) => self.set_remote(now, remote),
@@ -185,9 +186,10 @@ impl Core {
                 self.change_ear(on, |ear| ear.detector = on.then(Detector::default));
             }
             Command::Listen(on) => self.change_ear(on, |ear| ear.listener = on.then(Listener::default)),
+            Command::Record(to) => self.change_ear(to.is_some(), |ear| ear.recorder = to.map(Recorder::new)),
             Command::Key(key) => self.note_key(now, key, Way::Signalling),
             Command::Blind(blind) => self.blind = blind,
-            Command::Bridge(_) | Command::Unbridge | Command::Close => {}
+            Command::Bridge(_) | Command::Unbridge | Command::TellTo(_) | Command::Close => {}
         }
     }
 
@@ -218,7 +220,7 @@ impl Core {
         }
         if let Some(ear) = &mut self.ear {
             change(ear);
-            if ear.detector.is_none() && ear.listener.is_none() {
+            if ear.detector.is_none() && ear.listener.is_none() && ear.recorder.is_none() {
                 self.ear = None;
             }
         }

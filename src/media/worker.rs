@@ -384,6 +384,11 @@ impl Worker {
                     self.tell_lane(Message::Join(with, id), with);
                 }
                 Message::Command(id, Command::Unbridge) => self.unbridge(id),
+                Message::Command(id, Command::TellTo(events)) => {
+                    if let Some(slot) = self.sessions.get_mut(&id) {
+                        slot.events = events;
+                    }
+                }
                 Message::Command(id, command) => {
                     if let Some(slot) = self.sessions.get_mut(&id) {
                         slot.core.handle_command(now, command);

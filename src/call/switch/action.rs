@@ -8,7 +8,7 @@ use crate::{
     call::{
         half::{Cause, Contact, Diversion, MediaPort},
         inbound::HIDDEN,
-        routing::Caller,
+        routing::{Caller, Errand},
     },
     media::SessionId,
     model::{CallId, Event, MacAddr},
@@ -135,6 +135,7 @@ pub enum Action {
         caller: Caller,
         media: MediaPort,
         source: SocketAddr,
+        errand: Errand,
     },
     ServiceEnded {
         call: CallId,

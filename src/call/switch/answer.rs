@@ -70,8 +70,10 @@ impl Switch {
         let Some(call) = self.calls.get_mut(&id) else { return };
         call.caller.mac = mac;
         call.mac = Some(mac);
-        match call.next.take() {
-            Some(Route::Service) => {
+        let next = call.next.take();
+        call.errand = next.as_ref().and_then(Route::errand).unwrap_or_default();
+        match next {
+            Some(Route::Service | Route::Mailbox(_)) => {
                 call.far = Side::Menu { handed: false };
                 call.answered = Some(now);
                 self.hand_over(id);
@@ -164,7 +166,14 @@ impl Switch {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let Side::One(near) = &call.near else { return };
         call.far = Side::Menu { handed: true };
-        let over = Action::HandOver { call: id, leg: near.leg, caller: call.caller.clone(), media: near.media, source: call.source };
+        let over = Action::HandOver {
+            call: id,
+            leg: near.leg,
+            caller: call.caller.clone(),
+            media: near.media,
+            source: call.source,
+            errand: call.errand.clone(),
+        };
         self.actions.push_back(over);
     }
 }

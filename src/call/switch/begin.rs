@@ -15,7 +15,7 @@ use super::{
 use crate::{
     call::{
         half::{Cause, Half, HalfState},
-        routing::{Caller, Origin, Route, route},
+        routing::{Caller, Errand, Origin, Route, route},
     },
     model::{CallId, Event, Extension},
     sdp::{self, Codec, Description, Direction},
@@ -70,7 +70,8 @@ impl Switch {
         let id = self.new_id(world);
         match route {
             Route::Refused(cause) => self.refuse(&incoming, cause),
-            Route::Service => self.enter_menu(now, world, id, incoming, offer),
+            Route::Service => self.enter_service(now, world, id, incoming, offer, Errand::Menu),
+            Route::Mailbox(errand) => self.enter_service(now, world, id, incoming, offer, errand),
             Route::Extension(extension) => self.call_out(now, world, id, incoming, offer, &[extension]),
             Route::Extensions(all) => self.call_out(now, world, id, incoming, offer, &all),
             Route::Outside(ways) => self.call_outside(now, world, id, incoming, offer, ways),
@@ -96,7 +97,8 @@ impl Switch {
             return Err(overload);
         }
         let id = self.new_id(world);
-        if next == Route::Service && !world.reserve_service(id) {
+        let errand = next.errand();
+        if errand.as_ref().is_some_and(|errand| !world.reserve_service(id, errand)) {
             return Err(overload);
         }
         let shown = match wanted.caller_id {
@@ -106,7 +108,7 @@ impl Switch {
         let mut call = Call::new(now, caller, wanted.to.clone(), shown, first.flow.peer);
         call.labels = wanted.labels;
         call.ring_timeout = wanted.timeout.unwrap_or(self.config.ring_timeout);
-        let purpose = if next == Route::Service { Purpose::Service(id) } else { Purpose::Bridge { near: None } };
+        let purpose = if errand.is_some() { Purpose::Service(id) } else { Purpose::Bridge { near: None } };
         // The user's own phone shows where the call will go.
         let callee = CallerId { display_name: world.display_name(&wanted.to), user: wanted.to };
         let plan = Plan {
@@ -192,21 +194,6 @@ impl Switch {
         call
     }
 
-    pub(super) fn enter_menu(&mut self, now: Instant, world: &mut dyn World, id: CallId, incoming: Incoming, offer: Option<Description>) {
-        if !world.reserve_service(id) {
-            return self.refuse(&incoming, Cause::Overload);
-        }
-        let Some(half) = self.near_half(world, &incoming, offer, Purpose::Service(id)) else {
-            self.actions.push_back(Action::ServiceEnded { call: id, cause: Cause::Overload });
-            return self.refuse(&incoming, Cause::Overload);
-        };
-        let mut call = self.new_call(now, &incoming);
-        call.near = Side::One(Box::new(half));
-        call.far = Side::Menu { handed: false };
-        self.insert(now, id, call);
-        self.answer_near(now, id, None);
-    }
-
     pub(super) fn call_out(
         &mut self,
         now: Instant,
@@ -222,15 +209,27 @@ impl Switch {
         {
             return self.refuse(&incoming, Cause::NothingInCommon);
         }
+        let mailbox = self.mailbox_of(world, targets);
         let mac = incoming.caller.mac;
         if !targets.iter().any(|target| world.contacts(target.as_str()).iter().any(|contact| contact.mac != mac)) {
-            return self.refuse(&incoming, Cause::Unavailable);
+            return match mailbox {
+                // Whoever calls himself wants his messages.
+                Some(own) if own.as_str() == incoming.caller.user => {
+                    self.enter_service(now, world, id, incoming, offer, Errand::Listen { mailbox: Some(own) });
+                }
+                Some(mailbox) => self.enter_service(now, world, id, incoming, offer, Errand::Leave { mailbox }),
+                None => self.refuse(&incoming, Cause::Unavailable),
+            };
         }
         let Some(half) = self.near_half(world, &incoming, offer, Purpose::Bridge { near: None }) else {
             return self.refuse(&incoming, Cause::Overload);
         };
         let mut call = self.new_call(now, &incoming);
         call.near = Side::One(Box::new(half));
+        if let (Some(_), Some(rules)) = (&mailbox, &self.config.voicemail) {
+            call.ring_timeout = rules.ring;
+        }
+        call.mailbox = mailbox;
         self.insert(now, id, call);
         self.ring_far(now, world, id, targets);
     }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     call::{
         half::{Cause, Diversion, DiversionReason, Half},
-        routing::{Caller, Route, route},
+        routing::{Caller, Errand, Route, route},
     },
     model::{CallId, Event, Extension, LineNumber, MacAddr},
     sip::ua::LegId,
@@ -85,7 +85,7 @@ impl Switch {
         let been = |number: &Extension| number.as_str() == by || call.diversions.iter().any(|one| one.by == number.as_str());
         match route(&self.config, world, &caller, None, to) {
             // The menu asks its callers who they are: nobody is sent there by somebody else.
-            Route::Service => Err(Cause::NotAllowed),
+            Route::Service | Route::Mailbox(Errand::Listen { .. } | Errand::Menu) => Err(Cause::NotAllowed),
             // Who calls for help does so himself.
             Route::Outside(ways) if ways.help.is_some() => Err(Cause::NotAllowed),
             Route::Refused(cause) => Err(cause),
@@ -111,6 +111,11 @@ impl Switch {
             Route::Extension(extension) => self.ring_far(now, world, id, &[extension]),
             Route::Extensions(all) => self.ring_far(now, world, id, &all),
             Route::Outside(ways) => self.go_outside(now, world, id, ways),
+            Route::Mailbox(errand) => {
+                if !self.go_to_service(now, world, id, errand) {
+                    self.nobody(now, world, id, Cause::Overload, None);
+                }
+            }
             Route::Service | Route::Refused(_) => {}
         }
     }

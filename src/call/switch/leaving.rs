@@ -7,10 +7,7 @@ use super::{
     state::{Place, Side},
 };
 use crate::{
-    call::{
-        half::{Cause, HalfState, LegEnd},
-        routing::Route,
-    },
+    call::half::{Cause, HalfState, LegEnd},
     media::SessionId,
     model::{CallId, Event},
     sip::ua::LegId,
@@ -59,7 +56,7 @@ impl Switch {
                 self.callers.remove(&call.caller.user);
             }
         }
-        if matches!(call.far, Side::Menu { .. }) || call.lent || call.next == Some(Route::Service) {
+        if matches!(call.far, Side::Menu { .. }) || call.lent || call.next.as_ref().is_some_and(|next| next.errand().is_some()) {
             self.actions.push_back(Action::ServiceEnded { call: id, cause });
         }
         if let Some(transfer) = call.transfer {

@@ -8,6 +8,7 @@
 //!  near         far
 //!  Offered      Called…      a phone calls another:   far 200 → answer near, bridge
 //!  Offered      Menu         a phone calls the menu:  answer near, its ACK → hand over
+//!  Offered      Called…      nobody takes the call:   the same with voicemail (`service.rs`)
 //!  Called…      None         originated:              near 200 → ring far (or hand over)
 //!  Up           Called…      originated, transferred: far 200 → bridge
 //!  Offered      Called       outside: one trunk after the other (`outside.rs`)
@@ -27,6 +28,7 @@ mod outside;
 mod parties;
 mod replace;
 mod ringing;
+mod service;
 mod state;
 mod transfer;
 
@@ -39,6 +41,7 @@ use std::{
 use super::{
     Config,
     half::{Cause, Contact, LegEvent, MediaPort, Snapshot},
+    routing::Errand,
     trunk::Unusable,
 };
 use crate::{
@@ -68,8 +71,10 @@ pub trait World {
     fn new_leg(&mut self) -> LegId;
     /// A port that a phone behind `flow` can send to. `None`: there are no more.
     fn open_media(&mut self, flow: &Flow, purpose: Purpose) -> Option<MediaPort>;
-    /// A place in the voice menu's inbox, kept until the call is handed over or over. `false`: it is full.
-    fn reserve_service(&mut self, call: CallId) -> bool;
+    /// A place in the inbox of the service, kept until the call is handed over or over. `false`: it is full.
+    fn reserve_service(&mut self, call: CallId, errand: &Errand) -> bool;
+    /// May messages be left for this number?
+    fn has_mailbox(&self, number: &str) -> bool;
     /// A place on a trunk for a new call. `emergency`: whatever its state.
     fn take_trunk(&mut self, now: Instant, trunk: &str, emergency: bool) -> Result<Seat, Unusable>;
     /// Groups of the directory that the user of an extension is in.
@@ -113,6 +118,10 @@ pub enum ServiceCommand {
     /// Ring this extension and join the caller with it; [`Action::Transferred`] tells how it went.
     Transfer {
         to: Extension,
+    },
+    /// The same for any number that the caller may dial.
+    Dial {
+        to: String,
     },
 }
 
@@ -173,8 +182,9 @@ impl Switch {
                 call.dialled = to.to_string();
                 self.ring_far(now, world, id, &[to]);
             }
+            ServiceCommand::Dial { to } if handed => self.dial_for_service(now, world, id, to),
             // The menu has given the call away, or never had it.
-            ServiceCommand::Hangup | ServiceCommand::Transfer { .. } => {}
+            ServiceCommand::Hangup | ServiceCommand::Transfer { .. } | ServiceCommand::Dial { .. } => {}
         }
     }
 

@@ -189,6 +189,9 @@ impl Switch {
             return self.transfer_failed(now, world, id, cause, status);
         }
         if !mem::take(&mut call.lent) {
+            if self.offer_mailbox(now, world, id, cause) {
+                return;
+            }
             return self.end(now, id, cause, None, status);
         }
         self.stop_ringing(id, Side::Menu { handed: true });

@@ -9,9 +9,9 @@ use super::{CallerId, transfer::Transfer};
 use crate::{
     call::{
         half::{CallState, Cause, Diversion, Half, Snapshot},
-        routing::{Caller, Route, Ways},
+        routing::{Caller, Errand, Route, Ways},
     },
-    model::{CallId, MacAddr},
+    model::{CallId, Extension, MacAddr},
     sip::ua::LegId,
 };
 
@@ -32,6 +32,10 @@ pub(super) struct Call {
     pub(super) early: Option<LegId>,
     pub(super) near: Side,
     pub(super) far: Side,
+    /// What the service that has the call shall do.
+    pub(super) errand: Errand,
+    /// Where its caller may leave a message if nobody takes it.
+    pub(super) mailbox: Option<Extension>,
     /// The menu waits to hear whether its transfer is taken.
     pub(super) lent: bool,
     /// Where an originated call goes once its caller is there.
@@ -82,6 +86,8 @@ impl Call {
             early: None,
             near: Side::None,
             far: Side::None,
+            errand: Errand::Menu,
+            mailbox: None,
             lent: false,
             next: None,
             ways: None,

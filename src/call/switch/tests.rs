@@ -18,6 +18,7 @@ mod divert;
 mod early;
 mod records;
 mod transfer;
+mod voicemail;
 
 /// An office on paper: who is registered, how many ports and places in the menu there are.
 struct Paper {
@@ -74,7 +75,10 @@ impl World for Paper {
     fn wall(&self) -> jiff::Timestamp {
         jiff::Timestamp::UNIX_EPOCH
     }
-    fn reserve_service(&mut self, _: CallId) -> bool {
+    fn has_mailbox(&self, number: &str) -> bool {
+        number == "2042"
+    }
+    fn reserve_service(&mut self, _: CallId, _: &Errand) -> bool {
         let free = self.places > 0;
         self.places = self.places.saturating_sub(1);
         free
@@ -187,7 +191,9 @@ impl Bed {
                 Action::Key { key, .. } => format!("key {key}"),
                 Action::RingBack { on, .. } => format!("ring-back {on}"),
                 Action::CloseMedia { .. } => "close".into(),
-                Action::HandOver { .. } => "hand over".into(),
+                Action::HandOver { errand: Errand::Menu, .. } => "hand over".into(),
+                Action::HandOver { errand: Errand::Leave { mailbox }, .. } => format!("leave for {mailbox}"),
+                Action::HandOver { errand: Errand::Listen { mailbox }, .. } => format!("listen to {mailbox:?}"),
                 Action::ServiceEnded { cause, .. } => format!("menu: {}", cause.as_str()),
                 Action::Transferred { taken, .. } => format!("transferred {taken}"),
                 Action::Tell(event) => {

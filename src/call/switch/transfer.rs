@@ -17,7 +17,7 @@ use super::{
 use crate::{
     call::{
         half::{Cause, Half},
-        routing::{Caller, Route, route},
+        routing::{Caller, Errand, Route, route},
     },
     model::{CallId, Event, Extension},
     sip::ua::LegId,
@@ -65,7 +65,7 @@ impl Switch {
         let caller = Caller { user: half.user.clone(), display_name, mac: half.mac, line: half.line, provisional: false };
         let target = match route(&self.config, world, &caller, None, to) {
             // The menu asks its callers who they are: nobody is sent there by somebody else.
-            Route::Service => return Err(403),
+            Route::Service | Route::Mailbox(Errand::Listen { .. } | Errand::Menu) => return Err(403),
             Route::Refused(cause) => return Err(cause.status()),
             target => target,
         };
@@ -74,6 +74,11 @@ impl Switch {
             Route::Extension(extension) => self.ring_far(now, world, id, &[extension]),
             Route::Extensions(all) => self.ring_far(now, world, id, &all),
             Route::Outside(ways) => self.go_outside(now, world, id, ways),
+            Route::Mailbox(errand) => {
+                if !self.go_to_service(now, world, id, errand) {
+                    self.nobody(now, world, id, Cause::Overload, None);
+                }
+            }
             Route::Service | Route::Refused(_) => {}
         }
         Ok(())

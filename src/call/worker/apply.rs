@@ -2,9 +2,13 @@
 
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Engine, ServiceCall, ServiceControl, ground::Ground, translate};
+use super::{
+    Engine, ServiceCall, ServiceControl,
+    ground::{Ground, SERVICE_EVENTS},
+    translate,
+};
 use crate::{
     call::{invite, switch::Action, trunk},
     media::{self, PlaybackId},
@@ -79,14 +83,20 @@ impl Engine {
                 trunks.leave(id);
                 media.command(id, media::Command::Close);
             }
-            Action::HandOver { call, caller, media: port, source, .. } => {
+            Action::HandOver { call, caller, media: port, source, errand, .. } => {
                 let Some(tap) = taps.get_mut(&call) else { return };
-                let (Some(permit), Some(events)) = (tap.permit.take(), tap.events.take()) else { return };
+                let Some(permit) = tap.permit.take() else { return };
+                // A call that was somebody else's first has its events sent elsewhere.
+                let events = tap.events.take().unwrap_or_else(|| {
+                    let (events, inbox) = mpsc::channel(SERVICE_EVENTS);
+                    media.command(port.id, media::Command::TellTo(events));
+                    inbox
+                });
                 let (ended, ended_inbox) = oneshot::channel();
                 tap.ended = Some(ended);
-                tracing::info!(%call, mac = %caller.mac, user = %caller.user, "call handed to the voice menu");
+                tracing::info!(%call, mac = %caller.mac, user = %caller.user, ?errand, "call handed to a service");
                 let control = ServiceControl { call, commands: commands.clone() };
-                permit.send(ServiceCall { call, caller, source, session: port.id, events, ended: ended_inbox, control });
+                permit.send(ServiceCall { call, caller, errand, source, session: port.id, events, ended: ended_inbox, control });
             }
             Action::ServiceEnded { call, cause } => {
                 if let Some(ended) = taps.remove(&call).and_then(|tap| tap.ended) {

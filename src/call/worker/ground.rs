@@ -16,6 +16,7 @@ use super::{
 use crate::{
     call::{
         half::{Cause, Contact, MediaPort},
+        routing::Errand,
         switch::{Purpose, Replaced, Seat, World},
         trunk::{Trunks, Unusable},
     },
@@ -32,7 +33,7 @@ use crate::{
 };
 
 /// Events of one call that may wait for the voice menu.
-const SERVICE_EVENTS: usize = 64;
+pub(super) const SERVICE_EVENTS: usize = 64;
 
 /// What the switch stands on: all but the switch itself.
 pub(super) struct Ground {
@@ -44,6 +45,7 @@ pub(super) struct Ground {
     pub(super) media: Media,
     pub(super) office: Arc<dyn Office>,
     pub(super) service: mpsc::Sender<ServiceCall>,
+    pub(super) voicemail: mpsc::Sender<ServiceCall>,
     pub(super) media_events: mpsc::Sender<(SessionId, MediaEvent)>,
     pub(super) commands: mpsc::Sender<Command>,
     /// Calls that are with the voice menu, or on their way there.
@@ -102,8 +104,13 @@ impl World for Ground {
         }
     }
 
-    fn reserve_service(&mut self, call: CallId) -> bool {
-        let Ok(permit) = self.service.clone().try_reserve_owned() else {
+    fn has_mailbox(&self, number: &str) -> bool {
+        self.office.has_mailbox(number)
+    }
+
+    fn reserve_service(&mut self, call: CallId, errand: &Errand) -> bool {
+        let inbox = if *errand == Errand::Menu { &self.service } else { &self.voicemail };
+        let Ok(permit) = inbox.clone().try_reserve_owned() else {
             metrics::counter!("plugtone_call_service_full_total").increment(1);
             return false;
         };

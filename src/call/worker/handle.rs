@@ -13,7 +13,7 @@ use crate::{
         Config,
         half::{Cause, Snapshot},
         presence::{Lamp, Mailbox},
-        routing::Caller,
+        routing::{Caller, Errand},
         switch::{Originate, OriginateError, ServiceCommand},
         trunk::Standing,
     },
@@ -30,6 +30,8 @@ use crate::{
 pub struct ServiceCall {
     pub call: CallId,
     pub caller: Caller,
+    /// What shall be done with it.
+    pub errand: Errand,
     /// Where its signalling comes from.
     pub source: SocketAddr,
     /// Its audio, connected.
@@ -58,6 +60,13 @@ impl ServiceControl {
     pub fn transfer(&self, to: crate::model::Extension) -> oneshot::Receiver<bool> {
         let (answer, outcome) = oneshot::channel();
         self.send(Command::Service { call: self.call, command: ServiceCommand::Transfer { to }, answer: Some(answer) });
+        outcome
+    }
+
+    /// The same for any number that the caller may dial.
+    pub fn dial(&self, to: String) -> oneshot::Receiver<bool> {
+        let (answer, outcome) = oneshot::channel();
+        self.send(Command::Service { call: self.call, command: ServiceCommand::Dial { to }, answer: Some(answer) });
         outcome
     }
 
