@@ -23,14 +23,13 @@ impl Switch {
     pub(super) fn on_answered(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, body: Option<Bytes>) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let Some(place) = call.place_of(leg) else { return };
-        let call_early = call.early;
         let side = call.side_mut(place);
         let Side::Ringing(halves) = side else { return };
         let Some(at) = halves.iter().position(|half| half.leg == leg) else { return };
         let mut half = halves.swap_remove(at);
         let agreed = match (body, half.sdp.agreed()) {
             // It has answered with its 183 already.
-            (None, Some(agreed)) if call_early == Some(leg) => Ok(*agreed),
+            (None, Some(agreed)) => Ok(*agreed),
             (body, _) => body
                 .ok_or(sdp::Error::NotSdp)
                 .and_then(|body| Description::parse(&body))

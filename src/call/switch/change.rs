@@ -4,7 +4,7 @@ use std::mem;
 
 use bytes::Bytes;
 
-use super::{Action, Switch};
+use super::{Action, Switch, state::Side};
 use crate::{
     call::{config::HoldMusic, half::HalfState},
     model::CallId,
@@ -17,11 +17,12 @@ impl Switch {
     /// phone is told when what it may hear has changed.
     pub(super) fn on_reoffered(&mut self, id: CallId, leg: LegId, body: Option<Bytes>) {
         let Some(call) = self.calls.get_mut(&id) else { return };
+        if !call.half_mut(leg).is_some_and(|half| half.is_up()) {
+            return self.on_early_reoffer(id, leg, body);
+        }
         let music = self.config.hold_music != HoldMusic::Silence;
         let other_wants = call.other_of(leg).map_or(Direction::SendRecv, |other| told(other.wants, music));
-        let Some(half) = call.half_mut(leg).filter(|half| half.is_up()) else {
-            return self.actions.push_back(Action::RefuseReoffer { leg, status: 491 });
-        };
+        let Some(half) = call.half_mut(leg) else { return };
         let Some(body) = body else {
             let sdp = half.sdp.offer(other_wants, None, &[]);
             half.reoffered = Some(other_wants);
@@ -44,6 +45,31 @@ impl Switch {
         self.actions.push_back(Action::SetRemote { media, params });
         if changed {
             self.reoffer_other(id, leg);
+        }
+    }
+
+    /// A session that is changed before the call is answered (UPDATE, RFC 3311): only what is heard already can be.
+    fn on_early_reoffer(&mut self, id: CallId, leg: LegId, body: Option<Bytes>) {
+        let changed = self.calls.get_mut(&id).and_then(|call| {
+            let far_is_heard = call.early == Some(leg);
+            let half = match (&mut call.near, &mut call.far) {
+                (Side::One(near), _) if near.leg == leg && near.early.is_some() => near.as_mut(),
+                (_, Side::Ringing(halves)) if far_is_heard => halves.iter_mut().find(|half| half.leg == leg)?,
+                _ => return None,
+            };
+            let offer = Description::parse(&body?).ok()?;
+            let terms = Terms { prefer: half.sdp.agreed().map(|agreed| agreed.codec), ..Terms::default() };
+            let (sdp, params) = half.sdp.answer(&offer, terms).ok()?;
+            if half.early.is_some() {
+                half.early = Some(sdp.clone());
+            }
+            Some((half.media.id, sdp, params))
+        });
+        match changed {
+            Some((media, sdp, params)) => {
+                self.actions.extend([Action::AnswerReoffer { leg, sdp }, Action::SetRemote { media, params }]);
+            }
+            None => self.actions.push_back(Action::RefuseReoffer { leg, status: 491 }),
         }
     }
 

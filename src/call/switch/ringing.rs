@@ -124,13 +124,17 @@ impl Switch {
     /// Lets the caller hear the far side before its answer, as the announcements of a carrier. Of several phones, and of
     /// several descriptions of one, the first is heard. A caller without an offer hears nothing before the answer.
     fn hear_early(&mut self, id: CallId, leg: LegId, sdp: &[u8]) -> Option<()> {
-        let call = self.calls.get_mut(&id).filter(|call| call.early.is_none())?;
+        let call = self.calls.get_mut(&id)?;
         let (Side::One(near), Side::Ringing(halves)) = (&mut call.near, &mut call.far) else { return None };
         let far = halves.iter_mut().find(|half| half.leg == leg)?;
-        if matches!(near.state, HalfState::Offered(None)) {
+        // Taken down also where it is not heard: what was said reliably is not said again in the 200.
+        let params = match far.sdp.agreed() {
+            Some(agreed) => *agreed,
+            None => far.sdp.accept(&Description::parse(sdp).ok()?, Direction::SendRecv).ok()?,
+        };
+        if call.early.is_some() || matches!(near.state, HalfState::Offered(None)) {
             return None;
         }
-        let params = far.sdp.accept(&Description::parse(sdp).ok()?, Direction::SendRecv).ok()?;
         let (near_media, far_media) = (near.media.id, far.media.id);
         let mut said = None;
         if let HalfState::Offered(Some(offer)) = &near.state

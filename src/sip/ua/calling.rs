@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     LegEvent, LegId, UserAgent, body_of, contact,
-    leg::{Calling, Leg, RepeatedAccept, SentAck, Stage, Use},
+    leg::{Calling, Early, Leg, RepeatedAccept, SentAck, Stage, Use},
     second_try,
 };
 use crate::sip::{
@@ -49,7 +49,8 @@ impl UserAgent {
         let contact = contact(endpoint, &invite.flow, &invite.contact_user, invite.uri.as_bytes());
         let (flow, login) = (invite.flow, invite.credentials.clone().map(Login::new));
         let session_secs = self.config.session.expires_secs;
-        let calling = Calling { invite, call_id, tag, contact, cseq: 1, session_secs, cancelled: false, early: Vec::new() };
+        let calling =
+            Calling { invite, call_id, tag, contact, cseq: 1, session_secs, cancelled: false, early: Vec::new(), pracks: Vec::new() };
         let request = calling.request(endpoint, self.config.session);
         let tx = endpoint.request(now, flow, request);
         self.clients.insert(tx, Use::Invite(leg));
@@ -90,21 +91,22 @@ impl UserAgent {
         let (local, local_tag, contact, cseq) = (calling.local(), calling.tag.clone(), calling.contact.clone(), calling.cseq);
         let (cancelled, said) = (calling.cancelled, calling.invite.offer.clone());
         let mut early = std::mem::take(&mut calling.early);
-        for dialog in &early {
-            self.dialogs.remove(&dialog.id);
+        for one in &early {
+            self.dialogs.remove(&one.dialog.id);
         }
         let Ok(mut dialog) = Dialog::from_response(response, &local, &local_tag, cseq, &contact) else {
             self.tell(id, LegEvent::Refused { status: 502, reason: "answer without a dialog".to_owned() });
             return self.forget(id);
         };
-        if let Some(early) = early.iter_mut().find(|early| early.id == dialog.id) {
-            dialog.go_on_from(early);
+        if let Some(early) = early.iter_mut().find(|early| early.dialog.id == dialog.id) {
+            dialog.go_on_from(&early.dialog);
         }
         let transmit = endpoint.send(leg.flow, dialog.ack(cseq));
         let to_tag = dialog.id.remote_tag.clone();
         self.dialogs.insert(dialog.id.clone(), id);
         leg.stage = Stage::Up(Box::new(dialog));
-        leg.said = said;
+        // An UPDATE may have said something else since.
+        leg.said = leg.said.take().or(said);
         leg.calm();
         self.remember_ack(now, endpoint, tx, SentAck { to_tag, transmit, local, local_tag, contact, cseq });
         if cancelled {
@@ -116,15 +118,18 @@ impl UserAgent {
     }
 
     /// A provisional answer with a tag makes an early dialog (RFC 3261 §12.1.2).
-    pub(super) fn handle_invite_provisional(&mut self, id: LegId, status: u16, response: &Message) {
+    pub(super) fn handle_invite_provisional(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId, status: u16, response: &Message) {
         let Some(Stage::Calling { calling, .. }) = self.legs.get_mut(&id).map(|leg| &mut leg.stage) else { return };
         if response.to().is_ok_and(|to| to.tag().is_some())
             && calling.early.len() < MOST_FORKS
             && let Ok(dialog) = Dialog::from_response(response, &calling.local(), &calling.tag, calling.cseq, &calling.contact)
-            && !calling.early.iter().any(|known| known.id == dialog.id)
+            && !calling.early.iter().any(|known| known.dialog.id == dialog.id)
         {
             self.dialogs.insert(dialog.id.clone(), id);
-            calling.early.push(dialog);
+            calling.early.push(Early { dialog, rseq: None, described: false });
+        }
+        if !self.acknowledge(now, endpoint, id, response) {
+            return;
         }
         self.tell(id, LegEvent::Ringing { status, body: body_of(response) });
     }

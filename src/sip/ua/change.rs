@@ -32,11 +32,12 @@ impl UserAgent {
     /// 200 to the peer's change.
     pub fn answer_reoffer(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId, body: Bytes) {
         let Some(leg) = self.legs.get_mut(&id) else { return };
-        let (Stage::Up(dialog), Some(theirs)) = (&leg.stage, leg.theirs.take()) else { return };
+        let Some(theirs) = leg.theirs.take() else { return };
         leg.said = Some(body.clone());
+        let Some(dialog) = DialogId::of_request(&theirs.request).and_then(|dialog| leg.dialog_mut(&dialog)) else { return };
         let response = accepted(endpoint, dialog, &theirs.request);
         let response = self.time_as_called(now, id, &theirs.request, response).body(SDP, body);
-        if theirs.request.is(&Method::Update) {
+        if !theirs.request.is(&Method::Invite) {
             endpoint.respond(now, theirs.tx, response);
             return self.send_reoffer(now, endpoint, id);
         }
@@ -57,12 +58,15 @@ impl UserAgent {
         let random = endpoint.ids().next_u64();
         let Some(leg) = self.legs.get_mut(&id) else { return };
         let is_update = request.is(&Method::Update);
+        let described = DialogId::of_request(&request).is_some_and(|dialog| leg.is_described(&dialog));
         let refusal = match &leg.stage {
             // A refresh changes nothing, before the answer as well (RFC 3311 §5.2).
             Stage::Up(_) | Stage::Offered { .. } if is_update && request.body().is_empty() => None,
             Stage::Up(_) if leg.ours.as_ref().is_some_and(|ours| ours.tx.is_some()) => Some(491),
             Stage::Up(_) if leg.theirs.is_some() || (leg.unacked.is_some() && !is_update) => Some(500),
             Stage::Up(_) => None,
+            // An offer before the answer (RFC 3311 §5.2).
+            Stage::Offered { .. } | Stage::Calling { .. } if is_update && leg.theirs.is_none() && described => None,
             _ => Some(500),
         };
         if let Some(status) = refusal {

@@ -95,14 +95,20 @@ impl UserAgent {
         if let Some(unacked) = &leg.unacked {
             self.schedule.remove(&(unacked.next, id, Timer::Unacknowledged));
         }
+        if let Some(next) = leg.reliable.as_ref().and_then(|reliable| reliable.timer()) {
+            self.schedule.remove(&(next, id, Timer::Unheard));
+        }
         if let Some(timed) = &leg.timed {
             self.schedule.remove(&(timed.at, id, Timer::Session));
         }
         match &leg.stage {
             Stage::Calling { tx, calling } => {
                 self.clients.remove(tx);
-                for dialog in &calling.early {
-                    self.dialogs.remove(&dialog.id);
+                for early in &calling.early {
+                    self.dialogs.remove(&early.dialog.id);
+                }
+                for prack in &calling.pracks {
+                    self.clients.remove(&prack.tx);
                 }
             }
             Stage::Offered { tx, dialog, .. } => {

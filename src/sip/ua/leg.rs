@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Invite, LegId, RequestId, SDP, Session, session::Timed};
+use super::{
+    Invite, LegId, RequestId, SDP, Session,
+    reliable::{Reliable, SentPrack},
+    session::Timed,
+};
 use crate::sip::{
     build::{Request, Response, name_addr},
     dialog::{Dialog, DialogId},
@@ -19,6 +23,8 @@ use crate::sip::{
 pub(super) enum Timer {
     /// The 2xx is sent again, or given up.
     Unacknowledged,
+    /// A provisional answer that must arrive is sent again, or the call is given up.
+    Unheard,
     /// After 491: our change is tried again (RFC 3261 §14.1).
     ReofferAgain,
     /// A transfer that nobody has finished is forgotten.
@@ -36,6 +42,7 @@ pub(super) enum Use {
     Refresh(LegId),
     Bye(LegId),
     Info(LegId),
+    Prack(LegId),
     Refer(LegId),
     /// How a transfer goes.
     Notify(LegId),
@@ -66,6 +73,8 @@ pub(super) struct Leg {
     pub(super) updates: bool,
     /// The session description that we told last and that holds.
     pub(super) said: Option<Bytes>,
+    /// What the caller is told before our answer must arrive.
+    pub(super) reliable: Option<Box<Reliable>>,
 }
 
 pub(super) enum Stage {
@@ -86,7 +95,16 @@ pub(super) struct Calling {
     /// The owner has given up.
     pub(super) cancelled: bool,
     /// One per phone that has told of itself, behind a forking proxy several.
-    pub(super) early: Vec<Dialog>,
+    pub(super) early: Vec<Early>,
+    pub(super) pracks: Vec<SentPrack>,
+}
+
+pub(super) struct Early {
+    pub(super) dialog: Dialog,
+    /// Number of the last answer that came reliably.
+    pub(super) rseq: Option<u32>,
+    /// One of these has described the session: it may be changed already.
+    pub(super) described: bool,
 }
 
 /// A 2xx of ours whose ACK is not here.
@@ -159,12 +177,13 @@ impl Leg {
             timed: None,
             updates: false,
             said: None,
+            reliable: None,
         }
     }
 
     pub(super) fn dialog_mut(&mut self, id: &DialogId) -> Option<&mut Dialog> {
         match &mut self.stage {
-            Stage::Calling { calling, .. } => calling.early.iter_mut().find(|dialog| dialog.id == *id),
+            Stage::Calling { calling, .. } => calling.early.iter_mut().map(|early| &mut early.dialog).find(|dialog| dialog.id == *id),
             Stage::Offered { dialog, .. } | Stage::Up(dialog) | Stage::Leaving(dialog) => Some(dialog),
         }
     }
@@ -174,6 +193,15 @@ impl Leg {
         self.challenged = 0;
         if let Some(login) = &mut self.login {
             login.handle_success();
+        }
+    }
+
+    /// Our offer, or the peer's, has its answer before the call has: an UPDATE may change the session (RFC 3311 §5.1).
+    pub(super) fn is_described(&self, id: &DialogId) -> bool {
+        match &self.stage {
+            Stage::Calling { calling, .. } => calling.early.iter().any(|early| early.dialog.id == *id && early.described),
+            Stage::Offered { .. } => self.reliable.as_ref().is_some_and(|reliable| reliable.described),
+            Stage::Up(_) | Stage::Leaving(_) => true,
         }
     }
 

@@ -11,7 +11,8 @@
 //! ```
 //! Here: the repetition of a 2xx until its ACK comes (64·T1, then BYE), ACK for each copy of a 2xx, BYE for the second phone
 //! behind a forking proxy, CANCEL and BYE that cross answers, re-INVITE and UPDATE with glare (491), digest on 401 and 407.
-//! REFER and the NOTIFYs that report on it, session timers. Not here: PRACK, SUBSCRIBE; what a body says.
+//! REFER and the NOTIFYs that report on it, session timers, provisional
+//! answers that must arrive (PRACK). Not here: SUBSCRIBE; what a body says.
 
 mod calling;
 mod change;
@@ -20,6 +21,7 @@ mod leg;
 mod offered;
 mod outside;
 mod refer;
+mod reliable;
 mod session;
 
 use std::{
@@ -262,6 +264,7 @@ impl UserAgent {
             self.schedule.remove(&(at, id, timer));
             match timer {
                 Timer::Unacknowledged => self.repeat_accepted(now, endpoint, id),
+                Timer::Unheard => self.repeat_reliable(now, endpoint, id),
                 Timer::ReofferAgain => self.send_reoffer(now, endpoint, id),
                 Timer::ReferralEnds => self.refer_progress(now, endpoint, id, 408),
                 Timer::Session => self.session_is_due(now, endpoint, id),
@@ -310,6 +313,7 @@ impl UserAgent {
         match request.method() {
             Some(Method::Bye) => self.handle_bye(now, endpoint, id, tx, &request),
             Some(Method::Invite | Method::Update) => self.handle_change(now, endpoint, id, tx, request),
+            Some(Method::Prack) => self.handle_prack(now, endpoint, id, tx, request),
             Some(Method::Info) => {
                 endpoint.respond(now, tx, Response::to(&request, 200));
                 if !request.body().is_empty() {
@@ -340,7 +344,7 @@ impl UserAgent {
             if let Use::Invite(id) = what {
                 match status {
                     100 => self.tell(id, LegEvent::Trying),
-                    _ => self.handle_invite_provisional(id, status, response),
+                    _ => self.handle_invite_provisional(now, endpoint, id, status, response),
                 }
             }
             return;
@@ -359,6 +363,7 @@ impl UserAgent {
             Use::Refer(id) => self.handle_refer_final(id, status),
             Use::Notify(id) => self.handle_notify_final(id, status),
             Use::Outside(id) => self.handle_outside_final(now, endpoint, id, status, response),
+            Use::Prack(id) => self.handle_prack_final(now, endpoint, id, tx, response),
             Use::Nobody => {}
         }
     }
@@ -383,6 +388,7 @@ impl UserAgent {
                 self.outsides.remove(&id);
                 self.events.push_back(Event::Replied { request: id, response: None });
             }
+            Some(Use::Prack(id)) => self.forget_prack(id, tx),
             Some(Use::Nobody) | None => {}
         }
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     Ended, Event, LegEvent, LegId, SDP, UserAgent, accepted, body_of, contact,
     leg::{Leg, Stage, Timer, Unacked},
+    reliable::Reliable,
 };
 use crate::sip::{
     build::Response,
@@ -20,20 +21,17 @@ use crate::sip::{
 impl UserAgent {
     /// 180 to the caller.
     pub fn ring(&mut self, now: Instant, endpoint: &mut Endpoint, leg: LegId) {
-        if let Some(Stage::Offered { tx, invite, dialog }) = self.legs.get(&leg).map(|leg| &leg.stage) {
-            endpoint.respond(now, *tx, dialog.response(invite, 180));
-        }
+        self.provisional(now, endpoint, leg, 180, None);
     }
 
-    /// 183 with our session description: the caller hears what comes before the answer. [`Self::answer`] repeats it.
+    /// 183 with our session description: the caller hears what comes before the answer. [`Self::answer`] is given it again.
     pub fn progress(&mut self, now: Instant, endpoint: &mut Endpoint, leg: LegId, body: Bytes) {
-        if let Some(Stage::Offered { tx, invite, dialog }) = self.legs.get(&leg).map(|leg| &leg.stage) {
-            endpoint.respond(now, *tx, dialog.response(invite, 183).body(SDP, body));
-        }
+        self.provisional(now, endpoint, leg, 183, Some(body));
     }
 
     /// 200 with our session description; repeated until the ACK is here.
     pub fn answer(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId, body: Bytes) {
+        let Some(said) = self.answer_after_reliable(id, body.clone()) else { return };
         let Some(leg) = self.legs.get_mut(&id) else { return };
         let Stage::Offered { tx, invite, dialog } = &leg.stage else { return };
         let (tx, dialog) = (*tx, dialog.clone());
@@ -42,8 +40,9 @@ impl UserAgent {
         let cseq = invite.cseq().map_or(0, |cseq| cseq.number);
         self.offered.remove(&tx);
         leg.stage = Stage::Up(dialog);
-        leg.said = Some(body.clone());
-        let response = self.time_as_called(now, id, &invite, response).body(SDP, body);
+        leg.said = Some(body);
+        let response = self.time_as_called(now, id, &invite, response);
+        let response = if let Some(said) = said { response.body(SDP, said) } else { response };
         self.send_accepted(now, endpoint, id, tx, cseq, response);
     }
 
@@ -85,6 +84,7 @@ impl UserAgent {
         let stage = Stage::Offered { tx, invite: Box::new(request.clone()), dialog: Box::new(dialog) };
         let mut new = Leg::new(flow, stage, None);
         new.note_methods(&request);
+        new.reliable = Reliable::of(&request, endpoint.ids().next_u64());
         self.legs.insert(leg, new);
         self.events.push_back(Event::Incoming { leg, request, flow });
     }

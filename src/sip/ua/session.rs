@@ -114,6 +114,10 @@ impl UserAgent {
 
     /// Completes a 200 to an INVITE or UPDATE, and times the session by it.
     pub(super) fn time_as_called(&mut self, now: Instant, id: LegId, request: &Message, response: Response) -> Response {
+        // Before the answer there is no session yet.
+        if !self.legs.get(&id).is_some_and(|leg| matches!(leg.stage, Stage::Up(_))) {
+            return response;
+        }
         let agreed = self.config.session.of_request(request);
         self.set_timed(now, id, agreed);
         let Some((secs, we_refresh)) = agreed else { return response };

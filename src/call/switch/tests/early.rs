@@ -27,6 +27,34 @@ fn the_caller_hears_the_far_side_before_it_answers() {
 }
 
 #[test]
+fn a_phone_that_was_not_heard_need_not_say_again_what_it_said() {
+    let mut bed = Bed::new(&[("2042", 2), ("2042", 3)]);
+    bed.dials(CALLER, "2042", Some(OFFER));
+    bed.rings(0, Some(EARLY));
+    assert_eq!(bed.rings(1, Some(EARLY)), [""; 0]);
+    let answered = bed.leg(bed.called[1], LegEvent::Answered { sdp: None });
+    assert!(answered.contains(&"answer caller 8 sendrecv".to_owned()), "{answered:?}");
+    bed.leg(CALLER, LegEvent::Ended { how: LegEnd::HungUp });
+    bed.assert_over("caller hung up");
+}
+
+#[test]
+fn a_session_is_changed_before_the_answer() {
+    let mut bed = Bed::new(&[("2042", 2), ("2042", 3)]);
+    bed.dials(CALLER, "2042", Some(OFFER));
+    // Before anything is heard there is nothing to change.
+    assert_eq!(bed.offers(bed.called[0], "sendrecv"), ["refuse reoffer callee0 491"]);
+    bed.rings(0, Some(EARLY));
+    assert_eq!(bed.offers(bed.called[0], "sendrecv"), ["answer reoffer callee0 8 sendrecv", "remote Pcma SendRecv"]);
+    assert_eq!(bed.offers(CALLER, "sendrecv"), ["answer reoffer caller 8 sendrecv", "remote Pcma SendRecv"]);
+    assert_eq!(bed.offers(bed.called[1], "sendrecv"), ["refuse reoffer callee1 491"]);
+    let answered = bed.leg(bed.called[0], LegEvent::Answered { sdp: None });
+    assert!(answered.contains(&"answer caller 8 sendrecv".to_owned()), "{answered:?}");
+    bed.leg(CALLER, LegEvent::Ended { how: LegEnd::HungUp });
+    bed.assert_over("caller hung up");
+}
+
+#[test]
 fn the_first_that_is_heard_may_not_be_the_one_that_answers() {
     let mut bed = Bed::new(&[("2042", 2), ("2042", 3), ("2042", 4)]);
     bed.dials(CALLER, "2042", Some(OFFER));
