@@ -7,7 +7,7 @@ use std::{fmt, path::Path, str::FromStr};
 use serde::{Deserialize, Deserializer};
 
 use crate::{
-    api, binding, call, dhcp, directory, fileserver, ivr, media,
+    api, binding, call, dhcp, directory, features, fileserver, ivr, media,
     model::Extension,
     provisioning, sip, store, template,
     yaml::{self, Fault},
@@ -41,6 +41,8 @@ pub struct Settings {
     pub media: media::Settings,
     /// Who may call whom.
     pub calls: call::Settings,
+    /// Forwards, groups, park places, star codes.
+    pub features: features::Settings,
     /// The voice that asks who you are.
     pub ivr: ivr::settings::Settings,
     /// The web service.
@@ -169,6 +171,7 @@ impl Settings {
             self.sip.check().err().map(|error| error.to_string()),
             self.media.check(1).err().map(|error| error.to_string()),
             self.calls.check().err().map(|error| error.to_string()),
+            self.features.check().err().map(|error| error.to_string()),
             self.ivr.check().err().map(|error| error.to_string()),
             self.log.check().err(),
         ]

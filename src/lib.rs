@@ -30,6 +30,8 @@ pub mod binding;
 pub mod dhcp;
 /// Who is this person? LDAP, and a YAML file for labs and small offices.
 pub mod directory;
+/// Forwards, do not disturb, ring groups, park places, star codes: what an office asks of its telephones; pure.
+pub mod features;
 /// Gives every event its number, keeps the recent ones, fans them out, writes the timelines.
 pub mod journal;
 /// Codecs, tones, players, DTMF detection, the worker threads of the 20 ms tick.

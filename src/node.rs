@@ -397,7 +397,13 @@ impl Live {
 fn call_rules(settings: &Settings) -> Result<call::Config, Vec<Fault>> {
     let config = settings.calls.check().map_err(|error| vec![Fault::in_file("calls", error.to_string())])?;
     let plan = routing::loader::load(settings.calls.routes.as_deref(), settings.calls.base())?;
-    Ok(call::Config { plan: Arc::new(plan), ..config })
+    let features = settings.features.check().map_err(|error| vec![Fault::in_file("features", error.to_string())])?;
+    if let Some(hours) = features.night.values().find(|hours| !plan.hours().any(|known| known == hours.as_str())) {
+        let known = plan.hours().collect::<Vec<_>>().join(", ");
+        let fault = format!("`features.night` names the hours '{hours}', which the routes do not have (they have: {known})");
+        return Err(vec![Fault::in_file("features", fault)]);
+    }
+    Ok(call::Config { plan: Arc::new(plan), features: Arc::new(features), ..config })
 }
 
 fn listed(faults: &[Fault]) -> String {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    features::Rules,
     model::Extension,
     routing::{self, Plan},
     sdp::Codec,
@@ -126,6 +127,8 @@ pub struct Config {
     pub max_contacts: usize,
     pub retry_after_secs: u32,
     pub capture: Limits,
+    /// Groups, park places, star codes.
+    pub features: Arc<Rules>,
     /// Whoever reads the whole file puts it there; `None`: there is no voicemail.
     pub voicemail: Option<VoicemailRules>,
 }
@@ -147,7 +150,8 @@ impl Settings {
         routing::Base { ivr_number: self.ivr_number.clone(), emergency: self.emergency.clone() }
     }
 
-    /// The rules of this section alone. Whoever reads files puts the plan of `routes` into [`Config::plan`].
+    /// The rules of this section alone. Whoever reads files puts the plan of `routes` into [`Config::plan`],
+    /// and the section `features` into [`Config::features`].
     pub fn check(&self) -> Result<Config, Error> {
         if !is_dialable(&self.ivr_number, 1) {
             return Err(Error::IvrNumber(self.ivr_number.clone()));
@@ -211,6 +215,7 @@ impl Settings {
             max_calls_extension: self.max_calls_extension,
             max_contacts: self.max_contacts,
             retry_after_secs: self.retry_after_secs,
+            features: Arc::default(),
             capture: Limits {
                 per_side: self.capture_side_kib << 10,
                 total: self.capture_mib << 20,

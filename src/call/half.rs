@@ -337,5 +337,7 @@ pub enum CallState {
     Ringing,
     /// With the voice menu.
     Menu,
+    /// Waits at a number until somebody dials it.
+    Parked,
     Talking,
 }

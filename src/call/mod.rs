@@ -22,4 +22,4 @@ pub use config::{Config, Settings};
 pub use half::{CallState, Cause, Contact, LegEnd, LegEvent, MediaPort, Snapshot};
 pub use routing::{Caller, Errand, Origin, Route};
 pub use switch::{Originate, OriginateError, ServiceCommand, Switch};
-pub use worker::{Handle, Neighbours, Office, Running, ServiceCall, ServiceControl};
+pub use worker::{Handle, Neighbours, NotKept, Office, Running, ServiceCall, ServiceControl};

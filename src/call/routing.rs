@@ -1,7 +1,8 @@
 //! Who may reach what: (caller, what was dialled) → [`Route`], as the plan says. Who is registered where is asked later.
 //!
 //! A phone without an owner reaches the voice menu, whatever it dials, and emergency numbers: by this rule and not by its
-//! good manners. Not here: how a number is found (`crate::routing`), whether a trunk is up (`trunk.rs`), star codes.
+//! good manners. Not here: how a number is found (`crate::routing`), whether a trunk is up (`trunk.rs`), star codes
+//! (`switch/codes.rs`).
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -12,6 +13,7 @@ use super::{
     switch::World,
 };
 use crate::{
+    features::Book,
     model::{Extension, LineNumber, MacAddr},
     routing::{Decision, Hop, Office, Outcome, Party, Refusal, hours::Switch, settings::Reject},
 };
@@ -105,7 +107,7 @@ pub struct Help {
 }
 
 /// What the plan of the configuration says.
-pub fn route(config: &Config, world: &dyn World, caller: &Caller, origin: Option<&Origin>, dialled: &str) -> Route {
+pub fn route(config: &Config, book: &Book, world: &dyn World, caller: &Caller, origin: Option<&Origin>, dialled: &str) -> Route {
     if origin.is_none()
         && !caller.provisional
         && let Some(route) = config.voicemail.as_ref().and_then(|rules| mailbox(rules, world, caller, dialled))
@@ -126,7 +128,7 @@ pub fn route(config: &Config, world: &dyn World, caller: &Caller, origin: Option
             }
         }
     };
-    let decision = config.plan.decide(&Asked(world), party, dialled, world.wall());
+    let decision = config.plan.decide(&Asked { config, book, world }, party, dialled, world.wall());
     tracing::debug!(caller = %caller.user, rule = decision.rule.as_deref(), outcome = ?decision.outcome, "routed");
     Route::from(decision)
 }
@@ -145,15 +147,19 @@ fn mailbox(rules: &VoicemailRules, world: &dyn World, caller: &Caller, dialled: 
     Some(errand.map_or(Route::Refused(Cause::Unknown), Route::Mailbox))
 }
 
-struct Asked<'a>(&'a dyn World);
+struct Asked<'a> {
+    config: &'a Config,
+    book: &'a Book,
+    world: &'a dyn World,
+}
 
 impl Office for Asked<'_> {
     fn is_extension(&self, number: &str) -> bool {
-        self.0.is_extension(number)
+        self.config.features.has(number) || self.world.is_extension(number)
     }
 
     fn switch(&self, hours: &str) -> Switch {
-        self.0.night_switch(hours)
+        self.book.night(hours)
     }
 }
 

@@ -29,14 +29,14 @@ use tokio::{
 };
 
 use self::{
-    contacts::{Contacts, Write, restore, write, write_contacts},
+    contacts::{Contacts, Kept as Keep, Write, restore, write, write_contacts},
     ground::Ground,
     handle::{Command, Of},
     load::Gauges,
     records::Records,
 };
 pub use self::{
-    handle::{Handle, ServiceCall, ServiceControl},
+    handle::{Handle, NotKept, ServiceCall, ServiceControl},
     load::Load,
     records::forget as forget_records,
 };
@@ -50,7 +50,6 @@ use super::{
 use crate::{
     media::{self, Clip, Country, Media, MediaEvent, SessionId},
     model::{CallId, Events, LineNumber, MacAddr, Timestamp},
-    routing::hours::Switch as NightSwitch,
     sip::{
         self, Accounts, Endpoint, Ids,
         capture::{Capture, Captured, Kept, Way},
@@ -77,10 +76,6 @@ pub trait Office: Send + Sync + 'static {
     /// Where a device is, if that is known.
     fn location(&self, _mac: MacAddr) -> Option<String> {
         None
-    }
-    /// Where the night switch of these hours stands.
-    fn night_switch(&self, _hours: &str) -> NightSwitch {
-        NightSwitch::Auto
     }
     /// May messages be left for this number?
     fn has_mailbox(&self, _number: &str) -> bool {
@@ -171,7 +166,6 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     watching.restore(now, wall, neighbours.store.subscriptions().await?, neighbours.accounts.as_ref());
     let (writes, write_inbox) = mpsc::channel(WRITES);
     let (contact_writes, contact_inbox) = mpsc::channel(CONTACT_BATCHES);
-    let writer = tokio::spawn(write(neighbours.store.clone(), write_inbox));
     let contact_writer = tokio::spawn(write_contacts(neighbours.store.clone(), contact_inbox));
     let cut_off = neighbours.store.close_call_legs().await?;
     if cut_off > 0 {
@@ -179,11 +173,15 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     }
     let (records, record_writer) = Records::start(neighbours.store.clone());
     let (commands, command_inbox) = mpsc::channel(COMMANDS);
+    let writer = tokio::spawn(write(neighbours.store.clone(), write_inbox, commands.downgrade()));
     let (media_events, media_inbox) = mpsc::channel(MEDIA_EVENTS);
     let handle = Handle { commands: commands.clone(), retry_after_secs: calls.retry_after_secs };
     let hold_music = hold_music(&calls.hold_music);
     let (max_legs, session) = (calls.max_calls * 4 + 64, calls.session);
     let agent = UserAgent::new(ua::Config { max_legs, retry_after_secs: calls.retry_after_secs, session });
+    let capture = Capture::new(calls.capture);
+    let mut switch = Switch::new(Arc::new(calls));
+    switch.restore(neighbours.store.wishes().await?);
     let ground = Ground {
         agent,
         endpoint,
@@ -203,8 +201,8 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     };
     let mut engine = Engine {
         ground,
-        capture: Capture::new(calls.capture),
-        switch: Switch::new(Arc::new(calls)),
+        capture,
+        switch,
         verifier,
         guard,
         gone: VecDeque::new(),
@@ -217,6 +215,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         records,
         notified: HashMap::new(),
         ring_back: Arc::new(media::tone::clip(neighbours.tones, media::tone::Signal::RingBack)),
+        beep: Arc::new(media::tone::clip(neighbours.tones, media::tone::Signal::Beep)),
         hold_music,
         save_again: None,
         save_from: now,
@@ -254,6 +253,7 @@ struct Engine {
     /// Who waits for the answer to a NOTIFY, by phone and event.
     notified: HashMap<(MacAddr, String), VecDeque<oneshot::Sender<notify::Outcome>>>,
     ring_back: Arc<Clip>,
+    beep: Arc<Clip>,
     hold_music: Option<Arc<Clip>>,
     /// When to offer the disk again what it did not take.
     save_again: Option<Instant>,
@@ -421,6 +421,26 @@ impl Engine {
                 }
                 self.switch.handle_service(now, &mut self.ground, call, command);
             }
+            Command::Wishes { extension, answer } => {
+                let _ = answer.send(self.switch.wishes(&extension));
+            }
+            Command::Wish { extension, change, answer } => match self.switch.wish(&extension, *change) {
+                Ok(row) => {
+                    let (stored, outcome) = oneshot::channel();
+                    self.keep(row, Keep::Asker(stored));
+                    let _ = answer.send(Ok(outcome));
+                }
+                Err(fault) => drop(answer.send(Err(fault))),
+            },
+            Command::Nights { answer } => {
+                let _ = answer.send(self.switch.nights());
+            }
+            Command::TurnNight { hours, to, answer } => {
+                let (stored, outcome) = oneshot::channel();
+                let known = self.switch.turn_night(&hours, to).map(|row| self.keep(row, Keep::Asker(stored))).map(|()| outcome);
+                let _ = answer.send(known);
+            }
+            Command::Kept { call, stored } => self.switch.kept(now, call, stored),
             Command::Stop { .. } => {}
         }
     }
@@ -429,6 +449,7 @@ impl Engine {
     fn settle(&mut self, now: Instant) {
         loop {
             let mut quiet = true;
+            self.switch.handle_free(now, &mut self.ground);
             while let Some(event) = self.ground.endpoint.poll_event() {
                 quiet = false;
                 self.handle_endpoint(now, event);
@@ -481,6 +502,9 @@ impl Engine {
                 self.capture.finish(now, call);
             }
             self.watching.update(call, parties);
+        }
+        while let Some((resource, lamp)) = self.switch.poll_lamp() {
+            self.watching.show(&resource, lamp);
         }
         let Ground { agent, endpoint, registrar, office, .. } = &mut self.ground;
         let around = Around { endpoint, agent, registrar, office: office.as_ref() };

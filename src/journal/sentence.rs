@@ -127,8 +127,8 @@ fn words(event: &Event) -> String {
         CallStarted { from, to, .. } => format!("{from} calls {to}"),
         CallRinging { to, .. } => format!("{to} rings"),
         CallAnswered { to, .. } => format!("{to} answers"),
+        CallDiverted { by, to, reason, .. } => format!("{by} diverts the call to {to} ({reason})"),
         CallTransferred { by, to, .. } => format!("{by} transfers the call to {to}"),
-        CallDiverted { by, to, .. } => format!("{by} diverts the call to {to}"),
         CallEnded { cause, status, talk_ms, .. } => {
             format!("the call ends: {cause}{}, {:.1} s of talk", maybe(", status ", status), *talk_ms as f64 / 1000.0)
         }

@@ -273,6 +273,9 @@ pub enum Event {
         call: CallId,
         by: String,
         to: String,
+        /// As in RFC 5806: `unconditional`, `user-busy`, `no-answer`, `unavailable`, `deflection`.
+        #[serde(default)]
+        reason: String,
         mac: Option<MacAddr>,
     },
     CallEnded {

@@ -244,6 +244,12 @@ pub trait Store: Send + Sync + 'static {
     async fn upload(&self, mac: MacAddr, name: &str) -> Result<Option<Vec<u8>>>;
     async fn remove_uploads(&self, mac: MacAddr) -> Result<usize>;
 
+    // --- wishes
+    /// Documents by key: what people wish of their telephones, and where night switches stand.
+    async fn wishes(&self) -> Result<Vec<(String, String)>>;
+    /// `None` takes it out.
+    async fn save_wish(&self, key: &str, value: Option<&str>) -> Result<()>;
+
     /// Counts and lock-outs of failed log-ins, as `binding/attempts.rs` wrote them.
     async fn attempts(&self) -> Result<Option<String>>;
     async fn save_attempts(&self, state: &str) -> Result<()>;

@@ -653,6 +653,20 @@ pub(super) fn save_attempts(db: &Connection, state: &str) -> Result<()> {
     run(db, "keep the counts of log-ins", "INSERT OR REPLACE INTO attempts (id, state) VALUES (1, ?1)", params![state]).map(drop)
 }
 
+// --- wishes
+
+pub(super) fn wishes(db: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
+    db.prepare_cached("SELECT key, value FROM wishes ORDER BY key")?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+pub(super) fn save_wish(db: &Connection, key: &str, value: Option<&str>) -> Result<()> {
+    let what = "keep what is wished";
+    match value {
+        Some(value) => run(db, what, "INSERT OR REPLACE INTO wishes (key, value) VALUES (?1, ?2)", params![key, value]).map(drop),
+        None => run(db, what, "DELETE FROM wishes WHERE key = ?1", params![key]).map(drop),
+    }
+}
+
 // --- helpers
 
 fn run(db: &Connection, what: &'static str, sql: &str, values: impl rusqlite::Params) -> Result<usize> {

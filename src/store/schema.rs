@@ -200,6 +200,13 @@ CREATE VIEW calls_readable AS
   SELECT call, leg, direction, from_number, to_number, trunk, datetime(began_ms / 1000, 'unixepoch') AS began_utc,
          (ended_ms - answered_ms) / 1000 AS talk_secs, cause, status FROM call_legs ORDER BY began_ms, call, leg;
 "#,
+    r#"
+-- What people wish of their telephones (extension/2041, a JSON document), and night switches (night/office).
+CREATE TABLE wishes (
+  key         TEXT PRIMARY KEY,
+  value       TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"#,
 ];
 
 /// The newest schema that this program knows.

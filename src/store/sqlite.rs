@@ -421,6 +421,15 @@ impl Store for Sqlite {
         self.write(move |db| rows::remove_uploads(db, mac)).await
     }
 
+    async fn wishes(&self) -> Result<Vec<(String, String)>> {
+        self.read("read what people wish", rows::wishes).await
+    }
+
+    async fn save_wish(&self, key: &str, value: Option<&str>) -> Result<()> {
+        let (key, value) = (key.to_owned(), value.map(str::to_owned));
+        self.write(move |db| rows::save_wish(db, &key, value.as_deref())).await
+    }
+
     async fn attempts(&self) -> Result<Option<String>> {
         self.read("read the counts of log-ins", rows::attempts).await
     }

@@ -10,6 +10,7 @@ use crate::{
         inbound::HIDDEN,
         routing::{Caller, Errand},
     },
+    features::book::Row,
     media::SessionId,
     model::{CallId, Event, MacAddr},
     routing::Hop,
@@ -121,6 +122,10 @@ pub enum Action {
         on: bool,
     },
     /// Whoever is on hold hears music.
+    /// Once: it is done.
+    Beep {
+        media: SessionId,
+    },
     HoldMusic {
         media: SessionId,
         on: bool,
@@ -145,6 +150,11 @@ pub enum Action {
     Transferred {
         call: CallId,
         taken: bool,
+    },
+    /// Store this, and tell the call of a star code ([`super::Switch::kept`]).
+    Keep {
+        row: Row,
+        call: CallId,
     },
     Tell(Event),
 }

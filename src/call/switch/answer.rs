@@ -77,8 +77,8 @@ impl Switch {
                 call.answered = Some(now);
                 self.hand_over(id);
             }
-            Some(Route::Extension(extension)) => self.ring_far(now, world, id, &[extension]),
-            Some(Route::Extensions(all)) => self.ring_far(now, world, id, &all),
+            Some(Route::Extension(extension)) => self.reach(now, world, id, &[extension]),
+            Some(Route::Extensions(all)) => self.reach(now, world, id, &all),
             Some(Route::Outside(ways)) => self.go_outside(now, world, id, ways),
             Some(Route::Refused(cause)) => self.end(now, id, cause, None, None),
             None => self.end(now, id, Cause::Unknown, None, None),
@@ -91,6 +91,8 @@ impl Switch {
         let Some(near) = call.near.one() else { return };
         let (near_media, near_up, near_early) = (near.media.id, near.is_up(), near.early.is_some());
         call.early = None;
+        call.seeking = None;
+        call.parked = None;
         if near_up {
             call.answered.get_or_insert(now);
             if mem::take(&mut call.lent) {

@@ -9,13 +9,15 @@ use bytes::Bytes;
 
 use super::{
     Action, CallerId, LegBegins, OriginateError, Purpose, Replaced, Switch, World,
+    codes::Coded,
+    reach::Arrival,
     ringing::Plan,
     state::{Call, Side},
 };
 use crate::{
     call::{
         half::{Cause, Half, HalfState},
-        routing::{Caller, Errand, Origin, Route, route},
+        routing::{Caller, Errand, Origin, Route},
     },
     model::{CallId, Event, Extension},
     sdp::{self, Codec, Description, Direction},
@@ -39,6 +41,8 @@ pub struct Incoming {
     pub origin: Option<Origin>,
     /// The caller does not want to be known by whom it calls.
     pub hides: bool,
+    /// The called phone answers by itself.
+    pub auto_answer: bool,
 }
 
 /// Click to dial: ring the user's phones, then the far end.
@@ -59,7 +63,19 @@ impl Switch {
         if let Some(replaced) = incoming.replaces {
             return self.replace(now, world, incoming, replaced);
         }
-        let route = route(&self.config, world, &incoming.caller, incoming.origin.as_ref(), &incoming.dialled);
+        let inside = !incoming.caller.provisional && incoming.origin.is_none();
+        let mut incoming = incoming;
+        if inside && let Some(code) = self.config.features.codes.read(&incoming.dialled) {
+            let Some(Coded { dialled, hides, auto_answer }) = self.handle_code(now, world, &incoming, code) else { return };
+            incoming = Incoming { dialled, hides: incoming.hides || hides, auto_answer, ..incoming };
+        }
+        if inside && self.config.features.is_place(&incoming.dialled) {
+            return self.unpark(now, world, &incoming);
+        }
+        let route = self.route(world, &incoming.caller, incoming.origin.as_ref(), &incoming.dialled);
+        if inside {
+            self.desk.last.entry(incoming.caller.user.clone()).or_default().dialled = Some(incoming.dialled.clone());
+        }
         if let Err(cause) = self.admit(&incoming.caller, &route) {
             return self.refuse(&incoming, cause);
         }
@@ -85,7 +101,7 @@ impl Switch {
             return Err(OriginateError::NotRegistered(wanted.from));
         };
         let caller = Caller { user: wanted.from.to_string(), display_name, mac: first.mac, line: first.line, provisional: false };
-        let next = route(&self.config, world, &caller, None, &wanted.to);
+        let next = self.route(world, &caller, None, &wanted.to);
         if let Route::Refused(cause) = next {
             return Err(match cause {
                 Cause::Unknown => OriginateError::NoSuchNumber(wanted.to),
@@ -191,6 +207,7 @@ impl Switch {
         let mut call = Call::new(now, caller, incoming.dialled.clone(), shown, incoming.source);
         call.diversions = incoming.origin.as_ref().map(|origin| origin.diversions.clone()).unwrap_or_default();
         call.ring_timeout = self.config.ring_timeout;
+        call.auto_answer = incoming.auto_answer;
         call
     }
 
@@ -209,29 +226,35 @@ impl Switch {
         {
             return self.refuse(&incoming, Cause::NothingInCommon);
         }
-        let mailbox = self.mailbox_of(world, targets);
-        let mac = incoming.caller.mac;
-        if !targets.iter().any(|target| world.contacts(target.as_str()).iter().any(|contact| contact.mac != mac)) {
-            return match mailbox {
+        let mut call = self.new_call(now, &incoming);
+        let arrival = self.arrive(world, call.number(), incoming.caller.mac, targets);
+        self.note_caller(&call, targets);
+        call.give_mailbox(self.mailbox_of(world, targets));
+        if let Arrival::Refuse(cause) = arrival {
+            return match call.mailbox.filter(|_| Self::is_for_mailbox(cause)) {
                 // Whoever calls himself wants his messages.
                 Some(own) if own.as_str() == incoming.caller.user => {
                     self.enter_service(now, world, id, incoming, offer, Errand::Listen { mailbox: Some(own) });
                 }
                 Some(mailbox) => self.enter_service(now, world, id, incoming, offer, Errand::Leave { mailbox }),
-                None => self.refuse(&incoming, Cause::Unavailable),
+                None => self.refuse(&incoming, cause),
             };
         }
         let Some(half) = self.near_half(world, &incoming, offer, Purpose::Bridge { near: None }) else {
             return self.refuse(&incoming, Cause::Overload);
         };
-        let mut call = self.new_call(now, &incoming);
         call.near = Side::One(Box::new(half));
-        if let (Some(_), Some(rules)) = (&mailbox, &self.config.voicemail) {
-            call.ring_timeout = rules.ring;
-        }
-        call.mailbox = mailbox;
         self.insert(now, id, call);
-        self.ring_far(now, world, id, targets);
+        self.proceed(now, world, id, arrival);
+    }
+
+    /// Whoever is called may want to call back.
+    fn note_caller(&mut self, call: &Call, targets: &[Extension]) {
+        if let ([target], Some(number)) = (targets, call.number())
+            && self.config.features.group(target.as_str()).is_none()
+        {
+            self.desk.last.entry(target.to_string()).or_default().caller = Some(number.to_owned());
+        }
     }
 
     pub(super) fn insert(&mut self, now: Instant, id: CallId, mut call: Call) {

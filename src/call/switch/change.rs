@@ -86,8 +86,9 @@ impl Switch {
         let music = self.config.hold_music != HoldMusic::Silence;
         let Some(call) = self.calls.get_mut(&id) else { return };
         let wants = call.other_of(leg).map_or(Direction::SendRecv, |other| other.wants);
+        let parked = matches!(call.far, Side::Parked);
         let Some(half) = call.half_mut(leg).filter(|half| half.is_up()) else { return };
-        let (music, told) = (music && !wants.receives(), told(wants, music));
+        let (music, told) = (music && (parked || !wants.receives()), told(wants, music));
         if mem::replace(&mut half.music, music) != music {
             self.actions.push_back(Action::HoldMusic { media: half.media.id, on: music });
         }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     call::{
         half::{Cause, Diversion, DiversionReason, Half},
-        routing::{Caller, Errand, Route, route},
+        routing::{Caller, Errand, Route},
     },
     model::{CallId, Event, Extension, LineNumber, MacAddr},
     sip::ua::LegId,
@@ -45,7 +45,9 @@ impl Switch {
         if let Some(leg) = wanted.leg {
             self.forget_ringing(id, leg);
         }
-        self.stop_ringing(id, Side::None);
+        if self.calls.get(&id).is_some_and(|call| matches!(call.far, Side::Ringing(_))) {
+            self.stop_ringing(id, Side::None);
+        }
         self.go_elsewhere(now, world, id, wanted, target);
         Ok(())
     }
@@ -83,7 +85,7 @@ impl Switch {
         let Divert { by, mac, line, to, .. } = wanted;
         let caller = Caller { user: by.clone(), display_name: String::new(), mac: *mac, line: *line, provisional: false };
         let been = |number: &Extension| number.as_str() == by || call.diversions.iter().any(|one| one.by == number.as_str());
-        match route(&self.config, world, &caller, None, to) {
+        match self.route(world, &caller, None, to) {
             // The menu asks its callers who they are: nobody is sent there by somebody else.
             Route::Service | Route::Mailbox(Errand::Listen { .. } | Errand::Menu) => Err(Cause::NotAllowed),
             // Who calls for help does so himself.
@@ -102,14 +104,15 @@ impl Switch {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let Divert { by, to, reason, .. } = wanted;
         call.ways = None;
+        call.seeking = None;
         call.no_sign_yet = false;
         call.dialled.clone_from(&to);
         call.diversions.push(Diversion { by: by.clone(), reason });
-        let told = Event::CallDiverted { call: id, by, to, mac: call.mac };
+        let told = Event::CallDiverted { call: id, by, to, reason: reason.as_str().to_owned(), mac: call.mac };
         self.tell(told);
         match target {
-            Route::Extension(extension) => self.ring_far(now, world, id, &[extension]),
-            Route::Extensions(all) => self.ring_far(now, world, id, &all),
+            Route::Extension(extension) => self.reach(now, world, id, &[extension]),
+            Route::Extensions(all) => self.reach(now, world, id, &all),
             Route::Outside(ways) => self.go_outside(now, world, id, ways),
             Route::Mailbox(errand) => {
                 if !self.go_to_service(now, world, id, errand) {

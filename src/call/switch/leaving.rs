@@ -62,9 +62,16 @@ impl Switch {
         if let Some(transfer) = call.transfer {
             self.release_transferor(*transfer, cause.status());
         }
+        if let Some(parked) = &call.parked {
+            self.forget_parked(id, parked);
+        }
+        self.desk.someone_free = true;
         let talk = call.answered.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         for half in call.near.into_halves().into_iter().chain(call.far.into_halves()) {
             self.legs.remove(&half.leg);
+            if half.is_up() {
+                self.desk.turns.talked(&half.user);
+            }
             if Some(half.leg) != gone {
                 self.actions.push_back(match half.state {
                     HalfState::Offered(_) => {

@@ -14,18 +14,25 @@
 //!  Offered      Called       outside: one trunk after the other (`outside.rs`)
 //!  Offered      Called…      diverted: by a phone's 302 or a user's setting, before anybody answers (`divert.rs`)
 //!  Up           Up           talking;                 who leaves ends it
+//!  Up           Parked       waits at a number:        who dials it is joined (`park.rs`)
+//!  Offered      Tone         a star code:              stored, answer near, a beep (`codes.rs`)
 //!  Up           Called…      transferred by a phone:  far 200 → bridge, the phone that asked is hung up (`transfer.rs`)
 //! ```
+//! Between "it is for 2041" and a phone that rings are wishes, groups and forwards: `reach.rs`.
 //! Not here: who may call whom (`routing.rs`), SIP, packets, whether a trunk is up (`trunk.rs`).
 
 mod action;
 mod answer;
 mod begin;
 mod change;
+mod codes;
+mod desk;
 mod divert;
 mod leaving;
 mod outside;
+mod park;
 mod parties;
+mod reach;
 mod replace;
 mod ringing;
 mod service;
@@ -47,16 +54,19 @@ use super::{
 use crate::{
     media::SessionId,
     model::{CallId, Event, Extension, MacAddr},
-    routing::{Plan, hours::Switch as NightSwitch},
+    routing::Plan,
     sip::{transport::Flow, ua::LegId},
 };
 
 pub use self::replace::Replaced;
-use self::state::{Call, Side};
 pub use self::{
     action::{Action, CallerId, LegBegins},
     begin::{Incoming, Originate},
     outside::Seat,
+};
+use self::{
+    desk::Desk,
+    state::{Call, Side},
 };
 
 /// What the switch asks and must know at once. None of it may wait.
@@ -81,8 +91,6 @@ pub trait World {
     fn groups(&self, extension: &str) -> Vec<String>;
     /// Where a device is.
     fn location(&self, mac: MacAddr) -> Option<String>;
-    /// Where the night switch of these hours stands.
-    fn night_switch(&self, hours: &str) -> NightSwitch;
     /// What the clock on the wall says.
     fn wall(&self) -> jiff::Timestamp;
     fn random(&mut self) -> u64;
@@ -134,6 +142,8 @@ pub struct Switch {
     /// One deadline per ringing call.
     deadlines: BTreeSet<(Instant, CallId)>,
     actions: VecDeque<Action>,
+    /// What is remembered for the features of the office.
+    desk: Desk,
     /// Calls that something has happened to, for those who watch.
     touched: BTreeSet<CallId>,
 }
@@ -147,6 +157,7 @@ impl Switch {
             callers: HashMap::new(),
             deadlines: BTreeSet::new(),
             actions: VecDeque::new(),
+            desk: Desk::default(),
             touched: BTreeSet::new(),
         }
     }
@@ -180,7 +191,7 @@ impl Switch {
                 call.far = Side::None;
                 call.lent = true;
                 call.dialled = to.to_string();
-                self.ring_far(now, world, id, &[to]);
+                self.reach(now, world, id, &[to]);
             }
             ServiceCommand::Dial { to } if handed => self.dial_for_service(now, world, id, to),
             // The menu has given the call away, or never had it.
@@ -217,7 +228,10 @@ impl Switch {
             self.deadlines.remove(&(at, id));
             let Some(call) = self.calls.get_mut(&id) else { continue };
             call.deadline = None;
-            if !self.on_no_sign(now, world, id) {
+            self.touched.insert(id);
+            if matches!(call.far, Side::Tone) {
+                self.end(now, id, Cause::ServiceDone, None, None);
+            } else if !self.on_park_timeout(now, world, id) && !self.on_no_sign(now, world, id) {
                 self.nobody(now, world, id, Cause::NoAnswer, None);
             }
         }

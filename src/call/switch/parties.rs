@@ -1,13 +1,13 @@
 //! Who is in a call, for those who watch its users: told anew of each call that something has happened to.
 
 use super::{
-    Switch,
+    CallerId, Switch,
     state::{Call, Side},
 };
 use crate::{
     call::{
         half::{Half, HalfState},
-        presence::{DialogState, End, Party},
+        presence::{DialogState, End, Lamp, Party},
     },
     model::CallId,
     sdp::Direction,
@@ -18,7 +18,10 @@ impl Switch {
     /// Drain to `None` after every `handle_*`.
     pub fn poll_parties(&mut self) -> Option<(CallId, Vec<Party>)> {
         let id = self.touched.pop_first()?;
-        Some((id, self.calls.get(&id).map(Call::parties).unwrap_or_default()))
+        let call = self.calls.get(&id);
+        let (parties, lamp) = (call.map(Call::parties).unwrap_or_default(), call.and_then(Call::lamp));
+        self.desk.light(id, lamp);
+        Some((id, parties))
     }
 }
 
@@ -36,6 +39,22 @@ impl Call {
             self.party(half, End::Far, false, peer)
         });
         near.chain(far).collect()
+    }
+
+    /// The lamp that the call lights: of the place where it waits, of the group that it rings at.
+    fn lamp(&self) -> Option<(String, Lamp)> {
+        let state = match &self.far {
+            Side::Parked => DialogState::Confirmed,
+            Side::Ringing(_) => DialogState::Early,
+            _ => return None,
+        };
+        let resource = match (&self.parked, &self.seeking) {
+            (Some(parked), _) if state == DialogState::Confirmed => parked.place.clone(),
+            (None, Some(seeking)) if seeking.group => seeking.user.clone(),
+            _ => return None,
+        };
+        let CallerId { user, display_name } = self.shown.clone();
+        Some((resource, Lamp { state, peer: user, peer_name: display_name }))
     }
 
     fn party(&self, half: &Half, end: End, initiator: bool, (peer, peer_name): (String, Option<String>)) -> Party {

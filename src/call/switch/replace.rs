@@ -45,6 +45,20 @@ impl Switch {
             false if !call.other_of(replaced.leg).is_some_and(|other| other.is_up()) => return Err(603),
             _ => {}
         }
+        self.put_through(now, world, incoming, id, place, rings)
+    }
+
+    /// Joins the one who calls with the other side of a call, in place of who is, or rings, there.
+    pub(super) fn put_through(
+        &mut self,
+        now: Instant,
+        world: &mut dyn World,
+        incoming: &Incoming,
+        id: CallId,
+        place: Place,
+        rings: bool,
+    ) -> Result<(), u16> {
+        let call = self.calls.get(&id).ok_or(481_u16)?;
         let other = match place {
             Place::Near => call.far.one(),
             Place::Far => call.near.one(),
@@ -81,7 +95,7 @@ impl Switch {
 
     fn put_in_place(&mut self, id: CallId, place: Place, new: Side, rings: bool) {
         let Some(call) = self.calls.get_mut(&id) else { return };
-        if rings && let Some(at) = call.deadline.take() {
+        if let Some(at) = call.deadline.take() {
             self.deadlines.remove(&(at, id));
         }
         for old in mem::replace(call.side_mut(place), new).into_halves() {

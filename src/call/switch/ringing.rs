@@ -39,22 +39,26 @@ impl Switch {
         let (codecs, foreign) = self.far_codecs(id);
         let purpose = Purpose::Bridge { near: Some(near.media.id) };
         let referred_by = call.transfer.as_ref().map(|transfer| transfer.user.clone());
+        let ring_timeout = call.seeking.as_ref().and_then(|seeking| seeking.ring).unwrap_or(call.ring_timeout);
         let plan = Plan {
             shown: call.shown.clone(),
             referred_by,
             diversions: call.diversions.clone(),
-            auto_answer: false,
+            auto_answer: call.auto_answer && call.diversions.is_empty(),
             codecs,
             foreign,
             purpose,
             near: false,
             except: Some(near.mac),
         };
+        let plan_except = plan.except;
         // Who was given something to hear already would hear nothing now.
-        let (near_media, near_hears, ring_timeout) = (near.media.id, near.is_up() || near.early.is_some(), call.ring_timeout);
+        let (near_media, near_hears) = (near.media.id, near.is_up() || near.early.is_some());
         let far = self.ring(world, id, targets, plan);
         if far.is_empty() {
-            return self.nobody(now, world, id, Cause::Unavailable, None);
+            // There are phones, but no port to talk with them: others would not help.
+            let full = targets.iter().any(|target| world.contacts(target.as_str()).iter().any(|one| Some(one.mac) != plan_except));
+            return self.nobody(now, world, id, if full { Cause::Overload } else { Cause::Unavailable }, None);
         }
         let Some(call) = self.calls.get_mut(&id) else { return };
         call.far = Side::Ringing(far);
@@ -188,6 +192,9 @@ impl Switch {
 
     /// Nobody took the call: it is over, or goes back to the menu that wanted it transferred.
     pub(super) fn nobody(&mut self, now: Instant, world: &mut dyn World, id: CallId, cause: Cause, status: Option<u16>) {
+        if self.go_on(now, world, id, cause) {
+            return;
+        }
         let Some(call) = self.calls.get_mut(&id) else { return };
         if call.transfer.is_some() {
             return self.transfer_failed(now, world, id, cause, status);

@@ -1,12 +1,12 @@
 //! A call goes to a service: to the voice menu, to voicemail. Where somebody dials it, and where nobody has taken a call.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Action, Incoming, Purpose, Switch, World, state::Side};
 use crate::{
     call::{
         half::Cause,
-        routing::{Errand, Route, route},
+        routing::{Errand, Route},
     },
     model::{CallId, Extension},
     sdp::Description,
@@ -62,32 +62,38 @@ impl Switch {
         true
     }
 
-    /// Whose mailbox takes a call that these did not take.
-    pub(super) fn mailbox_of(&self, world: &dyn World, targets: &[Extension]) -> Option<Extension> {
-        let [one] = targets else { return None };
-        (self.config.voicemail.is_some() && world.has_mailbox(one.as_str())).then(|| one.clone())
+    /// Whose mailbox takes a call that these do not take, and how long they ring before it does.
+    pub(super) fn mailbox_of(&self, world: &dyn World, targets: &[Extension]) -> Option<(Extension, Duration)> {
+        let ([one], Some(rules)) = (targets, &self.config.voicemail) else { return None };
+        world.has_mailbox(one.as_str()).then(|| (one.clone(), rules.ring))
+    }
+
+    /// Does whoever calls want to leave a message then?
+    pub(super) fn is_for_mailbox(cause: Cause) -> bool {
+        matches!(cause, Cause::NoAnswer | Cause::Busy | Cause::Declined | Cause::Unavailable)
     }
 
     /// Nobody took the call: its caller may leave a message. `false`: there is no mailbox for it.
     pub(super) fn offer_mailbox(&mut self, now: Instant, world: &mut dyn World, id: CallId, cause: Cause) -> bool {
-        let for_mailbox = matches!(cause, Cause::NoAnswer | Cause::Busy | Cause::Declined | Cause::Unavailable);
-        let mailbox = self.calls.get(&id).and_then(|call| call.mailbox.clone()).filter(|_| for_mailbox);
+        let mailbox = self.calls.get(&id).and_then(|call| call.mailbox.clone()).filter(|_| Self::is_for_mailbox(cause));
         mailbox.is_some_and(|mailbox| self.go_to_service(now, world, id, Errand::Leave { mailbox }))
     }
 
     /// The service wants a number rung for its caller.
     pub(super) fn dial_for_service(&mut self, now: Instant, world: &mut dyn World, id: CallId, to: String) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        let route = route(&self.config, world, &call.caller, None, &to);
+        let Some(call) = self.calls.get(&id) else { return };
+        let caller = call.caller.clone();
+        let route = self.route(world, &caller, None, &to);
         if matches!(route, Route::Service | Route::Mailbox(_) | Route::Refused(_)) {
             return self.actions.push_back(Action::Transferred { call: id, taken: false });
         }
+        let Some(call) = self.calls.get_mut(&id) else { return };
         call.far = Side::None;
         call.lent = true;
         call.dialled = to;
         match route {
-            Route::Extension(extension) => self.ring_far(now, world, id, &[extension]),
-            Route::Extensions(all) => self.ring_far(now, world, id, &all),
+            Route::Extension(extension) => self.reach(now, world, id, &[extension]),
+            Route::Extensions(all) => self.reach(now, world, id, &all),
             Route::Outside(ways) => self.go_outside(now, world, id, ways),
             Route::Service | Route::Mailbox(_) | Route::Refused(_) => {}
         }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{CallerId, transfer::Transfer};
+use super::{CallerId, park::Parked, reach::Seeking, transfer::Transfer};
 use crate::{
     call::{
         half::{CallState, Cause, Diversion, Half, Snapshot},
@@ -50,6 +50,12 @@ pub(super) struct Call {
     pub(super) transfer: Option<Box<Transfer>>,
     /// Who has sent the call elsewhere so far, the first first.
     pub(super) diversions: Vec<Diversion>,
+    /// The called phone answers by itself.
+    pub(super) auto_answer: bool,
+    /// Whom it is for, while nobody has taken it.
+    pub(super) seeking: Option<Box<Seeking>>,
+    /// It waits at a place, or goes back to who parked it.
+    pub(super) parked: Option<Parked>,
 }
 
 pub(super) enum Side {
@@ -61,6 +67,10 @@ pub(super) enum Side {
     Menu {
         handed: bool,
     },
+    /// It waits at a number, with music.
+    Parked,
+    /// A star code: it hears that it is done, once it is.
+    Tone,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,7 +105,18 @@ impl Call {
             failure: None,
             transfer: None,
             diversions: Vec::new(),
+            auto_answer: false,
+            seeking: None,
+            parked: None,
         }
+    }
+
+    /// It is for somebody else now: nobody else's mailbox takes it any more.
+    pub(super) fn give_mailbox(&mut self, mailbox: Option<(Extension, Duration)>) {
+        if let Some((_, ring)) = &mailbox {
+            self.ring_timeout = *ring;
+        }
+        self.mailbox = mailbox.map(|(mailbox, _)| mailbox);
     }
 
     /// Who took the call; the menu has no name but what was dialled.
@@ -133,6 +154,10 @@ impl Call {
         }
     }
 
+    pub(super) fn half(&self, leg: LegId) -> Option<&Half> {
+        self.near.halves().chain(self.far.halves()).find(|half| half.leg == leg)
+    }
+
     pub(super) fn half_mut(&mut self, leg: LegId) -> Option<&mut Half> {
         let waiting = self.transfer.as_mut().and_then(|transfer| transfer.by.as_deref_mut());
         let sides = [&mut self.near, &mut self.far].into_iter().find_map(|side| side.one_mut().filter(|half| half.leg == leg));
@@ -149,7 +174,8 @@ impl Call {
 
     pub(super) fn snapshot(&self, call: CallId, now: Instant) -> Snapshot {
         let state = match (&self.near, &self.far) {
-            (_, Side::Menu { .. }) => CallState::Menu,
+            (_, Side::Menu { .. } | Side::Tone) => CallState::Menu,
+            (_, Side::Parked) => CallState::Parked,
             (Side::Ringing(_), _) => CallState::RingingCaller,
             (_, Side::One(_)) => CallState::Talking,
             _ => CallState::Ringing,
@@ -172,7 +198,7 @@ impl Side {
         match self {
             Self::Ringing(halves) => Box::new(halves.iter()),
             Self::One(half) => Box::new(std::iter::once(half.as_ref())),
-            Self::None | Self::Menu { .. } => Box::new(std::iter::empty()),
+            Self::None | Self::Menu { .. } | Self::Parked | Self::Tone => Box::new(std::iter::empty()),
         }
     }
 
@@ -180,7 +206,7 @@ impl Side {
         match self {
             Self::Ringing(halves) => halves,
             Self::One(half) => vec![*half],
-            Self::None | Self::Menu { .. } => Vec::new(),
+            Self::None | Self::Menu { .. } | Self::Parked | Self::Tone => Vec::new(),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
 
 mod divert;
 mod early;
+mod features;
 mod records;
 mod transfer;
 mod voicemail;
@@ -69,9 +70,6 @@ impl World for Paper {
     fn location(&self, _: MacAddr) -> Option<String> {
         Some("floor2-port7".into())
     }
-    fn night_switch(&self, _: &str) -> NightSwitch {
-        NightSwitch::Auto
-    }
     fn wall(&self) -> jiff::Timestamp {
         jiff::Timestamp::UNIX_EPOCH
     }
@@ -98,6 +96,8 @@ struct Bed {
     events: Vec<Event>,
     ledger: Ledger,
     began: Instant,
+    /// Calls that wait for something to be stored.
+    keeping: Vec<CallId>,
 }
 
 const OFFER: &str = "v=0\r\no=- 1 1 IN IP4 10.0.0.5\r\ns=-\r\nc=IN IP4 10.0.0.5\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0 8 101\r\n\
@@ -111,14 +111,15 @@ impl Bed {
         let world = Paper { phones: phones.to_vec(), next: 0, ports: 100, places: 10 };
         let switch = Switch::new(Arc::new(settings.check().unwrap()));
         let now = Instant::now();
-        Self { now, switch, world, called: vec![], events: vec![], ledger: Ledger::default(), began: now }
+        Self { now, switch, world, called: vec![], events: vec![], keeping: vec![], ledger: Ledger::default(), began: now }
     }
 
     fn dials(&mut self, leg: LegId, number: &str, offer: Option<&str>) -> Vec<String> {
         let caller = Caller { user: "2041".into(), display_name: "Ada".into(), mac: mac(1), line: 1, provisional: false };
         let offer = offer.map(|offer| Bytes::from(offer.to_owned()));
         let (source, replaces, origin, hides) = (flow().peer, None, None, false);
-        let incoming = Incoming { leg, caller, dialled: number.into(), offer, flow: flow(), source, replaces, origin, hides };
+        let incoming =
+            Incoming { leg, caller, dialled: number.into(), offer, flow: flow(), source, replaces, origin, hides, auto_answer: false };
         self.switch.handle_incoming(self.now, &mut self.world, incoming);
         self.actions()
     }
@@ -160,10 +161,11 @@ impl Bed {
             let called = self.called.clone();
             let name = |leg| name(leg, &called);
             words.push(match action {
-                Action::Invite { leg, caller, diversions, offer, .. } => {
+                Action::Invite { leg, caller, diversions, auto_answer, offer, .. } => {
                     self.called.push(leg);
                     let by: String = diversions.iter().map(|one| format!(" by {} {}", one.by, one.reason.as_str())).collect();
-                    format!("invite for {} {}{by}", caller.user, heading(&offer))
+                    let how = if auto_answer { " answering by itself" } else { "" };
+                    format!("invite for {} {}{by}{how}", caller.user, heading(&offer))
                 }
                 Action::InviteOutside { leg, hop, .. } => {
                     self.called.push(leg);
@@ -190,6 +192,11 @@ impl Bed {
                 Action::Unbridge { .. } => "unbridge".into(),
                 Action::Key { key, .. } => format!("key {key}"),
                 Action::RingBack { on, .. } => format!("ring-back {on}"),
+                Action::Beep { .. } => "beep".into(),
+                Action::Keep { row, call } => {
+                    self.keeping.push(call);
+                    format!("keep {} {}", row.key, row.value.unwrap_or_default())
+                }
                 Action::CloseMedia { .. } => "close".into(),
                 Action::HandOver { errand: Errand::Menu, .. } => "hand over".into(),
                 Action::HandOver { errand: Errand::Leave { mailbox }, .. } => format!("leave for {mailbox}"),
@@ -384,8 +391,8 @@ fn calls_that_cannot_be_are_refused_before_anything_is_opened() {
     }
     assert_eq!((bed.world.ports, bed.switch.len()), (100, 0));
     bed.world.ports = 1;
-    assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)), ["refuse caller 480", "close"]);
-    bed.assert_over("not reachable");
+    assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)), ["refuse caller 503 after 10", "close"], "others would find no port either");
+    bed.assert_over("too much to do");
 }
 
 #[test]

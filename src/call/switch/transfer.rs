@@ -17,7 +17,7 @@ use super::{
 use crate::{
     call::{
         half::{Cause, Half},
-        routing::{Caller, Errand, Route, route},
+        routing::{Caller, Errand, Route},
     },
     model::{CallId, Event, Extension},
     sip::ua::LegId,
@@ -63,7 +63,10 @@ impl Switch {
         let (_, half) = self.transferor(id, leg)?;
         let display_name = world.display_name(&half.user);
         let caller = Caller { user: half.user.clone(), display_name, mac: half.mac, line: half.line, provisional: false };
-        let target = match route(&self.config, world, &caller, None, to) {
+        if self.config.features.is_place(to) || self.config.features.park_number.as_deref() == Some(to) {
+            return self.park(now, world, id, leg, to);
+        }
+        let target = match self.route(world, &caller, None, to) {
             // The menu asks its callers who they are: nobody is sent there by somebody else.
             Route::Service | Route::Mailbox(Errand::Listen { .. } | Errand::Menu) => return Err(403),
             Route::Refused(cause) => return Err(cause.status()),
@@ -71,8 +74,8 @@ impl Switch {
         };
         self.call_away(id, leg, to, world);
         match target {
-            Route::Extension(extension) => self.ring_far(now, world, id, &[extension]),
-            Route::Extensions(all) => self.ring_far(now, world, id, &all),
+            Route::Extension(extension) => self.reach(now, world, id, &[extension]),
+            Route::Extensions(all) => self.reach(now, world, id, &all),
             Route::Outside(ways) => self.go_outside(now, world, id, ways),
             Route::Mailbox(errand) => {
                 if !self.go_to_service(now, world, id, errand) {
@@ -85,7 +88,7 @@ impl Switch {
     }
 
     /// Takes the other half away from the one that asked; a new far side is to be found for it.
-    fn call_away(&mut self, id: CallId, leg: LegId, to: &str, world: &mut dyn World) {
+    pub(super) fn call_away(&mut self, id: CallId, leg: LegId, to: &str, world: &mut dyn World) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let Some(place) = call.place_of(leg) else { return };
         let (by, other) = match place {

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Engine, ServiceCall, ServiceControl,
+    contacts::Kept,
     ground::{Ground, SERVICE_EVENTS},
     translate,
 };
@@ -79,6 +80,11 @@ impl Engine {
                 media.command(id, media::Command::Play { playback: PlaybackId(0), clips, repeat: true });
             }
             Action::HoldMusic { media: id, on: false } => media.command(id, media::Command::StopPlay),
+            Action::Beep { media: id } => {
+                let clips = vec![self.beep.clone()];
+                media.command(id, media::Command::Play { playback: PlaybackId(0), clips, repeat: false });
+            }
+            Action::Keep { row, call } => self.keep(row, Kept::Call(call)),
             Action::CloseMedia { media: id } => {
                 trunks.leave(id);
                 media.command(id, media::Command::Close);

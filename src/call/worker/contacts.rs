@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Engine, auth_user};
+use super::{Engine, auth_user, handle::Command};
 use crate::{
-    model::{Event, Timestamp},
+    features::book::Row,
+    model::{CallId, Event, Timestamp},
     sip::{
         Accounts,
         registrar::{self, Registrar},
@@ -29,7 +30,21 @@ const MOST_GONE: usize = 100_000;
 
 pub(super) enum Write {
     SaveSubscription(Box<SubscriptionRecord>),
-    RemoveSubscription { local_tag: String },
+    RemoveSubscription {
+        local_tag: String,
+    },
+    /// What people wish; who waits for it is told.
+    Row {
+        row: Row,
+        then: Kept,
+    },
+}
+
+/// Who waits for a row to be stored.
+pub(super) enum Kept {
+    /// The call of a star code.
+    Call(CallId),
+    Asker(oneshot::Sender<bool>),
 }
 
 /// Contacts for the disk.
@@ -88,6 +103,18 @@ impl Engine {
         }
     }
 
+    /// Has something stored; whoever waits for it is told when it is.
+    pub(super) fn keep(&mut self, row: Row, then: Kept) {
+        if let Err(mpsc::error::TrySendError::Full(Write::Row { then, .. }) | mpsc::error::TrySendError::Closed(Write::Row { then, .. })) =
+            self.writes.try_send(Write::Row { row, then })
+        {
+            match then {
+                Kept::Call(call) => self.switch.kept(Instant::now(), call, false),
+                Kept::Asker(asker) => drop(asker.send(false)),
+            }
+        }
+    }
+
     /// Hands over what is due to be written, as much as the disk takes: the rest stays where it is.
     pub(super) fn save(&mut self, now: Instant) {
         self.save_again = None;
@@ -120,10 +147,26 @@ impl Engine {
     }
 }
 
-/// Writes behind the engine, in order. A fault is logged: the phone subscribes again anyway.
-pub(super) async fn write(store: Arc<dyn Store>, mut inbox: mpsc::Receiver<Write>) {
+/// Writes behind the engine, in order. A fault is logged: the phone subscribes again anyway, and whoever wishes something is
+/// told that it is not kept.
+pub(super) async fn write(store: Arc<dyn Store>, mut inbox: mpsc::Receiver<Write>, commands: mpsc::WeakSender<Command>) {
     while let Some(write) = inbox.recv().await {
         let done = match write {
+            Write::Row { row, then } => {
+                let stored = store.save_wish(&row.key, row.value.as_deref()).await;
+                if let Err(fault) = &stored {
+                    tracing::warn!(%fault, key = row.key, "what was wished could not be stored: it counts until a restart");
+                }
+                match then {
+                    Kept::Asker(asker) => drop(asker.send(stored.is_ok())),
+                    Kept::Call(call) => {
+                        if let Some(commands) = commands.upgrade() {
+                            let _ = commands.send(Command::Kept { call, stored: stored.is_ok() }).await;
+                        }
+                    }
+                }
+                continue;
+            }
             Write::SaveSubscription(record) => store.save_subscription(*record).await,
             Write::RemoveSubscription { local_tag } => store.remove_subscription(&local_tag).await,
         };

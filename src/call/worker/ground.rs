@@ -22,7 +22,6 @@ use crate::{
     },
     media::{Media, MediaEvent, SessionConfig, SessionId},
     model::{CallId, MacAddr},
-    routing::hours::Switch as NightSwitch,
     sip::{
         self, Endpoint, Ids, Message, Name,
         dialog::Replaces,
@@ -131,10 +130,6 @@ impl World for Ground {
 
     fn location(&self, mac: MacAddr) -> Option<String> {
         self.office.location(mac)
-    }
-
-    fn night_switch(&self, hours: &str) -> NightSwitch {
-        self.office.night_switch(hours)
     }
 
     fn wall(&self) -> jiff::Timestamp {

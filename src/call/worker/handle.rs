@@ -17,8 +17,10 @@ use crate::{
         switch::{Originate, OriginateError, ServiceCommand},
         trunk::Standing,
     },
+    features::{Change, Wishes, book},
     media::{MediaEvent, SessionId},
     model::{CallId, Generation, MacAddr},
+    routing::hours::Switch as Night,
     sip::{
         capture::{Captured, Kept},
         guard::Ban,
@@ -94,25 +96,103 @@ pub struct Handle {
     pub(super) retry_after_secs: u32,
 }
 
+/// Why a wish does not count, or only until a restart.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotKept {
+    #[error(transparent)]
+    Wish(#[from] book::Error),
+    #[error("it could not be stored: it counts until the server is started again; see the log")]
+    Store,
+}
+
 pub(super) enum Command {
-    Originate { wanted: Box<Originate>, answer: oneshot::Sender<Result<CallId, OriginateError>> },
-    Hangup { call: CallId, answer: oneshot::Sender<bool> },
-    List { answer: oneshot::Sender<Vec<Snapshot>> },
-    Contacts { answer: oneshot::Sender<Vec<registrar::Contact>> },
-    Trunks { answer: oneshot::Sender<Vec<Standing>> },
-    Load { answer: oneshot::Sender<Load> },
-    Resolved { trunk: Arc<str>, addresses: Vec<SocketAddr> },
-    Notify { order: Box<notify::Order>, answer: oneshot::Sender<notify::Outcome> },
-    Bans { answer: oneshot::Sender<Vec<Ban>> },
-    Pardon { source: IpAddr, answer: oneshot::Sender<bool> },
-    DropContacts { mac: MacAddr, keep_generation: Generation },
-    Reload { config: Box<Config> },
-    Mailbox { user: String, mailbox: Mailbox },
-    Show { resource: String, lamp: Option<Lamp> },
-    Messages { of: Of, answer: oneshot::Sender<Option<Vec<Captured>>> },
-    Captured { answer: oneshot::Sender<Vec<(Kept, Vec<Captured>)>> },
-    Service { call: CallId, command: ServiceCommand, answer: Option<oneshot::Sender<bool>> },
-    Stop { answer: oneshot::Sender<()> },
+    Originate {
+        wanted: Box<Originate>,
+        answer: oneshot::Sender<Result<CallId, OriginateError>>,
+    },
+    Hangup {
+        call: CallId,
+        answer: oneshot::Sender<bool>,
+    },
+    List {
+        answer: oneshot::Sender<Vec<Snapshot>>,
+    },
+    Contacts {
+        answer: oneshot::Sender<Vec<registrar::Contact>>,
+    },
+    Trunks {
+        answer: oneshot::Sender<Vec<Standing>>,
+    },
+    Load {
+        answer: oneshot::Sender<Load>,
+    },
+    Resolved {
+        trunk: Arc<str>,
+        addresses: Vec<SocketAddr>,
+    },
+    Notify {
+        order: Box<notify::Order>,
+        answer: oneshot::Sender<notify::Outcome>,
+    },
+    Bans {
+        answer: oneshot::Sender<Vec<Ban>>,
+    },
+    Pardon {
+        source: IpAddr,
+        answer: oneshot::Sender<bool>,
+    },
+    DropContacts {
+        mac: MacAddr,
+        keep_generation: Generation,
+    },
+    Reload {
+        config: Box<Config>,
+    },
+    Mailbox {
+        user: String,
+        mailbox: Mailbox,
+    },
+    Show {
+        resource: String,
+        lamp: Option<Lamp>,
+    },
+    Messages {
+        of: Of,
+        answer: oneshot::Sender<Option<Vec<Captured>>>,
+    },
+    Captured {
+        answer: oneshot::Sender<Vec<(Kept, Vec<Captured>)>>,
+    },
+    Service {
+        call: CallId,
+        command: ServiceCommand,
+        answer: Option<oneshot::Sender<bool>>,
+    },
+    Wishes {
+        extension: String,
+        answer: oneshot::Sender<Wishes>,
+    },
+    Wish {
+        extension: String,
+        change: Box<Change>,
+        answer: oneshot::Sender<Result<oneshot::Receiver<bool>, book::Error>>,
+    },
+    Nights {
+        answer: oneshot::Sender<Vec<(String, Night)>>,
+    },
+    TurnNight {
+        hours: String,
+        to: Night,
+        answer: oneshot::Sender<Option<oneshot::Receiver<bool>>>,
+    },
+    /// What a star code wished is stored, or not.
+    Kept {
+        call: CallId,
+        stored: bool,
+    },
+    Stop {
+        answer: oneshot::Sender<()>,
+    },
 }
 
 /// Whose messages are wanted.
@@ -202,6 +282,40 @@ impl Handle {
     /// What messages are kept of, the newest first, 200 at most, each with its messages.
     pub async fn captured(&self) -> Vec<(Kept, Vec<Captured>)> {
         self.ask(|answer| Command::Captured { answer }).await.unwrap_or_default()
+    }
+
+    /// What an extension wishes of calls to it.
+    pub async fn wishes(&self, extension: &str) -> Wishes {
+        let extension = extension.to_owned();
+        self.ask(|answer| Command::Wishes { extension, answer }).await.unwrap_or_default()
+    }
+
+    /// Changes what an extension wishes, and waits until it is stored.
+    pub async fn wish(&self, extension: &str, change: Change) -> Result<(), NotKept> {
+        let (extension, change) = (extension.to_owned(), Box::new(change));
+        let outcome = self.ask(|answer| Command::Wish { extension, change, answer }).await.ok_or(NotKept::Store)??;
+        if outcome.await == Ok(true) { Ok(()) } else { Err(NotKept::Store) }
+    }
+
+    /// Every night switch, and where it stands.
+    pub async fn nights(&self) -> Vec<(String, Night)> {
+        self.ask(|answer| Command::Nights { answer }).await.unwrap_or_default()
+    }
+
+    /// Turns a night switch, and waits until that is stored. `false`: there are no such hours.
+    pub async fn turn_night(&self, hours: &str, to: Night) -> Result<bool, NotKept> {
+        let hours = hours.to_owned();
+        match self.ask(|answer| Command::TurnNight { hours, to, answer }).await {
+            Some(Some(outcome)) => {
+                if outcome.await == Ok(true) {
+                    Ok(true)
+                } else {
+                    Err(NotKept::Store)
+                }
+            }
+            Some(None) => Ok(false),
+            None => Err(NotKept::Store),
+        }
     }
 
     /// Ends all calls and the engine.

@@ -145,7 +145,7 @@ impl Engine {
                     Err(status) => return ground.agent.reject(now, &mut ground.endpoint, leg, status, &[]),
                 };
                 let (caller, source, origin, hides) = (translate::caller(account), flow.peer, None, invite::hides(request));
-                let incoming = Incoming { leg, caller, dialled, offer, flow, source, replaces, origin, hides };
+                let incoming = Incoming { leg, caller, dialled, offer, flow, source, replaces, origin, hides, auto_answer: false };
                 self.switch.handle_incoming(now, ground, incoming);
             }
             Some(Err(refusal)) => {
@@ -184,6 +184,7 @@ impl Engine {
             origin: Some(called.origin),
             // Its caller has no number then.
             hides: false,
+            auto_answer: false,
         };
         self.switch.handle_incoming(now, ground, incoming);
     }

@@ -118,6 +118,7 @@ fn not_everybody_may_transfer_and_not_everywhere() {
         replaces: None,
         origin: None,
         hides: false,
+        auto_answer: false,
     };
     bed.switch.handle_incoming(bed.now, &mut bed.world, incoming);
     bed.actions();
@@ -136,6 +137,7 @@ fn not_everybody_may_transfer_and_not_everywhere() {
         replaces: None,
         origin: None,
         hides: false,
+        auto_answer: false,
     };
     bed.switch.handle_incoming(bed.now, &mut bed.world, incoming);
     bed.actions();
@@ -204,6 +206,7 @@ fn a_phone_picks_up_what_rings_elsewhere_and_moves_its_own_calls() {
             replaces,
             origin: None,
             hides: false,
+            auto_answer: false,
         };
         bed.switch.handle_incoming(bed.now, &mut bed.world, incoming);
         bed.actions()

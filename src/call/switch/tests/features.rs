@@ -1,0 +1,285 @@
+//! Forwards, groups, star codes, pick-up, park and call-back, on paper.
+
+use std::time::Duration;
+
+use super::*;
+use crate::features::{self, Change, book::When};
+
+const SETTINGS: &str = "
+groups:
+  - {number: '2600', name: Sales, members: ['2042', '2043'], strategy: in_order, ring_secs: 10, overflow: '2044'}
+  - {number: '2601', members: ['2042', '2043'], ring_secs: 10}
+pickup_groups: [['2041', '2043']]
+park: {number: '2700', places: 2701-2702, timeout_secs: 60}
+";
+
+/// Everybody has a phone: 2041 is the caller's own.
+fn office() -> Bed {
+    let mut bed = Bed::new(&[("2041", 1), ("2042", 2), ("2043", 3), ("2044", 4)]);
+    let settings: features::Settings = serde_yaml::from_str(SETTINGS).unwrap();
+    let config = crate::call::Config { features: Arc::new(settings.check().unwrap()), ..(*bed.switch.config).clone() };
+    bed.switch.reload(Arc::new(config));
+    bed
+}
+
+impl Bed {
+    fn wish(&mut self, who: &str, change: Change) {
+        self.switch.wish(who, change).unwrap();
+    }
+
+    fn passes(&mut self, secs: u64) -> Vec<String> {
+        self.now += Duration::from_secs(secs);
+        self.switch.handle_timeout(self.now, &mut self.world);
+        self.actions()
+    }
+
+    fn stored(&mut self) -> Vec<String> {
+        let call = self.keeping.pop().expect("something is to be stored");
+        self.switch.kept(self.now, call, true);
+        self.actions()
+    }
+
+    fn refused(&mut self, which: usize, status: u16) -> Vec<String> {
+        self.leg(self.called[which], LegEvent::Refused { status })
+    }
+
+    /// Another phone than the caller's dials.
+    fn dials_as(&mut self, user: &str, last: u8, leg: LegId, number: &str) -> Vec<String> {
+        let caller = Caller { user: user.into(), display_name: "Bo".into(), mac: mac(last), line: 1, provisional: false };
+        let (source, replaces, origin, hides) = (flow().peer, None, None, false);
+        let offer = Some(Bytes::from(OFFER));
+        let incoming =
+            Incoming { leg, caller, dialled: number.into(), offer, flow: flow(), source, replaces, origin, hides, auto_answer: false };
+        self.switch.handle_incoming(self.now, &mut self.world, incoming);
+        self.actions()
+    }
+
+    fn diversions(&self) -> Vec<String> {
+        let told = self.events.iter().filter_map(|event| match event {
+            Event::CallDiverted { by, to, reason, .. } => Some(format!("{by} to {to}: {reason}")),
+            _ => None,
+        });
+        told.collect()
+    }
+
+    fn lamps(&mut self) -> Vec<String> {
+        while self.switch.poll_parties().is_some() {}
+        let mut all = Vec::new();
+        while let Some((resource, lamp)) = self.switch.poll_lamp() {
+            all.push(format!("{resource} {}", lamp.map_or("dark".to_owned(), |lamp| format!("{:?} {}", lamp.state, lamp.peer))));
+        }
+        all
+    }
+}
+
+fn forward(when: When, to: &str) -> Change {
+    Change::Forward { when, to: Some(to.into()) }
+}
+
+#[test]
+fn a_forward_counts_when_its_time_has_come() {
+    // Always: the called phone does not ring.
+    let mut bed = office();
+    bed.wish("2042", forward(When::Always, "2043"));
+    assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)), ["invite for 2041 0 sendrecv by 2042 unconditional"]);
+    assert_eq!(bed.diversions(), ["2042 to 2043: unconditional"]);
+    // Busy.
+    let mut bed = office();
+    bed.wish("2042", forward(When::Busy, "2043"));
+    bed.dials(CALLER, "2042", Some(OFFER));
+    assert_eq!(bed.refused(0, 486), ["close", "ring-back false", "invite for 2041 0 sendrecv by 2042 user-busy"]);
+    assert_eq!(bed.diversions(), ["2042 to 2043: user-busy"]);
+    // No answer, after the user's own time.
+    let mut bed = office();
+    bed.wish("2042", forward(When::NoAnswer, "2043"));
+    bed.wish("2042", Change::RingSecs(Some(7)));
+    bed.dials(CALLER, "2042", Some(OFFER));
+    assert!(bed.passes(6).is_empty());
+    assert_eq!(bed.passes(1), ["hang up callee0", "close", "ring-back false", "invite for 2041 0 sendrecv by 2042 no-answer"]);
+    assert_eq!(bed.answers(1, 8).last().unwrap(), "bridge");
+    // Nobody registered.
+    let mut bed = office();
+    bed.wish("2045", forward(When::Unreachable, "2043"));
+    assert_eq!(bed.dials(CALLER, "2045", Some(OFFER)), ["invite for 2041 0 sendrecv by 2045 unavailable"]);
+    assert_eq!(bed.diversions(), ["2045 to 2043: unavailable"]);
+}
+
+#[test]
+fn forwards_that_lead_in_a_circle_end() {
+    let mut bed = office();
+    bed.wish("2042", forward(When::Always, "2043"));
+    bed.wish("2043", forward(When::Always, "2042"));
+    assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)), ["refuse caller 480", "close"]);
+    bed.assert_over("diverted in a circle");
+    assert_eq!(bed.diversions().len(), 1);
+    // To oneself.
+    bed.wish("2044", forward(When::Always, "2044"));
+    assert_eq!(bed.dials(CALLER, "2044", Some(OFFER)), ["refuse caller 480", "close"]);
+    bed.assert_over("diverted in a circle");
+}
+
+#[test]
+fn who_is_not_wanted_is_told_so_and_nothing_rings() {
+    let mut bed = office();
+    bed.wish("2042", Change::DoNotDisturb(true));
+    assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)), ["refuse caller 486"]);
+    bed.wish("2043", Change::Block("2041".into()));
+    assert_eq!(bed.dials(CALLER, "2043", Some(OFFER)), ["refuse caller 403"]);
+    bed.wish("2044", Change::RefuseHidden(true));
+    assert_eq!(bed.dials(CALLER, "*672044", Some(OFFER)), ["refuse caller 433"]);
+    assert_eq!(bed.dials(CALLER, "2044", Some(OFFER)), ["invite for 2041 0 sendrecv"]);
+    // One call only: 2044 is called already.
+    bed.wish("2044", Change::OneCallOnly(true));
+    assert_eq!(bed.dials_as("2043", 3, LegId(900_007), "2044"), ["refuse caller 486"]);
+}
+
+#[test]
+fn a_hidden_number_is_not_shown() {
+    let mut bed = office();
+    assert_eq!(bed.dials(CALLER, "*672042", Some(OFFER)), ["invite for anonymous 0 sendrecv"]);
+}
+
+#[test]
+fn a_hunt_group_rings_one_after_the_other_and_overflows() {
+    let mut bed = office();
+    assert_eq!(bed.dials(CALLER, "2600", Some(OFFER)), ["invite for 2041 0 sendrecv"]);
+    assert_eq!(bed.lamps(), ["2600 Early 2041"]);
+    assert_eq!(bed.refused(0, 603), ["close", "ring-back false", "invite for 2041 0 sendrecv"]);
+    assert_eq!(bed.passes(10), ["hang up callee1", "close", "ring-back false", "invite for 2041 0 sendrecv by 2600 no-answer"]);
+    assert_eq!(bed.diversions(), ["2600 to 2044: no-answer"]);
+    assert_eq!(bed.lamps(), ["2600 dark"]);
+    // Whoever talks, or is not to be disturbed, is left out.
+    let mut bed = office();
+    bed.wish("2042", Change::DoNotDisturb(true));
+    bed.dials_as("2043", 3, LegId(900_007), "2044");
+    assert_eq!(bed.dials(CALLER, "2600", Some(OFFER)), ["invite for 2041 0 sendrecv by 2600 user-busy"]);
+    assert_eq!(bed.diversions(), ["2600 to 2044: user-busy"]);
+}
+
+#[test]
+fn a_group_rings_all_its_members_at_once() {
+    let mut bed = office();
+    assert_eq!(bed.dials(CALLER, "2601", Some(OFFER)).len(), 2);
+    let joined = bed.answers(1, 8);
+    assert!(joined.contains(&"hang up callee0 elsewhere".to_owned()) && joined.contains(&"bridge".to_owned()), "{joined:?}");
+    bed.leg(CALLER, LegEvent::Ended { how: LegEnd::HungUp });
+    bed.actions();
+    bed.dials(CALLER, "2601", Some(OFFER));
+    assert_eq!(bed.passes(10).last().unwrap(), "close");
+    bed.assert_over("no answer");
+}
+
+#[test]
+fn a_star_code_is_stored_before_it_is_confirmed() {
+    let mut bed = office();
+    let kept = bed.dials(CALLER, "*722043", Some(OFFER));
+    assert_eq!(kept.len(), 1, "no answer yet: {kept:?}");
+    assert!(kept[0].starts_with("keep extension/2041 {\"always\":\"2043\""), "{kept:?}");
+    assert_eq!(bed.stored(), ["remote Pcmu SendRecv", "answer caller 0 sendrecv", "beep"]);
+    assert_eq!(bed.switch.wishes("2041").always.as_deref(), Some("2043"));
+    bed.leg(CALLER, LegEvent::Acked { sdp: None });
+    assert_eq!(bed.passes(2), ["hang up caller", "close"]);
+    bed.assert_over("menu done");
+    // The disk is full.
+    bed.dials(CALLER, "*73", Some(OFFER));
+    let call = bed.keeping.pop().unwrap();
+    bed.switch.kept(bed.now, call, false);
+    assert_eq!(bed.actions(), ["refuse caller 503 after 10", "close"]);
+    // The disk does not answer at all.
+    bed.dials(CALLER, "*78", Some(OFFER));
+    assert_eq!(bed.passes(10), ["refuse caller 480", "close"]);
+    bed.assert_over("menu done");
+}
+
+#[test]
+fn codes_call_what_was_called_before() {
+    let mut bed = office();
+    assert_eq!(bed.dials(CALLER, "*66", Some(OFFER)), ["refuse caller 404"]);
+    bed.dials(CALLER, "2042", Some(OFFER));
+    bed.leg(CALLER, LegEvent::Ended { how: LegEnd::Cancelled });
+    bed.actions();
+    assert_eq!(bed.dials(CALLER, "*66", Some(OFFER)), ["invite for 2041 0 sendrecv"]);
+    bed.leg(CALLER, LegEvent::Ended { how: LegEnd::Cancelled });
+    bed.actions();
+    // 2042 has been called: it calls back, or blocks the caller.
+    assert_eq!(bed.dials_as("2042", 2, LegId(900_007), "*69"), ["invite for 2042 0 sendrecv"]);
+    bed.leg(LegId(900_007), LegEvent::Ended { how: LegEnd::Cancelled });
+    bed.actions();
+    bed.dials_as("2042", 2, LegId(900_008), "*32");
+    assert!(bed.switch.wishes("2042").blocked.contains("2041"));
+    // A speed dial.
+    bed.dials(CALLER, "*75072043", Some(OFFER));
+    bed.stored();
+    bed.passes(2);
+    assert_eq!(bed.dials(CALLER, "*07", Some(OFFER)), ["invite for 2041 0 sendrecv"]);
+    bed.leg(CALLER, LegEvent::Ended { how: LegEnd::Cancelled });
+    bed.actions();
+    assert_eq!(bed.dials(CALLER, "*802043", Some(OFFER)), ["invite for 2041 0 sendrecv answering by itself"]);
+}
+
+#[test]
+fn a_ringing_call_is_picked_up_by_who_may() {
+    let mut bed = office();
+    bed.dials(CALLER, "2042", Some(OFFER));
+    // 2044 is in no group with 2042.
+    assert_eq!(bed.dials_as("2044", 4, LegId(900_006), "*8"), ["refuse caller 404"]);
+    let taken = bed.dials_as("2043", 3, LegId(900_007), "**2042");
+    assert_eq!(taken[..2], ["remote Pcmu SendRecv", "answer caller 0 sendrecv"]);
+    assert!(taken.contains(&"hang up callee0 elsewhere".to_owned()) && taken.contains(&"bridge".to_owned()), "{taken:?}");
+    // A call to 2043 rings; 2041 is in its group.
+    let mut bed = office();
+    bed.dials_as("2044", 4, LegId(900_007), "2043");
+    assert!(bed.dials(CALLER, "*8", Some(OFFER)).contains(&"bridge".to_owned()));
+    // A call to a ring group is everybody's who is in it.
+    let mut bed = office();
+    bed.dials(CALLER, "2600", Some(OFFER));
+    assert!(bed.dials_as("2043", 3, LegId(900_007), "*8").contains(&"bridge".to_owned()));
+}
+
+#[test]
+fn a_parked_call_waits_with_music_and_is_taken_by_who_dials_its_place() {
+    let mut bed = Bed::talking();
+    let settings: features::Settings = serde_yaml::from_str(SETTINGS).unwrap();
+    let config = crate::call::Config {
+        features: Arc::new(settings.check().unwrap()),
+        hold_music: crate::call::config::HoldMusic::Tune,
+        ..(*bed.switch.config).clone()
+    };
+    bed.switch.reload(Arc::new(config));
+    let callee = bed.called[0];
+    let parked = bed.leg(callee, LegEvent::Referred { to: "2700".into(), replaces: None });
+    assert_eq!(parked, ["accept refer callee0", "unbridge", "tell callee0 200", "hang up callee0", "close", "music true"]);
+    assert_eq!(bed.lamps().last().unwrap(), "2701 Confirmed 2041");
+    assert_eq!(bed.switch.list(bed.now)[0].state, CallState::Parked);
+    // Nobody takes it: who parked it is called, does not answer, and it waits on.
+    assert_eq!(bed.passes(60), ["music false", "invite for 2041 8 sendrecv", "ring-back true"]);
+    assert_eq!(bed.lamps(), ["2701 dark"]);
+    assert_eq!(bed.passes(45), ["hang up callee1", "close", "ring-back false", "music true"]);
+    assert_eq!(bed.lamps(), ["2701 Confirmed 2041"]);
+    let taken = bed.dials_as("2043", 3, LegId(900_007), "2701");
+    assert_eq!(taken, ["remote Pcma SendRecv", "answer caller 8 sendrecv", "bridge", "music false"]);
+    assert_eq!(bed.lamps(), ["2701 dark"]);
+    assert_eq!(bed.dials_as("2044", 4, LegId(900_008), "2701"), ["refuse caller 404"]);
+    bed.leg(LegId(900_007), LegEvent::Ended { how: LegEnd::HungUp });
+    bed.actions();
+    bed.assert_over("callee hung up");
+    assert!(bed.switch.desk.places.is_empty());
+}
+
+#[test]
+fn one_is_called_back_when_the_other_is_free() {
+    let mut bed = office();
+    bed.dials_as("2043", 3, LegId(900_007), "2042");
+    bed.answers(0, 8);
+    bed.leg(LegId(900_007), LegEvent::Acked { sdp: None });
+    bed.wish("2042", Change::OneCallOnly(true));
+    assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)), ["refuse caller 486"]);
+    assert!(bed.dials(CALLER, "*37", Some(OFFER)).contains(&"beep".to_owned()));
+    bed.passes(2);
+    bed.switch.handle_free(bed.now, &mut bed.world);
+    assert!(bed.actions().is_empty(), "2042 still talks");
+    bed.leg(LegId(900_007), LegEvent::Ended { how: LegEnd::HungUp });
+    bed.switch.handle_free(bed.now, &mut bed.world);
+    assert_eq!(bed.actions(), ["invite for 2042 8 sendrecv"], "the phone of 2041 rings, and shows whom it is about");
+    assert!(bed.switch.desk.call_backs.is_empty());
+}

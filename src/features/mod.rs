@@ -1,0 +1,19 @@
+//! What people of an office ask of their telephone system: forwards, do not disturb, groups, park places, star codes.
+//!
+//! One truth, however it is set (`book.rs`): by a star code (`code.rs`), by the API or the command line. The rules of the
+//! office come from the configuration (`settings.rs`); what a call does with all this is `call::switch`'s affair. Pure: the
+//! book gives out what is to be stored ([`book::Row`]), and takes it back after a restart.
+
+pub mod book;
+pub mod code;
+pub mod group;
+pub mod park;
+pub mod settings;
+
+pub use self::{
+    book::{Book, Change, Failure, Reach, Wishes},
+    code::{Code, Codes},
+    group::{Group, Strategy},
+    park::Places,
+    settings::{Rules, Settings},
+};
