@@ -615,6 +615,39 @@ async fn the_directory_is_listed() {
     office.node.stop().await;
 }
 
+// --- wishes
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_wishes_is_kept_before_it_is_said_so() {
+    let office = Office::opens(|_| {}).await;
+    let program = Program::of(&office);
+    let path = "/api/v1/extensions/2041/wishes";
+    assert_eq!(program.get(path).await["do_not_disturb"], false);
+    let wanted = json!({ "no_answer": "2042", "ring_secs": 15, "blocked": ["01234"], "speed": { "7": "2042" } });
+    let answer = program.send("PUT", path, &wanted).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let office = office.opens_again().await;
+    let program = Program::of(&office);
+    let kept = program.get(path).await;
+    assert!(kept["no_answer"] == "2042" && kept["ring_secs"] == 15 && kept["blocked"] == json!(["01234"]), "{kept}");
+    assert_eq!(program.get(path).await["speed"]["7"], "2042");
+    for (wrong, says) in [
+        (json!({ "always": "20 42" }), "'20 42' cannot be dialled"),
+        (json!({ "ring_secs": 1 }), "5 to 600 seconds"),
+        (json!({ "speed": { "100": "1" } }), "speed dials are 0 to 99"),
+        (json!({ "allways": "2042" }), "unknown field"),
+    ] {
+        let answer = program.send("PUT", path, &wrong).await;
+        assert!((400..=422).contains(&answer.status) && answer.text().contains(says), "{wrong}: {answer:?}");
+    }
+    // Nothing is wished any more, and nothing is kept.
+    assert_eq!(program.send("PUT", path, &json!({})).await.status, 200);
+    assert!(program.get(path).await["no_answer"].is_null());
+    assert_eq!(program.get("/api/v1/night").await, json!([]));
+    assert_eq!(program.send("PUT", "/api/v1/night/office", &json!({ "position": "night" })).await.status, 404);
+    office.node.stop().await;
+}
+
 // --- events
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -811,7 +844,7 @@ async fn every_route_answers_as_it_is_described() {
     assert_eq!(description, serde_json::from_str::<Value>(&plugtone::api::openapi()).expect("JSON"));
     let operations = operations(&description);
     assert!(operations.len() >= 14, "{}", operations.len());
-    let real = |path: &str| path.replace("{mac}", "00:15:65:00:00:99").replace("{id}", "00000000000004d2");
+    let real = |path: &str| path.replace("{mac}", "00:15:65:00:00:99").replace("{id}", "00000000000004d2").replace("{extension}", "2041");
     for (method, path, operation) in &operations {
         let told = format!("{method} {path}");
         let documented = operation["responses"].as_object().expect("responses");

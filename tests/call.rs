@@ -100,6 +100,7 @@ pub struct Bed {
     pub store: Arc<Sqlite>,
     pub media: Media,
     pub folder: TempDir,
+    config: call::Config,
 }
 
 impl Bed {
@@ -145,8 +146,15 @@ impl Bed {
         };
         let plan = routing::loader::load(calls.routes.as_deref(), calls.base()).unwrap_or_else(|faults| panic!("{faults:?}"));
         let calls = call::Config { plan: Arc::new(plan), ..calls.check().unwrap() };
-        let running = call::worker::start(sip, calls, neighbours).await.expect("the engine");
-        Self { running, service: inbox, _voicemail: left, events, store, media, folder }
+        let running = call::worker::start(sip, calls.clone(), neighbours).await.expect("the engine");
+        Self { running, service: inbox, _voicemail: left, events, store, media, folder, config: calls }
+    }
+
+    /// Other rules for new calls.
+    pub async fn reload_with(&self, change: impl FnOnce(&mut call::Config)) {
+        let mut config = self.config.clone();
+        change(&mut config);
+        self.running.handle.reload(config).await;
     }
 
     /// Starts SIPp as the phone with this MAC. `edits` are replaced in the scenario.

@@ -781,6 +781,19 @@ fn lists_and_actions_work_against_a_running_server() {
     let detail = server.ask(&["devices", &macs[0].replace(':', ""), "--json"]).json();
     assert!(detail["binding"]["extension"] == "2041" && detail["timeline"].as_array().is_some_and(|events| events.len() > 10), "{detail}");
 
+    // What they wish of their telephones.
+    assert_eq!(server.ask(&["wishes", "2041"]).good(), "2041 wishes nothing: calls ring\n");
+    let shown = server.ask(&["wishes", "2041", "--busy", "2042", "--block", "0123", "--speed", "7=2042", "--call-waiting", "off"]).good();
+    for line in ["2041: while busy, calls go to 2042", "2041: one call only", "2041: 0123 is blocked", "2041: speed dial 7 is 2042"] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    assert!(server.ask(&["wishes", "2041", "--always", "nobody"]).bad().contains("'nobody' cannot be dialled"));
+    let wishes =
+        server.ask(&["wishes", "2041", "--busy", "", "--unblock", "0123", "--speed", "7=", "--call-waiting", "on", "--json"]).json();
+    assert!(wishes["busy"].is_null() && wishes["blocked"] == serde_json::json!([]) && wishes["one_call_only"] == false, "{wishes}");
+    assert_eq!(server.ask(&["night"]).good(), "no night switches: the routes have no hours\n");
+    assert!(server.ask(&["night", "turn", "office", "night"]).bad().contains("the routes have no hours 'office'"));
+
     // They talk: one watches, one sees the list, one ends it.
     let out = server.path("dial");
     let mut dial = command(server.folder.path(), &["dial", "2042", "--from", "2041", "--label", "ticket=4711", "--json", "-c", ASKED]);

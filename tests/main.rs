@@ -3,6 +3,7 @@
 mod api;
 mod call;
 mod call_divert;
+mod call_features;
 mod call_media;
 mod call_records;
 mod call_signalling;

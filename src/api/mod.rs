@@ -30,6 +30,7 @@ pub mod auth;
 pub mod calls;
 pub mod devices;
 pub mod events;
+pub mod features;
 pub mod messages;
 pub mod problem;
 pub mod records;
@@ -114,6 +115,9 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(devices::locate))
         .routes(routes!(devices::bindings))
         .routes(routes!(devices::users))
+        .routes(routes!(features::show, features::set))
+        .routes(routes!(features::nights))
+        .routes(routes!(features::turn_night))
         .routes(routes!(events::follow))
         .routes(routes!(reload));
     let resources = guard(guarded).routes(routes!(description));

@@ -27,6 +27,7 @@ mod table;
 mod token;
 mod trunks;
 mod watchers;
+mod wishes;
 
 /// Plug in a desk phone, dial anything, say who you are: your extension is on it.
 #[derive(Parser)]
@@ -58,6 +59,8 @@ enum Command {
     Dial(dial::Dial),
     Calls(dial::Calls),
     Trunks(trunks::Trunks),
+    Wishes(wishes::Wishes),
+    Night(wishes::Night),
     Route(route::Route),
     Phone(phone::Phone),
     Ivr(ivr::Ivr),
@@ -85,6 +88,8 @@ impl Cli {
             Command::Dial(command) => command.run().await,
             Command::Calls(command) => command.run().await,
             Command::Trunks(command) => command.run().await,
+            Command::Wishes(command) => command.run().await,
+            Command::Night(command) => command.run().await,
             Command::Route(command) => command.run(),
             Command::Phone(command) => command.run().await,
             Command::Ivr(command) => command.run(),
