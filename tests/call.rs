@@ -164,6 +164,27 @@ impl Bed {
 
     #[allow(clippy::too_many_arguments)]
     pub fn sipp(&self, last: u8, password: &str, port: u16, scenario: &str, dials: &str, edits: &[(&str, &str)], transport: &str) -> Sipp {
+        let server = if transport == "t1" { self.running.tcp[0] } else { self.running.udp[0] };
+        self.sipp_at(server, last, password, port, scenario, dials, edits, transport)
+    }
+
+    /// A phone that is behind a proxy: it knows that one only.
+    pub fn phone_behind(&self, proxy: SocketAddr, last: u8, port: u16, scenario: &str, dials: &str, edits: &[(&str, &str)]) -> Sipp {
+        self.sipp_at(proxy, last, &password(mac(last)), port, scenario, dials, edits, "u1")
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn sipp_at(
+        &self,
+        server: SocketAddr,
+        last: u8,
+        password: &str,
+        port: u16,
+        scenario: &str,
+        dials: &str,
+        edits: &[(&str, &str)],
+        transport: &str,
+    ) -> Sipp {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sipp").join(scenario);
         let mut text = fs::read_to_string(&source).expect("the scenario");
         for (from, to) in edits {
@@ -172,7 +193,6 @@ impl Bed {
         let folder = tempfile::tempdir_in(self.folder.path()).expect("a folder");
         let file = folder.path().join("scenario.xml");
         fs::write(&file, text).expect("written");
-        let server = if transport == "t1" { self.running.tcp[0] } else { self.running.udp[0] };
         let host = if server.is_ipv6() { format!("[{}]", server.ip()) } else { server.ip().to_string() };
         let user = People::new().0[&format!("{}-1", mac(last).bare())].user.clone();
         // SIPp would sign for the server's URI and not for the one that it calls.
@@ -289,7 +309,7 @@ pub fn free_port() -> u16 {
 }
 
 /// Whether somebody has bound the port; asked without touching it.
-fn is_bound(port: u16) -> bool {
+pub fn is_bound(port: u16) -> bool {
     let table = |name| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
     let tables: String = ["udp", "udp6", "tcp", "tcp6"].map(table).concat();
     tables.lines().filter_map(|line| line.split_whitespace().nth(1)).any(|local| local.ends_with(&format!(":{port:04X}")))

@@ -88,6 +88,10 @@ pub struct Contact {
     pub flow: Flow,
     pub mac: MacAddr,
     pub line: LineNumber,
+    /// In thousandths: who has more of it rings first (RFC 3261 §16.6).
+    pub q: u16,
+    /// Route headers that lead to it, top first (RFC 3327).
+    pub path: Vec<String>,
 }
 
 /// Somebody sent a call elsewhere before it was answered (RFC 5806).
@@ -160,6 +164,10 @@ pub(super) struct Half {
     pub leg: LegId,
     /// Who is there: an extension, or the caller's user part.
     pub user: String,
+    /// As a display shows it; empty where it is not known.
+    pub name: String,
+    /// Does not want to be known.
+    pub hides: bool,
     pub mac: MacAddr,
     pub line: LineNumber,
     /// It has an owner: only then may it transfer its call.
@@ -186,6 +194,8 @@ impl Half {
         Self {
             leg,
             user: user.to_owned(),
+            name: String::new(),
+            hides: false,
             mac,
             line: 1,
             owned: true,

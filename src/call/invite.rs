@@ -55,8 +55,18 @@ pub(super) fn to_phone(own_host: &str, flow: Flow, contact: Contact, caller: Cal
         contact_user: caller.user,
         offer: Some(offer),
         credentials: None,
+        routes: contact.path,
         headers,
     }
+}
+
+/// Who is at our end of a call, for P-Asserted-Identity.
+pub(super) fn identity(own_host: &str, who: &CallerId) -> String {
+    let (name, uri) = match who.is_hidden() {
+        true => anonymous(),
+        false => (who.display_name.clone(), format!("sip:{}@{own_host}", escape_user(&who.user))),
+    };
+    name_addr(&name, &uri)
 }
 
 /// RFC 3323 §4.1.1.3
@@ -185,7 +195,7 @@ mod tests {
 
     fn invite(caller: CallerId, told: Told) -> Vec<String> {
         let flow = Flow::udp("10.0.0.1:5060".parse().unwrap(), "10.0.0.5:5060".parse().unwrap());
-        let contact = Contact { uri: "sip:2042@10.0.0.5".into(), flow, mac: crate::model::MacAddr::NOBODY, line: 1 };
+        let contact = Contact { uri: "sip:2042@10.0.0.5".into(), flow, mac: crate::model::MacAddr::NOBODY, line: 1, q: 1000, path: vec![] };
         let invite = to_phone("10.0.0.1:5060", flow, contact, caller, told, bytes::Bytes::new());
         let from = name_addr(&invite.from.0, &invite.from.1);
         std::iter::once(format!("From: {from}")).chain(invite.headers.iter().map(|(name, value)| format!("{name}: {value}"))).collect()

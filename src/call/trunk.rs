@@ -592,6 +592,7 @@ pub fn invite(
         contact_user: account.or(number).unwrap_or("plugtone").to_owned(),
         offer: Some(offer),
         credentials: credentials(trunk),
+        routes: Vec::new(),
         headers,
     }
 }

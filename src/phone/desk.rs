@@ -582,6 +582,7 @@ impl<'a> Line<'a> {
             contact_user: user.clone(),
             offer: Some(offer),
             credentials: Some(credentials(&self.account)),
+            routes: Vec::new(),
             headers: Vec::new(),
         };
         self.agent.invite(now, &mut self.endpoint, leg, invite);

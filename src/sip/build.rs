@@ -334,6 +334,7 @@ pub fn reason_phrase(status: u16) -> &'static str {
         421 => "Extension Required",
         422 => "Session Interval Too Small",
         423 => "Interval Too Brief",
+        430 => "Flow Failed",
         429 => "Provide Referrer Identity",
         480 => "Temporarily Unavailable",
         481 => "Call/Transaction Does Not Exist",

@@ -50,6 +50,11 @@ pub enum Action {
         trunk: Arc<str>,
         media: SessionId,
     },
+    /// Who is at the other end, for the phone to show; nobody who hides.
+    Identify {
+        leg: LegId,
+        who: CallerId,
+    },
     Ring {
         leg: LegId,
     },

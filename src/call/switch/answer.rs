@@ -55,6 +55,7 @@ impl Switch {
             self.deadlines.remove(&(at, id));
         }
         if place == Place::Far {
+            call.later.clear();
             call.ways = None;
             call.no_sign_yet = false;
         }
@@ -93,6 +94,9 @@ impl Switch {
         call.early = None;
         call.seeking = None;
         call.parked = None;
+        let near_leg = near.leg;
+        self.identify(id, near_leg);
+        let Some(call) = self.calls.get_mut(&id) else { return };
         if near_up {
             call.answered.get_or_insert(now);
             if mem::take(&mut call.lent) {

@@ -11,7 +11,7 @@ use super::{
     Action, CallerId, LegBegins, OriginateError, Purpose, Replaced, Switch, World,
     codes::Coded,
     reach::Arrival,
-    ringing::Plan,
+    ringing::{Plan, groups},
     state::{Call, Side},
 };
 use crate::{
@@ -136,9 +136,10 @@ impl Switch {
             foreign: Vec::new(),
             purpose,
             near: true,
-            except: None,
         };
-        let near = self.ring(world, id, std::slice::from_ref(&wanted.from), plan);
+        // All at once: whoever asked is at one of them.
+        let phones = groups(world, std::slice::from_ref(&wanted.from), None, self.config.max_contacts);
+        let near = self.ring(world, id, phones.into_iter().flatten().collect(), &plan);
         if near.is_empty() {
             return Err(overload);
         }
@@ -191,6 +192,8 @@ impl Switch {
             Half::new(incoming.leg, &incoming.caller.user, incoming.caller.mac, media, sdp, HalfState::Offered(offer.map(Box::new)));
         half.wants = wants.unwrap_or(Direction::SendRecv);
         half.line = incoming.caller.line;
+        half.name.clone_from(&incoming.caller.display_name);
+        half.hides = incoming.hides;
         half.owned = !incoming.caller.provisional && incoming.origin.is_none();
         if let Some(origin) = &incoming.origin {
             self.actions.push_back(Action::HoldTrunk { trunk: origin.trunk.clone(), media: media.id });

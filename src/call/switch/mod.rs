@@ -26,6 +26,7 @@ mod answer;
 mod begin;
 mod change;
 mod codes;
+mod connected;
 mod desk;
 mod divert;
 mod leaving;
@@ -231,7 +232,7 @@ impl Switch {
             self.touched.insert(id);
             if matches!(call.far, Side::Tone) {
                 self.end(now, id, Cause::ServiceDone, None, None);
-            } else if !self.on_park_timeout(now, world, id) && !self.on_no_sign(now, world, id) {
+            } else if !self.on_park_timeout(now, world, id) && !self.on_no_sign(now, world, id) && !self.ring_later(now, world, id) {
                 self.nobody(now, world, id, Cause::NoAnswer, None);
             }
         }

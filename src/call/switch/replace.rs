@@ -5,6 +5,7 @@ use std::{mem, time::Instant};
 
 use super::{
     Action, Incoming, Purpose, Switch, World,
+    connected::shown,
     state::{Place, Side},
 };
 use crate::{
@@ -63,7 +64,8 @@ impl Switch {
             Place::Near => call.far.one(),
             Place::Far => call.near.one(),
         };
-        let (other_media, prefer) = other.map(|other| (other.media.id, other.sdp.agreed().map(|agreed| agreed.codec))).ok_or(603_u16)?;
+        let other = other.ok_or(603_u16)?;
+        let (other_media, prefer, sees) = (other.media.id, other.sdp.agreed().map(|agreed| agreed.codec), shown(other));
         let offer = incoming.offer.as_deref().map(Description::parse).transpose().map_err(|_| 488_u16)?;
         let mut new = self.near_half(world, incoming, None, Purpose::Bridge { near: Some(other_media) }).ok_or(503_u16)?;
         let (sdp, params) = match &offer {
@@ -80,6 +82,7 @@ impl Switch {
         self.actions.push_back(Self::comes_in(id, &new, incoming.caller.user.clone(), incoming.dialled.clone()));
         let (leg, media, codec) = (new.leg, new.media.id, params.map(|params| params.codec).or(prefer));
         self.actions.extend(params.map(|params| Action::SetRemote { media, params }));
+        self.actions.push_back(Action::Identify { leg, who: sees });
         self.actions.push_back(Action::Answer { leg, sdp });
         self.legs.insert(leg, id);
         self.put_in_place(id, place, Side::One(Box::new(new)), rings);
@@ -87,6 +90,9 @@ impl Switch {
             self.connect(now, id, codec, media);
         } else {
             self.actions.push_back(Action::Bridge { near: other_media, far: media });
+            if let Some(other) = self.calls.get(&id).and_then(|call| call.other_of(leg)).map(|other| other.leg) {
+                self.identify(id, other);
+            }
             self.reoffer_other(id, leg);
             self.align(id, leg);
         }
@@ -98,6 +104,7 @@ impl Switch {
         if let Some(at) = call.deadline.take() {
             self.deadlines.remove(&(at, id));
         }
+        call.later.clear();
         for old in mem::replace(call.side_mut(place), new).into_halves() {
             self.legs.remove(&old.leg);
             self.actions.push_back(Action::Hangup { leg: old.leg, elsewhere: rings });

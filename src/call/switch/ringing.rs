@@ -1,6 +1,6 @@
 //! Phones ring: which, for how long, and what is said when nobody takes the call.
 
-use std::{mem, time::Instant};
+use std::{collections::VecDeque, mem, time::Instant};
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use super::{
     state::{Place, Side},
 };
 use crate::{
-    call::half::{Cause, Diversion, Half, HalfState},
+    call::half::{Cause, Contact, Diversion, Half, HalfState},
     model::{CallId, Event, Extension, MacAddr},
     sdp::{self, Attribute, Codec, Description, Direction, Terms},
     sip::ua::LegId,
@@ -27,59 +27,86 @@ pub(super) struct Plan {
     pub(super) purpose: Purpose,
     /// Of a call that the API began: the one who wanted it.
     pub(super) near: bool,
-    /// The caller's own device does not ring for its own call.
-    pub(super) except: Option<MacAddr>,
 }
+
+/// Phones that ring at once, each with the extension that it rings for.
+pub(super) type Group = Vec<(Extension, Contact)>;
 
 impl Switch {
     /// Rings the far side of a call whose near side is there.
     pub(super) fn ring_far(&mut self, now: Instant, world: &mut dyn World, id: CallId, targets: &[Extension]) {
-        let Some(call) = self.calls.get(&id) else { return };
+        let Some(call) = self.calls.get_mut(&id) else { return };
         let Some(near) = call.near.one() else { return };
-        let (codecs, foreign) = self.far_codecs(id);
-        let purpose = Purpose::Bridge { near: Some(near.media.id) };
-        let referred_by = call.transfer.as_ref().map(|transfer| transfer.user.clone());
-        let ring_timeout = call.seeking.as_ref().and_then(|seeking| seeking.ring).unwrap_or(call.ring_timeout);
-        let plan = Plan {
-            shown: call.shown.clone(),
-            referred_by,
-            diversions: call.diversions.clone(),
-            auto_answer: call.auto_answer && call.diversions.is_empty(),
-            codecs,
-            foreign,
-            purpose,
-            near: false,
-            except: Some(near.mac),
-        };
-        let plan_except = plan.except;
         // Who was given something to hear already would hear nothing now.
         let (near_media, near_hears) = (near.media.id, near.is_up() || near.early.is_some());
-        let far = self.ring(world, id, targets, plan);
-        if far.is_empty() {
-            // There are phones, but no port to talk with them: others would not help.
-            let full = targets.iter().any(|target| world.contacts(target.as_str()).iter().any(|one| Some(one.mac) != plan_except));
-            return self.nobody(now, world, id, if full { Cause::Overload } else { Cause::Unavailable }, None);
-        }
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        call.far = Side::Ringing(far);
+        call.later = groups(world, targets, Some(near.mac), self.config.max_contacts);
+        let ring_timeout = call.seeking.as_ref().and_then(|seeking| seeking.ring).unwrap_or(call.ring_timeout);
+        // There are phones, but no port to talk with them: others would not help.
+        let why_not = if call.later.is_empty() { Cause::Unavailable } else { Cause::Overload };
+        call.each_rings = ring_timeout / u32::try_from(call.later.len()).unwrap_or(1).max(1);
         call.rang = false;
         call.early = None;
         call.failure = None;
-        if let Some(before) = call.deadline.replace(now + ring_timeout) {
-            self.deadlines.remove(&(before, id));
+        if !self.ring_next(now, world, id) {
+            return self.nobody(now, world, id, why_not, None);
         }
-        self.deadlines.insert((now + ring_timeout, id));
         if near_hears {
             self.actions.push_back(Action::RingBack { media: near_media, on: true });
         }
     }
 
-    /// Calls all phones of these extensions.
-    pub(super) fn ring(&mut self, world: &mut dyn World, id: CallId, targets: &[Extension], plan: Plan) -> Vec<Half> {
+    /// Calls the next phones of the far side; nobody rings there now. `false`: there are none.
+    fn ring_next(&mut self, now: Instant, world: &mut dyn World, id: CallId) -> bool {
+        while let Some(group) = self.calls.get_mut(&id).and_then(|call| call.later.pop_front()) {
+            let Some(plan) = self.far_plan(id) else { return false };
+            let halves = self.ring(world, id, group, &plan);
+            if let Some(call) = self.calls.get_mut(&id)
+                && !halves.is_empty()
+            {
+                call.far = Side::Ringing(halves);
+                let at = now + call.each_rings;
+                self.set_deadline(id, at);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// None of the phones that ring takes the call: the next ones are tried (RFC 3261 §16.6). `false`: there are none.
+    pub(super) fn ring_later(&mut self, now: Instant, world: &mut dyn World, id: CallId) -> bool {
+        let Some(call) = self.calls.get_mut(&id).filter(|call| !call.later.is_empty()) else { return false };
+        let later = mem::take(&mut call.later);
+        let hears = call.near.one().filter(|near| near.is_up() || near.early.is_some()).map(|near| near.media.id);
+        self.stop_ringing(id, Side::None);
+        let Some(call) = self.calls.get_mut(&id) else { return false };
+        call.later = later;
+        let rings = self.ring_next(now, world, id);
+        if let Some(media) = hears.filter(|_| rings) {
+            self.actions.push_back(Action::RingBack { media, on: true });
+        }
+        rings
+    }
+
+    fn far_plan(&self, id: CallId) -> Option<Plan> {
+        let call = self.calls.get(&id)?;
+        let near = call.near.one()?;
+        let (codecs, foreign) = self.far_codecs(id);
+        Some(Plan {
+            shown: call.shown.clone(),
+            referred_by: call.transfer.as_ref().map(|transfer| transfer.user.clone()),
+            diversions: call.diversions.clone(),
+            auto_answer: call.auto_answer && call.diversions.is_empty(),
+            codecs,
+            foreign,
+            purpose: Purpose::Bridge { near: Some(near.media.id) },
+            near: false,
+        })
+    }
+
+    /// Calls these phones.
+    pub(super) fn ring(&mut self, world: &mut dyn World, id: CallId, group: Group, plan: &Plan) -> Vec<Half> {
         let mut halves = Vec::new();
-        let contacts = targets.iter().flat_map(|target| world.contacts(target.as_str()).into_iter().map(move |c| (target, c)));
-        let contacts: Vec<_> = contacts.filter(|(_, c)| Some(c.mac) != plan.except).take(self.config.max_contacts).collect();
-        for (target, contact) in contacts {
+        for (target, contact) in group {
             let Some(media) = world.open_media(&contact.flow, plan.purpose) else { break };
             let leg = world.new_leg();
             let mut sdp = sdp::Session::new(world.random(), media.address, &plan.codecs);
@@ -87,6 +114,7 @@ impl Switch {
             self.legs.insert(leg, id);
             let mut half = Half::new(leg, target.as_str(), contact.mac, media, sdp, HalfState::Called);
             half.line = contact.line;
+            half.name = world.display_name(target.as_str());
             halves.push(half);
             self.actions.push_back(Action::LegBegins(Box::new(LegBegins {
                 call: id,
@@ -108,6 +136,7 @@ impl Switch {
 
     pub(super) fn on_ringing(&mut self, now: Instant, id: CallId, leg: LegId, sdp: Option<Bytes>) {
         self.on_trying(now, id);
+        self.identify_callee(id, leg);
         let heard = sdp.is_some_and(|sdp| self.hear_early(id, leg, &sdp).is_some());
         let Some(call) = self.calls.get_mut(&id) else { return };
         if call.place_of(leg) != Some(Place::Far) || mem::replace(&mut call.rang, true) {
@@ -186,6 +215,9 @@ impl Switch {
             if place == Place::Far && Self::may_go_elsewhere(call, status) && self.next_way(now, world, id) {
                 return;
             }
+            if place == Place::Far && cause != Cause::Declined && self.ring_later(now, world, id) {
+                return;
+            }
             self.nobody(now, world, id, worst, status);
         }
     }
@@ -216,6 +248,7 @@ impl Switch {
             self.deadlines.remove(&(at, id));
         }
         call.early = None;
+        call.later.clear();
         for half in mem::replace(&mut call.far, then).into_halves() {
             self.legs.remove(&half.leg);
             self.actions.push_back(Action::Hangup { leg: half.leg, elsewhere: false });
@@ -225,4 +258,29 @@ impl Switch {
             self.actions.push_back(Action::RingBack { media: near.media.id, on: false });
         }
     }
+}
+
+/// The phones of these extensions, those first that want to be tried first: of each extension the contacts with the highest
+/// `q`, then the next (RFC 3261 §16.6). `except`: the caller's own device does not ring for its own call.
+pub(super) fn groups(world: &dyn World, targets: &[Extension], except: Option<MacAddr>, most: usize) -> VecDeque<Group> {
+    let mut groups: VecDeque<Group> = VecDeque::new();
+    let mut count = 0;
+    for target in targets {
+        let (mut last_q, mut at) = (None, 0);
+        for contact in world.contacts(target.as_str()).into_iter().filter(|contact| Some(contact.mac) != except) {
+            at += usize::from(last_q.is_some_and(|last| last > contact.q));
+            last_q = Some(contact.q);
+            if count >= most {
+                return groups;
+            }
+            count += 1;
+            if groups.len() <= at {
+                groups.push_back(Group::new());
+            }
+            if let Some(group) = groups.get_mut(at) {
+                group.push((target.clone(), contact));
+            }
+        }
+    }
+    groups
 }

@@ -1,11 +1,12 @@
 //! One call: its two sides, and what is known of it. What happens to it is in the files beside.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use super::{CallerId, park::Parked, reach::Seeking, transfer::Transfer};
+use super::{CallerId, park::Parked, reach::Seeking, ringing::Group, transfer::Transfer};
 use crate::{
     call::{
         half::{CallState, Cause, Diversion, Half, Snapshot},
@@ -44,6 +45,9 @@ pub(super) struct Call {
     pub(super) ways: Option<Box<Ways>>,
     /// The trunk that was asked has not shown any sign of life.
     pub(super) no_sign_yet: bool,
+    /// Phones that ring when none of those before has taken the call, each group for so long.
+    pub(super) later: VecDeque<Group>,
+    pub(super) each_rings: Duration,
     /// The best reason so far, of phones that did not answer.
     pub(super) failure: Option<Cause>,
     /// A phone has asked that the other be called away from it.
@@ -102,6 +106,8 @@ impl Call {
             next: None,
             ways: None,
             no_sign_yet: false,
+            later: VecDeque::new(),
+            each_rings: Duration::ZERO,
             failure: None,
             transfer: None,
             diversions: Vec::new(),

@@ -25,6 +25,8 @@ mod voicemail;
 struct Paper {
     /// Extension and last byte of the MAC of each phone.
     phones: Vec<(&'static str, u8)>,
+    /// What phones want to be tried later, in thousandths.
+    q: HashMap<u8, u16>,
     next: u64,
     ports: usize,
     places: usize,
@@ -41,8 +43,15 @@ fn mac(last: u8) -> MacAddr {
 impl World for Paper {
     fn contacts(&self, user: &str) -> Vec<Contact> {
         let of = self.phones.iter().filter(|(extension, _)| *extension == user);
-        of.map(|(extension, last)| Contact { uri: format!("sip:{extension}@10.0.0.{last}"), flow: flow(), mac: mac(*last), line: 1 })
-            .collect()
+        of.map(|(extension, last)| Contact {
+            uri: format!("sip:{extension}@10.0.0.{last}"),
+            flow: flow(),
+            mac: mac(*last),
+            line: 1,
+            q: self.q.get(last).copied().unwrap_or(1000),
+            path: vec![],
+        })
+        .collect()
     }
     fn is_extension(&self, number: &str) -> bool {
         number.len() == 4 && number != "2999"
@@ -94,6 +103,8 @@ struct Bed {
     /// Legs that we called, in order.
     called: Vec<LegId>,
     events: Vec<Event>,
+    /// Who is shown whom.
+    seen: Vec<String>,
     ledger: Ledger,
     began: Instant,
     /// Calls that wait for something to be stored.
@@ -108,10 +119,10 @@ impl Bed {
     fn new(phones: &[(&'static str, u8)]) -> Self {
         let mut settings = Settings { max_calls_extension: 2, hold_music: "silence".into(), ..Settings::default() };
         settings.emergency.insert("112".into(), vec!["2000".parse().unwrap()]);
-        let world = Paper { phones: phones.to_vec(), next: 0, ports: 100, places: 10 };
+        let world = Paper { phones: phones.to_vec(), q: HashMap::new(), next: 0, ports: 100, places: 10 };
         let switch = Switch::new(Arc::new(settings.check().unwrap()));
         let now = Instant::now();
-        Self { now, switch, world, called: vec![], events: vec![], keeping: vec![], ledger: Ledger::default(), began: now }
+        Self { now, switch, world, called: vec![], events: vec![], seen: vec![], keeping: vec![], ledger: Ledger::default(), began: now }
     }
 
     fn dials(&mut self, leg: LegId, number: &str, offer: Option<&str>) -> Vec<String> {
@@ -170,6 +181,10 @@ impl Bed {
                 Action::InviteOutside { leg, hop, .. } => {
                     self.called.push(leg);
                     format!("invite {} by {} for {}", hop.number, hop.trunk, hop.caller.number.unwrap_or_default())
+                }
+                Action::Identify { leg, who } => {
+                    self.seen.push(format!("{} sees {}", name(leg), who.user));
+                    continue;
                 }
                 Action::HoldTrunk { .. } | Action::LegBegins(_) => continue,
                 Action::Ring { leg } => format!("ring {}", name(leg)),
@@ -239,6 +254,7 @@ fn a_call_between_two_phones() {
     assert_eq!(bed.answers(0, 8), ["remote Pcma SendRecv", "remote Pcma SendRecv", "answer caller 8 sendrecv", "bridge"]);
     assert_eq!(bed.leg(CALLER, LegEvent::Acked { sdp: None }), [""; 0]);
     assert_eq!(bed.switch.list(bed.now)[0].state, CallState::Talking);
+    assert_eq!(bed.seen, ["caller sees 2042"; 3]);
     bed.now += Duration::from_secs(3);
     assert_eq!(bed.leg(bed.called[0], LegEvent::Ended { how: LegEnd::HungUp }), ["hang up caller", "close", "close"]);
     assert!(matches!(bed.events.last(), Some(Event::CallEnded { talk_ms: 3000, status: None, mac: Some(_), .. })));
@@ -302,6 +318,35 @@ fn ringing_ends() {
     bed.switch.handle_timeout(bed.now, &mut bed.world);
     assert_eq!(bed.actions(), ["refuse caller 480", "close", "hang up callee0", "close"]);
     bed.assert_over("no answer");
+}
+
+#[test]
+fn phones_that_want_to_be_tried_later_ring_later() {
+    let mut bed = Bed::new(&[("2042", 2), ("2042", 3), ("2042", 4), ("2042", 5)]);
+    bed.world.q = HashMap::from([(4, 500), (5, 100)]);
+    let start = bed.now;
+    assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)).len(), 2);
+    bed.leg(bed.called[0], LegEvent::Ringing { sdp: None });
+    assert_eq!(bed.leg(bed.called[0], LegEvent::Refused { status: 486 }), ["close"]);
+    assert_eq!(bed.leg(bed.called[1], LegEvent::Refused { status: 480 }), ["close", "ring-back false", "invite for 2041 0 sendrecv"]);
+    // Each of the three rings for a third of the time.
+    bed.now += Duration::from_secs(15);
+    bed.switch.handle_timeout(bed.now, &mut bed.world);
+    assert_eq!(bed.actions(), ["hang up callee2", "close", "ring-back false", "invite for 2041 0 sendrecv"]);
+    bed.now += Duration::from_secs(15);
+    bed.switch.handle_timeout(bed.now, &mut bed.world);
+    assert_eq!(bed.actions(), ["refuse caller 480", "close", "hang up callee3", "close"]);
+    assert_eq!(bed.now - start, Duration::from_secs(30));
+    bed.assert_over("no answer");
+    // Whoever declines does so for the person, and whoever answers is not called off by those who were to ring.
+    bed.dials(CALLER, "2042", Some(OFFER));
+    bed.leg(bed.called[4], LegEvent::Refused { status: 603 });
+    bed.assert_over("declined");
+    bed.dials(CALLER, "2042", Some(OFFER));
+    bed.answers(6, 8);
+    assert_eq!(bed.switch.poll_timeout(), None);
+    bed.leg(CALLER, LegEvent::Ended { how: LegEnd::HungUp });
+    bed.assert_over("caller hung up");
 }
 
 #[test]

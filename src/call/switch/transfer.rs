@@ -107,6 +107,7 @@ impl Switch {
         let told = Event::CallTransferred { call: id, by: by.user.clone(), to: to.to_owned(), mac: call.mac };
         // How it came here is of no interest where it goes.
         call.diversions.clear();
+        call.later.clear();
         call.transfer = Some(Box::new(Transfer {
             leg,
             user: by.user.clone(),
@@ -193,6 +194,8 @@ impl Switch {
         self.actions.push_back(Action::Bridge { near: kept.1, far: other_media });
         self.tell(told);
         self.release(leg, &by, 200);
+        self.identify(id, kept.0);
+        self.identify(id, other_leg);
         self.end(now, second_id, Cause::Transferred, None, None);
         self.align(id, kept.0);
         self.align(id, other_leg);
@@ -227,6 +230,7 @@ impl Switch {
             Place::Far => (Side::One(kept), Side::One(by)),
         };
         self.actions.push_back(Action::Bridge { near: kept_media, far: media });
+        self.identify(id, kept_leg);
         self.align(id, kept_leg);
         self.align(id, leg);
     }

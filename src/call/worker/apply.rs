@@ -19,17 +19,15 @@ use crate::{
 impl Engine {
     pub(super) fn apply(&mut self, now: Instant, action: Action) {
         let Ground { agent, endpoint, media, taps, commands, transports, trunks, on_trunk, .. } = &mut self.ground;
+        // Asking the system for a route costs three calls: only where the flow does not tell our address.
+        let local = |flow: Flow| match flow.local.ip().is_unspecified() {
+            true => transports.flow_to(flow.transport, flow.peer).map_or(flow, |found| Flow { id: flow.id, ..found }),
+            false => flow,
+        };
         match action {
             Action::LegBegins(_) => {}
             Action::Invite { leg, contact, caller, referred_by, diversions, auto_answer, offer } => {
-                // Asking the system for a route costs three calls: only where the flow does not tell our address.
-                let flow = match contact.flow.local.ip().is_unspecified() {
-                    true => {
-                        let found = transports.flow_to(contact.flow.transport, contact.flow.peer);
-                        found.map_or(contact.flow, |found| Flow { id: contact.flow.id, ..found })
-                    }
-                    false => contact.flow,
-                };
+                let flow = local(contact.flow);
                 let told = invite::Told { referred_by, diversions, auto_answer };
                 let invite = invite::to_phone(&endpoint.sent_by(&flow), flow, contact, caller, told, offer);
                 agent.invite(now, endpoint, leg, invite);
@@ -42,6 +40,12 @@ impl Engine {
                 agent.invite(now, endpoint, leg, invite);
             }
             Action::HoldTrunk { trunk, media } => trunks.hold(&trunk, media),
+            Action::Identify { leg, who } => {
+                if let Some(flow) = agent.flow(leg) {
+                    let flow = local(flow);
+                    agent.identify(now, leg, invite::identity(&endpoint.sent_by(&flow), &who));
+                }
+            }
             Action::Ring { leg } => agent.ring(now, endpoint, leg),
             Action::Progress { leg, sdp } => agent.progress(now, endpoint, leg, sdp),
             Action::Answer { leg, sdp } => agent.answer(now, endpoint, leg, sdp),

@@ -68,7 +68,15 @@ impl World for Ground {
     fn contacts(&self, user: &str) -> Vec<Contact> {
         // A contact of a phone without an owner is nobody's extension.
         let bound = self.registrar.contacts(user).filter(|contact| !contact.provisional);
-        bound.map(|c| Contact { uri: c.uri.clone(), flow: c.flow, mac: c.mac, line: c.line }).collect()
+        let plain = |c: &sip::registrar::Contact| Contact {
+            uri: c.uri.clone(),
+            flow: c.flow,
+            mac: c.mac,
+            line: c.line,
+            q: c.q,
+            path: c.path.clone(),
+        };
+        bound.map(plain).collect()
     }
 
     fn is_extension(&self, number: &str) -> bool {

@@ -34,6 +34,8 @@ pub struct Invite {
     /// A session description.
     pub offer: Option<Bytes>,
     pub credentials: Option<Credentials>,
+    /// Route headers, top first.
+    pub routes: Vec<String>,
     /// More headers: name and value.
     pub headers: Vec<(String, String)>,
 }

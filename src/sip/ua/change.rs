@@ -182,5 +182,6 @@ impl UserAgent {
         ours.cseq = dialog.local_cseq();
         ours.tries += 1;
         self.clients.insert(tx, Use::Reinvite(id));
+        self.identity_is_told(id);
     }
 }

@@ -91,6 +91,7 @@ impl UserAgent {
 
     pub(super) fn forget(&mut self, id: LegId) {
         self.keep_for_referral(id);
+        self.identity_is_told(id);
         let Some(leg) = self.legs.remove(&id) else { return };
         if let Some(unacked) = &leg.unacked {
             self.schedule.remove(&(unacked.next, id, Timer::Unacknowledged));

@@ -31,6 +31,8 @@ pub(super) enum Timer {
     ReferralEnds,
     /// The session is to be refreshed, or nobody has.
     Session,
+    /// The peer is to hear who is at our end now.
+    Identity,
 }
 
 /// What an answer is to.
@@ -71,6 +73,10 @@ pub(super) struct Leg {
     pub(super) timed: Option<Timed>,
     /// The peer knows UPDATE.
     pub(super) updates: bool,
+    /// Who is at our end, for P-Asserted-Identity.
+    pub(super) identity: Option<String>,
+    /// When the peer hears of that at the latest.
+    pub(super) untold: Option<Instant>,
     /// The session description that we told last and that holds.
     pub(super) said: Option<Bytes>,
     /// What the caller is told before our answer must arrive.
@@ -176,6 +182,8 @@ impl Leg {
             challenged: 0,
             timed: None,
             updates: false,
+            identity: None,
+            untold: None,
             said: None,
             reliable: None,
         }
@@ -222,7 +230,9 @@ impl Calling {
     }
 
     pub(super) fn request(&self, endpoint: &Endpoint, session: Session) -> Request {
-        let request = Request::new(Method::Invite, self.invite.uri.as_str())
+        let request = Request::new(Method::Invite, self.invite.uri.as_str());
+        let request = self.invite.routes.iter().fold(request, |request, route| request.header(Name::Route, route));
+        let request = request
             .header(Name::From, self.local())
             .header(Name::To, format_args!("<{}>", self.invite.to))
             .header(Name::CallId, &self.call_id)

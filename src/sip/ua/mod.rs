@@ -16,6 +16,7 @@
 
 mod calling;
 mod change;
+mod identity;
 mod leaving;
 mod leg;
 mod offered;
@@ -268,6 +269,7 @@ impl UserAgent {
                 Timer::ReofferAgain => self.send_reoffer(now, endpoint, id),
                 Timer::ReferralEnds => self.refer_progress(now, endpoint, id, 408),
                 Timer::Session => self.session_is_due(now, endpoint, id),
+                Timer::Identity => self.tell_identity(now, endpoint, id),
             }
         }
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Ended, Event, LegEvent, LegId, SDP, UserAgent, accepted, body_of, contact,
+    identity::identified,
     leg::{Leg, Stage, Timer, Unacked},
     reliable::Reliable,
 };
@@ -36,7 +37,7 @@ impl UserAgent {
         let Stage::Offered { tx, invite, dialog } = &leg.stage else { return };
         let (tx, dialog) = (*tx, dialog.clone());
         let invite = invite.clone();
-        let response = accepted(endpoint, &dialog, &invite);
+        let response = identified(accepted(endpoint, &dialog, &invite), leg.identity.as_ref());
         let cseq = invite.cseq().map_or(0, |cseq| cseq.number);
         self.offered.remove(&tx);
         leg.stage = Stage::Up(dialog);

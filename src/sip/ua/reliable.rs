@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::{
     Ended, LegEvent, LegId, SDP, UserAgent, answer_to, body_of,
+    identity::identified,
     leg::{Stage, Theirs, Timer, Use},
 };
 use crate::sip::{
@@ -86,7 +87,7 @@ impl UserAgent {
         let Stage::Offered { tx, invite, dialog } = &leg.stage else { return };
         match leg.reliable.as_mut().filter(|reliable| reliable.required || body.is_some()) {
             None => {
-                let response = dialog.response(invite, status);
+                let response = identified(dialog.response(invite, status), leg.identity.as_ref());
                 let response = if let Some(body) = body { response.body(SDP, body) } else { response };
                 endpoint.respond(now, *tx, response);
             }
@@ -109,7 +110,8 @@ impl UserAgent {
         reliable.rseq += 1;
         let has_body = body.is_some();
         let abilities = &endpoint.config().abilities;
-        let response = dialog.response(invite, status).header(Name::Require, RELIABLE).header(Name::RSeq, reliable.rseq);
+        let response = identified(dialog.response(invite, status), leg.identity.as_ref());
+        let response = response.header(Name::Require, RELIABLE).header(Name::RSeq, reliable.rseq);
         // The caller may send an UPDATE before the answer, if it knows that we can take it (RFC 3311 §5.1).
         let response = response.header(Name::Allow, abilities.allow());
         let response = if let Some(body) = body { response.body(SDP, body) } else { response };

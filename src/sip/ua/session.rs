@@ -162,7 +162,7 @@ impl UserAgent {
         self.send_bye(now, endpoint, id, Some("SIP;cause=408;text=\"Session expired\""));
     }
 
-    fn refresh(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId) {
+    pub(super) fn refresh(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId) {
         let Some(leg) = self.legs.get_mut(&id) else { return };
         // A change that is on its way refreshes too; look again when it should be done.
         if leg.ours.is_some() || leg.theirs.is_some() || leg.unacked.is_some() {
@@ -234,9 +234,10 @@ impl Leg {
     /// What a change or refresh of ours says of itself: who refreshes goes on doing so.
     pub(super) fn asks_again(&self, endpoint: &Endpoint) -> impl Fn(Request) -> Request + use<> {
         let (timed, abilities) = (self.timed, &endpoint.config().abilities);
-        let (allow, supported) = (abilities.allow(), abilities.supported());
+        let (allow, supported, identity) = (abilities.allow(), abilities.supported(), self.identity.clone());
         move |request| {
             let request = request.header(Name::Allow, &allow).header(Name::Supported, &supported);
+            let request = identity.iter().fold(request, |request, identity| request.header(Name::PAssertedIdentity, identity));
             match timed {
                 None => request,
                 Some(Timed { secs, we_refresh, .. }) => {

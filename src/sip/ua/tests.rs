@@ -8,6 +8,7 @@ use crate::{
     sip::{build::Response, digest::Credentials, endpoint, ids::Ids},
 };
 
+mod identity;
 mod refer;
 mod reliable;
 mod session;
@@ -83,6 +84,7 @@ impl Pair {
             contact_user: "a".into(),
             offer: Some(Bytes::from_static(b"offer")),
             credentials,
+            routes: vec![],
             headers: self.headers.clone(),
         };
         side.agent.invite(self.now, &mut side.endpoint, leg, invite);
