@@ -51,6 +51,21 @@ async fn a_call_is_diverted_to_a_mobile_and_not_abroad() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_from_outside_to_a_mobile_shows_its_caller_where_the_provider_lets_it() {
+    let office = Office::start("options_secs: 0, numbers: national, diverted_shows: caller", BY_ADDRESS).await;
+    let port = office.bed.registers(1).await;
+    let moved = office.bed.phone(1, port, "uas_moved.xml", "x", &[("TARGET", "sip:001712345678@[remote_ip]")]);
+    // It comes by the second trunk and leaves by the first, where the user is known and the caller is shown.
+    let told = "From: [^\\r\\n]*sip:01719999999@";
+    let also = "P-Asserted-Identity: .sip:03012342041@[^|]*Diversion: .sip:03012342041@";
+    let mobile = office.answers(office.first, "01712345678", told, also);
+    let edits = [("CALLER", "+491719999999"), ("NUMBER", "x"), ("PAUSE", "300")];
+    office.bed.phone(1, office.second, "provider_calls.xml", "+493012342041", &edits).succeeds().await;
+    moved.succeeds().await;
+    mobile.succeeds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_who_hides_is_not_named() {
     let office = Office::start(BY_ADDRESS, BY_ADDRESS).await;
     let port = office.bed.registers(2).await;

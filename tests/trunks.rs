@@ -13,7 +13,7 @@ use crate::call::{Bed, Sipp, free_port, mac};
 pub struct Office {
     pub bed: Bed,
     pub first: u16,
-    second: u16,
+    pub second: u16,
 }
 
 const RULES: &str = r#"

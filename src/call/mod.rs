@@ -2,8 +2,9 @@
 //!
 //! `switch` holds all calls as pairs of halves (`half.rs`), `routing.rs` says who may reach what, `worker.rs` is the one
 //! task that owns SIP and the switch and does what they answer. `trunk.rs` knows the ways to the outside, `inbound.rs` reads who
-//! calls from there. `ledger.rs` keeps the account of who called whom. `presence.rs` knows what watchers are shown, `watching.rs` lets phones watch. Not here: SIP syntax (`sip`),
-//! RTP bytes (`media`), the plan that a route is found by (`crate::routing`).
+//! calls from there, `invite.rs` says what a phone is shown that is called. `ledger.rs` keeps the account of who called whom.
+//! `presence.rs` knows what watchers are shown, `watching.rs` lets phones watch. Not here: SIP syntax (`sip`), RTP bytes (`media`),
+//! the plan that a route is found by (`crate::routing`).
 
 pub mod config;
 pub mod half;

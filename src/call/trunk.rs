@@ -27,7 +27,7 @@ use crate::{
     model::Event,
     routing::{
         Hop, Trunk,
-        settings::{self, CallerIdForm},
+        settings::{self, CallerIdForm, DivertedShows},
     },
     sip::{
         Endpoint,
@@ -541,16 +541,17 @@ fn credentials(trunk: &Trunk) -> Option<Credentials> {
 }
 
 /// The INVITE of a call to the outside, as this trunk wants it.
-/// `diversions`: of these the last is one of ours, as whom the call goes out.
-pub fn invite(
-    trunk: &Trunk,
-    hop: &Hop,
-    display_name: &str,
-    diversions: &[Diversion],
-    own_host: &str,
-    flow: Flow,
-    offer: bytes::Bytes,
-) -> Invite {
+/// Of whom a call to the outside comes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Presented<'a> {
+    pub display_name: &'a str,
+    /// Somebody outside, as numbers are written on the trunk.
+    pub caller: Option<&'a str>,
+    /// Of these the last is one of ours, as whom the call goes out, unless it is somebody outside.
+    pub diversions: &'a [Diversion],
+}
+
+pub fn invite(trunk: &Trunk, hop: &Hop, shown: Presented<'_>, own_host: &str, flow: Flow, offer: bytes::Bytes) -> Invite {
     let at = |user: &str| format!("sip:{user}@{}", trunk.domain);
     let account = trunk.account.as_ref().map(|account| account.user.as_str());
     let number = hop.caller.number.as_deref();
@@ -558,10 +559,13 @@ pub fn invite(
     let known = number.or(account).unwrap_or("anonymous");
     let identity = if trunk.domain == trunk.host && trunk.account.is_none() { format!("sip:{known}@{own_host}") } else { at(known) };
     let mut headers = Vec::new();
+    let diverted_by = shown.diversions.last().filter(|last| !last.by.starts_with('+'));
+    let foreign = shown.caller.filter(|_| diverted_by.is_some() && trunk.diverted_shows == DivertedShows::Caller);
     let from = match (hop.caller.withheld, trunk.caller_id, account) {
+        (false, ..) if foreign.is_some() => (shown.display_name.to_owned(), at(foreign.unwrap_or_default())),
         (_, CallerIdForm::Account, Some(account)) => (String::new(), at(account)),
         (true, ..) => anonymous(),
-        _ => (display_name.to_owned(), identity.clone()),
+        _ => (shown.display_name.to_owned(), identity.clone()),
     };
     let name = match trunk.caller_id {
         CallerIdForm::PAssertedIdentity | CallerIdForm::Account => Some("P-Asserted-Identity"),
@@ -580,7 +584,7 @@ pub fn invite(
         headers.push(("Geolocation-Routing".to_owned(), "yes".to_owned()));
     }
     let uri = at(&hop.number);
-    if let (Some(last), Some(_)) = (diversions.last(), number) {
+    if let (Some(last), Some(_)) = (diverted_by, number) {
         let history = vec![(identity.clone(), last.reason)];
         headers.extend(diverted(&history, &uri, hop.caller.withheld));
     }
@@ -624,6 +628,7 @@ mod tests {
             accept_from: Vec::new(),
             form: Form::E164,
             caller_id: CallerIdForm::PAssertedIdentity,
+            diverted_shows: DivertedShows::User,
             max_calls: 0,
             calls_per_second: 0,
             options_secs: 30,
@@ -838,7 +843,7 @@ mod tests {
             ),
         ] {
             let flow = Flow::udp("10.0.0.1:5060".parse().unwrap(), peer());
-            let invite = invite(trunk, &hop, "Ada", &[], "ours", flow, "v=0".into());
+            let invite = invite(trunk, &hop, Presented { display_name: "Ada", ..Presented::default() }, "ours", flow, "v=0".into());
             assert_eq!(format!("{} {}", invite.from.0, invite.from.1), from);
             let told: Vec<_> = invite.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
             assert_eq!(told, headers);

@@ -467,6 +467,7 @@ impl Checker<'_> {
             accept_from,
             form: trunk.numbers,
             caller_id: trunk.caller_id,
+            diverted_shows: trunk.diverted_shows,
             max_calls: trunk.max_calls,
             calls_per_second: trunk.calls_per_second,
             options_secs: trunk.options_secs,

@@ -251,6 +251,8 @@ pub struct TrunkSettings {
     pub numbers: Form,
     #[serde(default)]
     pub caller_id: CallerIdForm,
+    #[serde(default)]
+    pub diverted_shows: DivertedShows,
     /// Calls at once, both ways; 0: no limit.
     #[serde(default)]
     pub max_calls: usize,
@@ -298,6 +300,17 @@ pub enum CallerIdForm {
     From,
     /// The account in From, the caller in P-Asserted-Identity: for providers that check From against the account.
     Account,
+}
+
+/// Whom a call from outside shows that one of our users has diverted to the outside again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DivertedShows {
+    /// The user, as any call of theirs: every provider takes it.
+    #[default]
+    User,
+    /// The first caller in From, and the user beside it: where the provider lets foreign numbers pass (CLIP no screening).
+    Caller,
 }
 
 /// A call that is tried when the file is checked.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{
     number::Form,
-    settings::{CallerIdForm, Transport},
+    settings::{CallerIdForm, DivertedShows, Transport},
 };
 use crate::model::Secret;
 
@@ -28,6 +28,7 @@ pub struct Trunk {
     pub accept_from: Vec<IpNet>,
     pub form: Form,
     pub caller_id: CallerIdForm,
+    pub diverted_shows: DivertedShows,
     /// 0: no limit.
     pub max_calls: usize,
     /// 0: no limit.

@@ -41,6 +41,8 @@ pub enum Action {
         leg: LegId,
         hop: Box<Hop>,
         display_name: String,
+        /// The caller, where somebody outside calls: the number, international.
+        caller: Option<String>,
         diversions: Vec<Diversion>,
         flow: Flow,
         offer: Bytes,

@@ -2,7 +2,7 @@
 //!
 //! The target is found by the plan as if that user had dialled it: whoever may not call abroad diverts nobody there. A call
 //! goes on so at most [`MOST`] times, and never to somebody who has sent it away already. Who did is shown to the next
-//! phone or trunk (RFC 5806, RFC 7044). Not here: how a 302 is read (`sip::ua`), settings of users.
+//! phone or trunk (RFC 5806, RFC 7044); whom a trunk shows as the caller is its own setting. Not here: how a 302 is read (`sip::ua`), settings of users.
 
 use std::time::Instant;
 

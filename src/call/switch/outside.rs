@@ -117,7 +117,9 @@ impl Switch {
             };
             self.actions.push_back(Action::LegBegins(Box::new(begins)));
             let (display_name, diversions) = (call.shown.display_name.clone(), call.diversions.clone());
-            self.actions.push_back(Action::InviteOutside { leg, hop: Box::new(hop), display_name, diversions, flow: seat.flow, offer });
+            let caller = Some(&call.caller).filter(|caller| caller.device().is_none()).map(|caller| caller.user.clone());
+            let (hop, flow) = (Box::new(hop), seat.flow);
+            self.actions.push_back(Action::InviteOutside { leg, hop, display_name, caller, diversions, flow, offer });
             call.far = Side::Ringing(vec![half]);
             call.rang = false;
             // What the trunks before said is of no interest once one is asked.

@@ -32,10 +32,13 @@ impl Engine {
                 let invite = invite::to_phone(&endpoint.sent_by(&flow), flow, contact, caller, told, offer);
                 agent.invite(now, endpoint, leg, invite);
             }
-            Action::InviteOutside { leg, hop, display_name, diversions, flow, offer } => {
+            Action::InviteOutside { leg, hop, display_name, caller, diversions, flow, offer } => {
                 let Some(settings) = trunks.settings(&hop.trunk) else { return };
                 let own = endpoint.sent_by(&flow);
-                let invite = trunk::invite(settings, &hop, &display_name, &diversions, &own, flow, offer);
+                let as_written = |e164: String| self.switch.plan().site().map(|site| site.write(&e164, settings.form));
+                let caller = caller.filter(|caller| caller.starts_with('+')).and_then(as_written);
+                let shown = trunk::Presented { display_name: &display_name, caller: caller.as_deref(), diversions: &diversions };
+                let invite = trunk::invite(settings, &hop, shown, &own, flow, offer);
                 on_trunk.insert(leg, (hop.trunk.clone(), false));
                 agent.invite(now, endpoint, leg, invite);
             }
