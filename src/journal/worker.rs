@@ -32,6 +32,8 @@ use crate::{
 
 /// Events stored in one go.
 const BATCH: usize = 512;
+/// Between two commits.
+const GATHER: Duration = Duration::from_millis(20);
 /// Events that a reader fetches in one go.
 const PAGE: usize = 256;
 /// Events that wait for a disk that refuses them; older ones are given up and counted.
@@ -149,6 +151,8 @@ async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Message>, keep: Opti
                 if got == 0 || take(&shared, &mut told, &mut unsaved).await {
                     break;
                 }
+                // Under load many events share a commit; the first of them has not waited.
+                tokio::time::sleep(GATHER).await;
             }
             _ = prune.tick(), if keep.is_some() => forget(&shared, keep).await,
         }

@@ -1,5 +1,6 @@
 //! `bench`: what the server costs. It runs as a process of its own, so that its CPU is told apart from that of the load.
 
+mod calls;
 mod kamailio;
 mod register;
 
@@ -91,6 +92,17 @@ enum What {
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         count: u32,
     },
+    /// INVITE to BYE through the server, without sound.
+    #[command(after_help = "Examples:
+  plugtone bench calls --rate 300 --secs 30")]
+    Calls {
+        /// Calls that begin in a second.
+        #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+        rate: u32,
+        /// How long calls come, in seconds.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+        secs: u32,
+    },
     /// Callers in the voice menu at once, each hearing the voice.
     #[command(after_help = "Examples:
   plugtone bench ivr --count 190")]
@@ -137,6 +149,7 @@ impl Bench {
                 bench_tftp(10_000).await?;
                 bench_register(10_000).await?;
                 bench_power_cut(10_000).await?;
+                bench_calls(300, 10).await?;
                 bench_ivr(100).await?;
                 bench_notify(500, 20, 5).await?;
                 bench_render()?;
@@ -147,6 +160,7 @@ impl Bench {
             What::Tftp { count } => bench_tftp(count).await,
             What::Register { count } => bench_register(count).await,
             What::PowerCut { count } => bench_power_cut(count).await,
+            What::Calls { rate, secs } => bench_calls(rate, secs).await,
             What::Ivr { count } => bench_ivr(count).await,
             What::Notify { phones, keys, secs } => bench_notify(phones, keys, secs).await,
             What::Render => bench_render(),
@@ -230,11 +244,8 @@ impl Server {
         cpu_of(self.child.id())
     }
 
-    /// What it has in memory.
     fn memory_kb(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("/proc/…/status has another form")?;
-        Ok(line.split_whitespace().next().context("/proc/…/status has another form")?.parse()?)
+        memory_kb_of(self.child.id())
     }
 }
 
@@ -245,7 +256,10 @@ fn free() -> std::io::Result<SocketAddr> {
 
 /// CPU that a process has used, user and system (proc(5), fields 14 and 15).
 fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    cpu_in(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?)
+}
+
+fn cpu_in(stat: &str) -> anyhow::Result<Duration> {
     let after_name = stat.rsplit_once(") ").context("/proc/…/stat has another form")?.1;
     let mut fields = after_name.split(' ').skip(11);
     let mut ticks = || fields.next().and_then(|field| field.parse::<u64>().ok()).context("/proc/…/stat has another form");
@@ -253,6 +267,28 @@ fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
     // SAFETY: asks for a constant of the system.
     let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
     Ok(Duration::from_micros(ticks * 1_000_000 / per_second))
+}
+
+/// CPU that a server has used: by its tasks, by its writer of the disk, by its threads of sound.
+fn cpu_by_work(pid: u32) -> anyhow::Result<[Duration; 3]> {
+    let mut used = [Duration::ZERO; 3];
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+        let work = match stat.split_once('(').map(|(_, rest)| rest) {
+            Some(name) if name.starts_with("store") => 1,
+            Some(name) if name.starts_with("media") => 2,
+            _ => 0,
+        };
+        used[work] += cpu_in(&stat)?;
+    }
+    Ok(used)
+}
+
+/// What a process has in memory.
+fn memory_kb_of(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("/proc/…/status has another form")?;
+    Ok(line.split_whitespace().next().context("/proc/…/status has another form")?.parse()?)
 }
 
 /// One line of result.
@@ -395,6 +431,58 @@ fn identity(key: &MasterKey, number: u32) -> Identity {
     let [_, b, c, d] = number.to_be_bytes();
     let mac = MacAddr([0x02, 0x20, 0, b, c, d]);
     Identity { user: provisional_user(mac), credentials: Credentials { username: auth_user(mac, 1), secret: key.sip_secret(mac, 1, 0) } }
+}
+
+/// Phones of the load; half of them call.
+const TALKERS: u32 = 400;
+
+/// Calls through the server, at a rate, each up for a second.
+async fn bench_calls(rate: u32, secs: u32) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    give_phones(folder.path(), TALKERS).await?;
+    let server = Server::start_in(folder).await?;
+    let (key, sip) = (server.key()?, server.sip);
+    let pid = server.child.id();
+    let (report, cpu, memory) = tokio::task::spawn_blocking(move || {
+        let identity = move |number| {
+            let mac = watchers::mac(number);
+            let secret = key.sip_secret(mac, 1, watchers::GENERATION);
+            Identity { user: watchers::extension(number), credentials: Credentials { username: auth_user(mac, 1), secret } }
+        };
+        let (mut cpu, mut memory) = (Vec::new(), Vec::new());
+        let mut mark = || {
+            cpu.push(cpu_by_work(pid));
+            memory.push(memory_kb_of(pid));
+        };
+        let (calls, talk) = ((rate * secs) as usize, Duration::from_secs(1));
+        let load = calls::Load { server: sip, phones: TALKERS, identity: &identity, calls, rate, talk, mark: &mut mark };
+        let report = load.run()?;
+        anyhow::Ok((report, cpu.into_iter().collect::<Result<Vec<_>, _>>()?, memory.into_iter().collect::<Result<Vec<_>, _>>()?))
+    })
+    .await??;
+    let (p50, p99) = (ms(report.percentile(50)), ms(report.percentile(99)));
+    let (Some(begin), Some(end)) = (cpu.first(), cpu.last()) else { bail!("the load has marked nothing") };
+    let [calls, disk, sound] = [0, 1, 2].map(|work| end[work].saturating_sub(begin[work]));
+    let failure = report.first_failure.map_or(String::new(), |status| format!(" (the first: {status})"));
+    let more = format!("; set up in p50 {p50:.2} ms, p99 {p99:.2} ms, {} at once, {} failed{failure}", report.most, report.failed);
+    tell(&format!("calls, {rate} a second"), report.answered, report.took, calls + disk, &more);
+    let each = |used: Duration| used.as_secs_f64() * 1e6 / report.answered.max(1) as f64;
+    say!(
+        "  of it {:.0} µs for signalling and {:.0} µs for the disk; besides {:.0} µs for sound, which is silence here",
+        each(calls),
+        each(disk),
+        each(sound)
+    );
+    if let [before, middle, after] = memory[..] {
+        let each = middle.saturating_sub(before) as f64 / report.most.max(1) as f64;
+        say!(
+            "  memory {} MB before, {} MB with calls ({each:.1} kB for each that is up), {} MB after",
+            before / 1024,
+            middle / 1024,
+            after / 1024
+        );
+    }
+    Ok(())
 }
 
 async fn bench_ivr(count: u32) -> anyhow::Result<()> {

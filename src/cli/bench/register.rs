@@ -206,7 +206,7 @@ impl Loader {
     }
 }
 
-fn socket(server: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
+pub(super) fn socket(server: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     // As ten thousand phones have between them: ours is the only socket for all.
     nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &(16 << 20))
