@@ -161,6 +161,7 @@ impl Loader {
             contact_user: from.user,
             offer: Some(Bytes::from_static(SDP.as_bytes())),
             credentials: Some(from.credentials),
+            routes: Vec::new(),
             headers: Vec::new(),
         };
         self.calling.insert(leg, now);
