@@ -83,6 +83,11 @@ impl Switch {
             Ok(offer) => offer,
             Err(_) => return self.refuse(&incoming, Cause::NothingInCommon),
         };
+        // Say so before anybody's phone rings.
+        let joined = matches!(route, Route::Extension(_) | Route::Extensions(_) | Route::Outside(_));
+        if joined && offer.as_ref().is_some_and(|offer| self.usable_codecs(offer).is_empty()) {
+            return self.refuse(&incoming, Cause::NothingInCommon);
+        }
         let id = self.new_id(world);
         match route {
             Route::Refused(cause) => self.refuse(&incoming, cause),
@@ -90,7 +95,12 @@ impl Switch {
             Route::Mailbox(errand) => self.enter_service(now, world, id, incoming, offer, errand),
             Route::Extension(extension) => self.call_out(now, world, id, incoming, offer, &[extension]),
             Route::Extensions(all) => self.call_out(now, world, id, incoming, offer, &all),
-            Route::Outside(ways) => self.call_outside(now, world, id, incoming, offer, ways),
+            Route::Outside(ways) => {
+                let call = self.new_call(now, &incoming);
+                if self.wait_with(now, world, id, &incoming, offer, call) {
+                    self.go_outside(now, world, id, ways);
+                }
+            }
         }
     }
 
@@ -223,12 +233,6 @@ impl Switch {
         offer: Option<Description>,
         targets: &[Extension],
     ) {
-        // Say so before anybody's phone rings.
-        if let Some(offer) = &offer
-            && self.usable_codecs(offer).is_empty()
-        {
-            return self.refuse(&incoming, Cause::NothingInCommon);
-        }
         let mut call = self.new_call(now, &incoming);
         let arrival = self.arrive(world, call.number(), incoming.caller.mac, targets);
         self.note_caller(&call, targets);
@@ -243,12 +247,28 @@ impl Switch {
                 None => self.refuse(&incoming, cause),
             };
         }
-        let Some(half) = self.near_half(world, &incoming, offer, Purpose::Bridge { near: None }) else {
-            return self.refuse(&incoming, Cause::Overload);
+        if self.wait_with(now, world, id, &incoming, offer, call) {
+            self.proceed(now, world, id, arrival);
+        }
+    }
+
+    /// The caller waits from now on, for whom is to be found. `false`: there is no port for him, and he is told so.
+    pub(super) fn wait_with(
+        &mut self,
+        now: Instant,
+        world: &mut dyn World,
+        id: CallId,
+        incoming: &Incoming,
+        offer: Option<Description>,
+        mut call: Call,
+    ) -> bool {
+        let Some(half) = self.near_half(world, incoming, offer, Purpose::Bridge { near: None }) else {
+            self.refuse(incoming, Cause::Overload);
+            return false;
         };
         call.near = Side::One(Box::new(half));
         self.insert(now, id, call);
-        self.proceed(now, world, id, arrival);
+        true
     }
 
     /// Whoever is called may want to call back.

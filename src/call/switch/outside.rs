@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Action, Incoming, LegBegins, Purpose, Switch, World,
+    Action, LegBegins, Purpose, Switch, World,
     state::{Call, Side},
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         trunk::Unusable,
     },
     model::{CallId, Event, MacAddr},
-    sdp::{self, Attribute, Codec, Description, Direction},
+    sdp::{self, Attribute, Codec, Direction},
     sip::{transport::Flow, ua::LegId},
     store::LegDirection,
 };
@@ -27,29 +27,6 @@ pub struct Seat {
 }
 
 impl Switch {
-    pub(super) fn call_outside(
-        &mut self,
-        now: Instant,
-        world: &mut dyn World,
-        id: CallId,
-        incoming: Incoming,
-        offer: Option<Description>,
-        ways: Ways,
-    ) {
-        if let Some(offer) = &offer
-            && self.usable_codecs(offer).is_empty()
-        {
-            return self.refuse(&incoming, Cause::NothingInCommon);
-        }
-        let Some(half) = self.near_half(world, &incoming, offer, Purpose::Bridge { near: None }) else {
-            return self.refuse(&incoming, Cause::Overload);
-        };
-        let mut call = self.new_call(now, &incoming);
-        call.near = Side::One(Box::new(half));
-        self.insert(now, id, call);
-        self.go_outside(now, world, id, ways);
-    }
-
     /// Sends a call whose near side is there on its ways.
     pub(super) fn go_outside(&mut self, now: Instant, world: &mut dyn World, id: CallId, ways: Ways) {
         let Some(call) = self.calls.get_mut(&id) else { return };
