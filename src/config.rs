@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use crate::{
     api, binding, call, dhcp, directory, features, fileserver, ivr, media,
     model::Extension,
-    provisioning, sip, store, template,
+    provisioning, sip, store, template, voicemail,
     yaml::{self, Fault},
 };
 
@@ -45,6 +45,8 @@ pub struct Settings {
     pub features: features::Settings,
     /// The voice that asks who you are.
     pub ivr: ivr::settings::Settings,
+    /// Messages for people who were not reached.
+    pub voicemail: voicemail::Settings,
     /// The web service.
     pub api: api::Settings,
     /// The database.
@@ -153,8 +155,14 @@ impl Settings {
         let routes = self.calls.routes.as_mut();
         let others = [users, self.templates.path.as_mut(), self.ivr.path.as_mut(), routes, Some(&mut self.store.path)];
         let sip = [&mut self.sip.tls_certificate, &mut self.sip.tls_key, &mut self.sip.tls_trust].map(Option::as_mut);
+        let mail = self.voicemail.mail.as_mut().and_then(|mail| mail.password_file.as_mut());
+        let voicemail = [self.voicemail.path.as_mut(), mail];
         // Joining an absolute path gives that path.
-        of_ldap.chain(sip.into_iter().flatten()).chain(others.into_iter().flatten()).for_each(|path| *path = folder.join(&*path));
+        of_ldap
+            .chain(sip.into_iter().flatten())
+            .chain(others.into_iter().flatten())
+            .chain(voicemail.into_iter().flatten())
+            .for_each(|path| *path = folder.join(&*path));
     }
 
     /// What the sections find wrong with themselves, each with the line of the key that it names.
@@ -172,6 +180,7 @@ impl Settings {
             self.media.check(1).err().map(|error| error.to_string()),
             self.calls.check().err().map(|error| error.to_string()),
             self.features.check().err().map(|error| error.to_string()),
+            self.voicemail.check().err().map(|error| error.to_string()),
             self.ivr.check().err().map(|error| error.to_string()),
             self.log.check().err(),
         ]

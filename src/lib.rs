@@ -18,6 +18,8 @@ pub mod phone;
 
 /// Call flows as data, the machine that runs them, and how digits are collected.
 pub mod ivr;
+/// Voice messages: left by callers, heard by phone, by mail or by the API.
+pub mod voicemail;
 
 /// Legs, bridges, routing: what a call means.
 pub mod call;

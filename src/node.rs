@@ -39,6 +39,7 @@ use crate::{
     sip::{self, notify, registrar, transport::files::Certificates},
     store::{Store, sqlite::Sqlite},
     template::Templates,
+    voicemail::{self, Voicemail},
     yaml::Fault,
 };
 
@@ -88,6 +89,7 @@ struct Live {
     templates: Templates,
     directory: Arc<Replaceable>,
     ivr: Ivr,
+    voicemail: Option<Voicemail>,
     calls: call::Handle,
     onboarding: Onboarding,
     dhcp: Option<dhcp::socket::Running>,
@@ -121,6 +123,15 @@ pub fn read_settings(path: &Path) -> Result<Settings, Vec<Fault>> {
             };
             ldap.bind_password = Some(Secret::new(std::fs::read_to_string(&secret).map_err(fault)?.trim_end_matches(['\r', '\n'])));
         }
+    }
+    if let Some(mail) = &mut settings.voicemail.mail
+        && let Some(secret) = mail.password_file.take()
+    {
+        let fault = |error| {
+            let fault = Fault::in_file(secret.display().to_string(), format!("cannot be read: {error}"));
+            vec![fault.hint("`voicemail.mail.password_file` names it")]
+        };
+        mail.password = Some(Secret::new(std::fs::read_to_string(&secret).map_err(fault)?.trim_end_matches(['\r', '\n'])));
     }
     settings.check(&file, &text)?;
     Ok(settings)
@@ -170,9 +181,8 @@ impl Node {
         let cores = available_parallelism().map_or(1, usize::from);
         let media = Media::start(settings.media.check(cores)?)?;
         let (service, service_inbox) = mpsc::channel(settings.ivr.calls.clamp(1, 10_000));
-        // Nobody is sent there before the settings name its codes.
-        let (voicemail, _) = mpsc::channel(1);
-        let groups = Arc::new(ArcSwap::from_pointee(HashMap::new()));
+        let (voicemail_calls, voicemail_inbox) = mpsc::channel(settings.voicemail.calls.clamp(1, 1000));
+        let (groups, addresses) = (Arc::new(ArcSwap::from_pointee(HashMap::new())), voicemail::worker::Addresses::default());
         let office = Office { onboarding: onboarding.clone(), templates: templates.clone(), groups: groups.clone() };
         let mut sip = settings.sip.check()?;
         let certificates = match sip.transports.needs_identity() {
@@ -191,23 +201,48 @@ impl Node {
                 events: events.clone(),
                 tones: settings.media.tones,
                 service,
-                voicemail,
+                voicemail: voicemail_calls,
             },
         )
         .await?;
         let loaded = loader::load(&settings.ivr)?;
         let ivr = Ivr::new(&settings.ivr, loaded, media.clone(), onboarding.clone(), directory.clone(), events.clone());
+        let voicemail = match settings.voicemail.check()? {
+            None => None,
+            Some(config) => {
+                let folder = settings.voicemail.path.clone().unwrap_or_else(|| data.join("voicemail"));
+                let files = voicemail::files::Files::open(folder.clone())
+                    .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+                let with = voicemail::worker::Neighbours {
+                    media: media.clone(),
+                    tones: settings.media.tones,
+                    ivr: ivr.clone(),
+                    store: shared.clone(),
+                    files,
+                    calls: engine.handle.clone(),
+                    events: events.clone(),
+                    addresses: addresses.clone(),
+                };
+                Some(Voicemail::start(config, with).await?)
+            }
+        };
         let mut tasks = vec![
             tokio::spawn({
                 let ivr = ivr.clone();
                 async move { ivr.serve(service_inbox).await }
             }),
-            tokio::spawn(learn_groups(groups, directory.clone(), shared.clone(), journal.clone())),
+            tokio::spawn(learn_people(groups, addresses, directory.clone(), shared.clone(), journal.clone())),
             tokio::spawn(carry_out(orders, engine.handle.clone(), onboarding.clone(), shared.clone())),
         ];
         if settings.store.call_records_days > 0 {
             let keep = Duration::from_secs(u64::from(settings.store.call_records_days) * 86_400);
             tasks.push(tokio::spawn(call::worker::forget_records(shared.clone(), keep)));
+        }
+        if let Some(voicemail) = &voicemail {
+            let serving = voicemail.clone();
+            tasks.push(tokio::spawn(async move { serving.serve(voicemail_inbox).await }));
+            tasks.push(tokio::spawn(voicemail.clone().forget()));
+            tasks.push(tokio::spawn(voicemail.clone().send_mails()));
         }
         tasks.extend(certificates.clone().map(|certificates| tokio::spawn(certificates.keep_fresh())));
 
@@ -259,6 +294,7 @@ impl Node {
             templates,
             directory: directory.clone(),
             ivr,
+            voicemail: voicemail.clone(),
             calls: engine.handle.clone(),
             onboarding: onboarding.clone(),
             dhcp,
@@ -280,6 +316,7 @@ impl Node {
             journal: journal.clone(),
             owners: onboarding.clone(),
             calls: engine.handle.clone(),
+            voicemail,
             reload,
             metrics: metrics.clone(),
             local_token: local_hash,
@@ -343,6 +380,9 @@ impl Node {
             door.stopped().await;
         }
         self.api.wait().await;
+        if let Some(voicemail) = &self.live.voicemail {
+            voicemail.stop().await;
+        }
         self.media.shutdown();
         self.live.onboarding.stop().await;
         self.tasks.iter().for_each(JoinHandle::abort);
@@ -372,7 +412,9 @@ impl Live {
         let loaded = loader::load(&new.ivr).map_err(|error| told(&error))?;
         let people = new.directory.check().and_then(|config| directory::open(config, self.events.clone())).map_err(|error| told(&error))?;
         let dhcp = new.dhcp.check().map_err(|error| told(&error))?;
-        let calls = call_rules(&new).map_err(|faults| listed(&faults))?;
+        let mut calls = call_rules(&new).map_err(|faults| listed(&faults))?;
+        let voicemail = new.voicemail.check().map_err(|error| told(&error))?;
+        calls.voicemail = calls.voicemail.filter(|_| self.voicemail.is_some());
         let source = new.sip.certificate(tls_folder(&old));
         let identity = self.certificates.as_ref().map(|_| source.load()).transpose().map_err(|error| told(&error))?;
         self.templates.reload().map_err(|faults| told(&faults))?;
@@ -380,6 +422,9 @@ impl Live {
         self.directory.0.store(Arc::new(people));
         self.ivr.replace_flow(&new.ivr, loaded);
         self.calls.reload(calls).await;
+        if let (Some(running), Some(config)) = (&self.voicemail, voicemail) {
+            running.reload(config);
+        }
         if let Some(running) = &self.dhcp {
             running.reload(dhcp).await;
         }
@@ -403,7 +448,8 @@ fn call_rules(settings: &Settings) -> Result<call::Config, Vec<Fault>> {
         let fault = format!("`features.night` names the hours '{hours}', which the routes do not have (they have: {known})");
         return Err(vec![Fault::in_file("features", fault)]);
     }
-    Ok(call::Config { plan: Arc::new(plan), features: Arc::new(features), ..config })
+    let voicemail = settings.voicemail.check().map_err(|error| vec![Fault::in_file("voicemail", error.to_string())])?;
+    Ok(call::Config { plan: Arc::new(plan), features: Arc::new(features), voicemail: voicemail.map(|voicemail| voicemail.rules), ..config })
 }
 
 fn listed(faults: &[Fault]) -> String {
@@ -424,6 +470,7 @@ fn unchanged_until_restart(old: &Settings, new: &Settings) -> Vec<&'static str> 
         ("bindings", old.bindings != new.bindings),
         ("extensions", old.extensions != new.extensions),
         ("sip", sip(old) != sip(new)),
+        ("voicemail", format!("{:?}", old.voicemail) != format!("{:?}", new.voicemail)),
         ("media", old.media != new.media),
         ("api", old.api != new.api),
         ("store", old.store != new.store),
@@ -470,6 +517,10 @@ impl call::Office for Office {
         let identities = self.onboarding.identities();
         let first = identities.devices_of(number).into_iter().next();
         first.and_then(|(mac, line)| identities.identity(mac, line)).map(|identity| identity.display_name).unwrap_or_default()
+    }
+
+    fn has_mailbox(&self, number: &str) -> bool {
+        call::Office::is_extension(self, number)
     }
 
     fn groups(&self, number: &str) -> Vec<String> {
@@ -524,14 +575,24 @@ const MOST_USERS: usize = 50_000;
 /// How long a change of groups in the directory may take to count for calls.
 const GROUPS_AGAIN: Duration = Duration::from_secs(300);
 
-/// Knows which groups the user of each extension is in: asks at the start, when somebody is bound, and every few minutes. While the
-/// directory does not answer, what was known last counts.
-async fn learn_groups(groups: Arc<ArcSwap<Groups>>, directory: Arc<Replaceable>, store: Arc<dyn Store>, journal: Journal) {
+/// Knows which groups the user of each extension is in, and where mail reaches them: asks at the start, when somebody is bound, and
+/// every few minutes. While the directory does not answer, what was known last counts.
+async fn learn_people(
+    groups: Arc<ArcSwap<Groups>>,
+    addresses: voicemail::worker::Addresses,
+    directory: Arc<Replaceable>,
+    store: Arc<dyn Store>,
+    journal: Journal,
+) {
     let mut events = journal.subscribe_live();
     loop {
         if let (Ok(users), Ok(bindings)) = (directory.list(MOST_USERS).await, store.bindings().await) {
-            let of: HashMap<_, _> = users.into_iter().map(|user| (user.id, user.groups)).collect();
-            let known = bindings.into_iter().filter_map(|one| Some((one.extension.to_string(), of.get(&one.user_id)?.clone())));
+            let of: HashMap<_, _> = users.into_iter().map(|user| (user.id, (user.groups, user.mail))).collect();
+            let known: Vec<_> =
+                bindings.into_iter().filter_map(|one| Some((one.extension.to_string(), of.get(&one.user_id)?.clone()))).collect();
+            let mail = known.iter().filter_map(|(extension, (_, mail))| Some((extension.clone(), mail.clone()?)));
+            addresses.store(Arc::new(mail.collect()));
+            let known = known.into_iter().map(|(extension, (groups, _))| (extension, groups));
             groups.store(Arc::new(known.filter(|(_, groups)| !groups.is_empty()).collect()));
         }
         let bound = async {

@@ -844,7 +844,12 @@ async fn every_route_answers_as_it_is_described() {
     assert_eq!(description, serde_json::from_str::<Value>(&plugtone::api::openapi()).expect("JSON"));
     let operations = operations(&description);
     assert!(operations.len() >= 14, "{}", operations.len());
-    let real = |path: &str| path.replace("{mac}", "00:15:65:00:00:99").replace("{id}", "00000000000004d2").replace("{extension}", "2041");
+    let real = |path: &str| {
+        path.replace("{mac}", "00:15:65:00:00:99")
+            .replace("{id}", "00000000000004d2")
+            .replace("{extension}", "2041")
+            .replace("{mailbox}", "2041")
+    };
     for (method, path, operation) in &operations {
         let told = format!("{method} {path}");
         let documented = operation["responses"].as_object().expect("responses");

@@ -78,6 +78,9 @@ impl Office for People {
     fn is_extension(&self, number: &str) -> bool {
         ["2041", "2042", "2043", "2044"].contains(&number)
     }
+    fn has_mailbox(&self, number: &str) -> bool {
+        ["2041", "2042"].contains(&number)
+    }
     fn display_name(&self, number: &str) -> String {
         self.0.values().find(|account| account.user == number).map(|a| a.display_name.clone()).unwrap_or_default()
     }

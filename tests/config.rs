@@ -67,6 +67,8 @@ fn it_names_every_key() {
         ("features.groups", "features: { groups: [{ zz: 1 }] }"),
         ("features.park", "features: { park: { zz: 1 } }"),
         ("ivr", "ivr: { zz: 1 }"),
+        ("voicemail", "voicemail: { zz: 1 }"),
+        ("voicemail.mail", "voicemail: { mail: { zz: 1 } }"),
         ("api", "api: { zz: 1 }"),
         ("store", "store: { zz: 1 }"),
         ("log", "log: { zz: 1 }"),

@@ -34,3 +34,4 @@ mod store;
 mod story;
 mod tree;
 mod trunks;
+mod voicemail;

@@ -28,10 +28,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("provisioning", &["binding", "dhcp", "directory", "sip", "store", "template"]),
     // services
     ("ivr", &["binding", "call", "directory", "media", "provisioning"]),
+    // `ivr` lends its voice and its log-in.
+    ("voicemail", &["call", "ivr", "media", "store"]),
     // doors
     ("fileserver", &["provisioning"]),
     ("phone", &["dhcp", "media", "rtp", "sdp", "sip"]),
-    ("api", &["binding", "call", "directory", "features", "journal", "provisioning", "sip", "store"]),
+    ("api", &["binding", "call", "directory", "features", "journal", "provisioning", "sip", "store", "voicemail"]),
     // wiring
     (
         "config",
@@ -49,6 +51,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "store",
             "template",
             "binding",
+            "voicemail",
         ],
     ),
     ("node", &["*"]),

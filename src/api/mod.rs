@@ -35,6 +35,7 @@ pub mod messages;
 pub mod problem;
 pub mod records;
 pub mod trunks;
+pub mod voicemail;
 
 pub use problem::Problem;
 
@@ -71,6 +72,8 @@ pub struct Context {
     pub journal: Journal,
     pub owners: Onboarding,
     pub calls: call::Handle,
+    /// `None`: it is switched off.
+    pub voicemail: Option<crate::voicemail::Voicemail>,
     pub reload: Reload,
     pub metrics: PrometheusHandle,
     /// Hash of the token in [`LOCAL_TOKEN_FILE`].
@@ -83,7 +86,7 @@ pub struct Context {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Plugtone", description = "Place and watch calls; see devices, users and whose is what.\n\nSend `Authorization: Bearer <token>`; make a token with `plugtone token create NAME`."),
-    tags((name = "calls"), (name = "devices"), (name = "users"), (name = "events"), (name = "server")),
+    tags((name = "calls"), (name = "voicemail"), (name = "devices"), (name = "users"), (name = "events"), (name = "server")),
     modifiers(&BearerScheme)
 )]
 struct Description;
@@ -108,6 +111,10 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(messages::list))
         .routes(routes!(messages::show))
         .routes(routes!(messages::pcap))
+        .routes(routes!(voicemail::list))
+        .routes(routes!(voicemail::audio))
+        .routes(routes!(voicemail::heard))
+        .routes(routes!(voicemail::delete))
         .routes(routes!(trunks::list))
         .routes(routes!(devices::list))
         .routes(routes!(devices::show))

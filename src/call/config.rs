@@ -142,6 +142,8 @@ pub struct VoicemailRules {
     pub direct: String,
     /// How long an extension with a mailbox rings.
     pub ring: Duration,
+    /// Extensions that have no mailbox.
+    pub without: Vec<Extension>,
 }
 
 impl Settings {

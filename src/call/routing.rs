@@ -135,7 +135,9 @@ pub fn route(config: &Config, book: &Book, world: &dyn World, caller: &Caller, o
 
 /// What a code of voicemail stands for. `None`: it is none.
 fn mailbox(rules: &VoicemailRules, world: &dyn World, caller: &Caller, dialled: &str) -> Option<Route> {
-    let known = |number: &str| number.parse::<Extension>().ok().filter(|number| world.has_mailbox(number.as_str()));
+    let known = |number: &str| {
+        number.parse::<Extension>().ok().filter(|number| !rules.without.contains(number) && world.has_mailbox(number.as_str()))
+    };
     let errand = if dialled == rules.own {
         known(&caller.user).map(|mailbox| Errand::Listen { mailbox: Some(mailbox) })
     } else if dialled == rules.any {

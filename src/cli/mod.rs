@@ -26,6 +26,7 @@ mod serve;
 mod table;
 mod token;
 mod trunks;
+mod voicemail;
 mod watchers;
 mod wishes;
 
@@ -61,6 +62,7 @@ enum Command {
     Trunks(trunks::Trunks),
     Wishes(wishes::Wishes),
     Night(wishes::Night),
+    Voicemail(voicemail::Voicemail),
     Route(route::Route),
     Phone(phone::Phone),
     Ivr(ivr::Ivr),
@@ -90,6 +92,7 @@ impl Cli {
             Command::Trunks(command) => command.run().await,
             Command::Wishes(command) => command.run().await,
             Command::Night(command) => command.run().await,
+            Command::Voicemail(command) => command.run().await,
             Command::Route(command) => command.run(),
             Command::Phone(command) => command.run().await,
             Command::Ivr(command) => command.run(),

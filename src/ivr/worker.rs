@@ -23,6 +23,7 @@ use super::{
     loader::{self, Loaded},
     machine::{Action, BindAnswer, Facts, LoginAnswer, Machine, Ticket},
     settings::{Settings, TTS_LIMIT},
+    speech::Utterance,
     voice::Voice,
 };
 use crate::{
@@ -32,7 +33,7 @@ use crate::{
         worker::{ServiceCall, ServiceControl},
     },
     directory::{Denied, Directory},
-    media::{Command, Media, MediaEvent, PlaybackId, SessionId},
+    media::{Clip, Command, Media, MediaEvent, PlaybackId, SessionId},
     model::{
         CallId, Events, Extension, Keys, LineNumber, MacAddr, Timestamp, User,
         event::{CheckOutcome, Event},
@@ -42,6 +43,8 @@ use crate::{
 
 /// A caller who tries again too soon is kept waiting for so long; beyond that they are told to come back later.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a log-in may take that no flow sets a time for.
+const LOGIN_WITHIN: Duration = Duration::from_secs(10);
 /// Commands that speak names at once.
 const SPEAKERS: usize = 4;
 
@@ -161,6 +164,22 @@ impl Ivr {
     /// From the next question on this directory is asked.
     pub fn replace_directory(&self, directory: Arc<dyn Directory>) {
         self.shared.directory.store(Arc::new(directory));
+    }
+
+    /// What is said in the menu's voice, for other services: the words, and their sound.
+    pub fn say(&self, speech: &[Utterance]) -> (String, Vec<Arc<Clip>>) {
+        let script = self.shared.script.load();
+        (script.loaded.prompts.words(speech), script.voice.clips(&script.loaded.prompts, speech))
+    }
+
+    pub fn has_prompt(&self, id: &str) -> bool {
+        self.shared.script.load().loaded.prompts.recording(id).is_some()
+    }
+
+    /// Asks the directory who somebody is, as the menu does: attempts are counted, and the answer comes in time.
+    pub async fn log_in(&self, mac: Option<MacAddr>, call: CallId, source: IpAddr, number: Keys, pin: Keys) -> LoginAnswer {
+        let check = Check { shared: self.shared.clone(), script: self.shared.script.load_full(), mac, call, source };
+        check.log_in(number, pin, LOGIN_WITHIN).await
     }
 
     /// Takes calls until the inbox closes.
@@ -463,7 +482,7 @@ impl Check {
 }
 
 /// Runs the command; it is killed when nobody waits for it any more.
-async fn speak(command: &[String], text: &str) -> Result<crate::media::Clip, String> {
+async fn speak(command: &[String], text: &str) -> Result<Clip, String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let file = folder.path().join("name.wav");
     // A name is data: it begins no option, and holds no line ends.
@@ -478,5 +497,5 @@ async fn speak(command: &[String], text: &str) -> Result<crate::media::Clip, Str
     }
     let bytes = tokio::fs::read(&file).await.map_err(|error| format!("{program} wrote no file: {error}"))?;
     let recording = loader::wav(&bytes)?;
-    Ok(crate::media::Clip::new("name", recording.rate_hz(), recording.samples()))
+    Ok(Clip::new("name", recording.rate_hz(), recording.samples()))
 }

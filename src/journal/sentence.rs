@@ -129,6 +129,10 @@ fn words(event: &Event) -> String {
         CallAnswered { to, .. } => format!("{to} answers"),
         CallDiverted { by, to, reason, .. } => format!("{by} diverts the call to {to} ({reason})"),
         CallTransferred { by, to, .. } => format!("{by} transfers the call to {to}"),
+        VoicemailReached { mailbox, leaves: true, .. } => format!("the caller may leave a message for {mailbox}"),
+        VoicemailReached { mailbox, .. } if mailbox.is_empty() => "the caller wants to hear messages".to_owned(),
+        VoicemailReached { mailbox, .. } => format!("the caller hears the messages of {mailbox}"),
+        MessageLeft { mailbox, from, secs, .. } => format!("{from} has left a message of {secs} s for {mailbox}"),
         CallEnded { cause, status, talk_ms, .. } => {
             format!("the call ends: {cause}{}, {:.1} s of talk", maybe(", status ", status), *talk_ms as f64 / 1000.0)
         }

@@ -242,6 +242,25 @@ pub enum Event {
         outcome: String,
     },
 
+    // --- voicemail
+    /// A caller is with a mailbox: to leave a message, or to hear what there is.
+    VoicemailReached {
+        mac: Option<MacAddr>,
+        call: CallId,
+        /// Empty: who it is is asked first.
+        mailbox: String,
+        leaves: bool,
+    },
+    /// A message is on disk.
+    MessageLeft {
+        mac: Option<MacAddr>,
+        call: CallId,
+        mailbox: String,
+        from: String,
+        id: String,
+        secs: u64,
+    },
+
     // --- calls
     CallStarted {
         call: CallId,
@@ -404,6 +423,8 @@ impl Event {
             | DirectoryChecked { mac, .. }
             | LockedOut { mac, .. }
             | IvrEnded { mac, .. }
+            | VoicemailReached { mac, .. }
+            | MessageLeft { mac, .. }
             | CallStarted { mac, .. }
             | CallRinging { mac, .. }
             | CallAnswered { mac, .. }
@@ -425,6 +446,8 @@ impl Event {
             | IvrKeys { call, .. }
             | DirectoryChecked { call, .. }
             | IvrEnded { call, .. }
+            | VoicemailReached { call, .. }
+            | MessageLeft { call, .. }
             | CallStarted { call, .. }
             | CallRinging { call, .. }
             | CallAnswered { call, .. }

@@ -147,6 +147,33 @@ pub struct CallLegQuery {
     pub limit: usize,
 }
 
+/// A message that was left for somebody. Unique by mailbox and id; its recording is a file of that name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VoiceMessage {
+    pub id: String,
+    /// The extension that it was left for.
+    pub mailbox: String,
+    pub from: String,
+    pub from_name: String,
+    /// The call in which it was left.
+    pub call: String,
+    pub left: Timestamp,
+    pub length_ms: u64,
+    /// Of the recording.
+    pub bytes: u64,
+    /// When its owner heard it; `None`: it is new.
+    pub heard: Option<Timestamp>,
+}
+
+/// A message that is to be sent by mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VoiceMail {
+    pub mailbox: String,
+    pub id: String,
+    /// How often it was tried in vain.
+    pub tries: u32,
+}
+
 /// The cause of a leg that was up when the server was killed.
 pub const CUT_OFF: &str = "cut off";
 
@@ -231,6 +258,23 @@ pub trait Store: Send + Sync + 'static {
     async fn close_call_legs(&self) -> Result<usize>;
     /// Forgets legs that began before `before`; returns how many.
     async fn prune_call_legs(&self, before: Timestamp) -> Result<usize>;
+
+    // --- voice messages
+    /// Of one mailbox, or of all; in no order.
+    async fn voice_messages(&self, mailbox: Option<String>) -> Result<Vec<VoiceMessage>>;
+    /// What the recordings of all mailboxes take.
+    async fn voice_bytes(&self) -> Result<u64>;
+    /// `mail`: it is to be sent by mail too; both or none.
+    async fn save_voice_message(&self, message: VoiceMessage, mail: bool) -> Result<()>;
+    /// It is heard, if it was not before. `false`: there is none.
+    async fn mark_voice_message(&self, mailbox: &str, id: &str, heard: Timestamp) -> Result<bool>;
+    /// With its mail. `false`: there is none.
+    async fn remove_voice_message(&self, mailbox: &str, id: &str) -> Result<bool>;
+    /// Mails that are due, the longest due first, and when the next one is.
+    async fn voice_mails(&self, now: Timestamp, limit: usize) -> Result<(Vec<VoiceMail>, Option<Timestamp>)>;
+    /// It was tried in vain, and is due again then.
+    async fn retry_voice_mail(&self, mailbox: &str, id: &str, next: Timestamp) -> Result<()>;
+    async fn remove_voice_mail(&self, mailbox: &str, id: &str) -> Result<()>;
 
     // --- API
     async fn tokens(&self) -> Result<Vec<TokenRecord>>;

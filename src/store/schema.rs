@@ -207,6 +207,31 @@ CREATE TABLE wishes (
   value       TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 "#,
+    r#"
+-- Messages that were left for people. The recording is voicemail/<mailbox>/<id>.wav beside the database.
+CREATE TABLE voice_messages (
+  mailbox     TEXT NOT NULL,
+  id          TEXT NOT NULL,
+  from_number TEXT NOT NULL,
+  from_name   TEXT NOT NULL,
+  call        TEXT NOT NULL,
+  left_ms     INTEGER NOT NULL,
+  length_ms   INTEGER NOT NULL,
+  bytes       INTEGER NOT NULL,
+  heard_ms    INTEGER,                -- null: new
+  PRIMARY KEY (mailbox, id)
+) STRICT, WITHOUT ROWID;
+
+-- Those of them that are still to be sent by mail.
+CREATE TABLE voice_mails (
+  mailbox     TEXT NOT NULL,
+  id          TEXT NOT NULL,
+  tries       INTEGER NOT NULL,
+  next_ms     INTEGER NOT NULL,
+  PRIMARY KEY (mailbox, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX voice_mails_by_time ON voice_mails (next_ms);
+"#,
 ];
 
 /// The newest schema that this program knows.

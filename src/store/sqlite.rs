@@ -19,7 +19,10 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{CallLeg, CallLegQuery, Claim, ContactRecord, Error, Result, Store, SubscriptionRecord, TokenRecord, rows, schema};
+use super::{
+    CallLeg, CallLegQuery, Claim, ContactRecord, Error, Result, Store, SubscriptionRecord, TokenRecord, VoiceMail, VoiceMessage, rows,
+    schema,
+};
 use crate::model::{BindingRecord, DeviceRecord, Extension, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
 
 /// Requests that may wait for the writer; more make their callers wait, not the memory grow.
@@ -382,6 +385,42 @@ impl Store for Sqlite {
 
     async fn prune_call_legs(&self, before: Timestamp) -> Result<usize> {
         self.write(move |db| rows::prune_call_legs(db, before)).await
+    }
+
+    async fn voice_messages(&self, mailbox: Option<String>) -> Result<Vec<VoiceMessage>> {
+        self.read("list voice messages", move |db| rows::voice_messages(db, mailbox.as_deref())).await
+    }
+
+    async fn voice_bytes(&self) -> Result<u64> {
+        self.read("measure voice messages", rows::voice_bytes).await
+    }
+
+    async fn save_voice_message(&self, message: VoiceMessage, mail: bool) -> Result<()> {
+        self.write(move |db| rows::save_voice_message(db, &message, mail)).await
+    }
+
+    async fn mark_voice_message(&self, mailbox: &str, id: &str, heard: Timestamp) -> Result<bool> {
+        let (mailbox, id) = (mailbox.to_owned(), id.to_owned());
+        self.write(move |db| rows::mark_voice_message(db, &mailbox, &id, heard)).await
+    }
+
+    async fn remove_voice_message(&self, mailbox: &str, id: &str) -> Result<bool> {
+        let (mailbox, id) = (mailbox.to_owned(), id.to_owned());
+        self.write(move |db| rows::remove_voice_message(db, &mailbox, &id)).await
+    }
+
+    async fn voice_mails(&self, now: Timestamp, limit: usize) -> Result<(Vec<VoiceMail>, Option<Timestamp>)> {
+        self.read("list mails", move |db| rows::voice_mails(db, now, limit)).await
+    }
+
+    async fn retry_voice_mail(&self, mailbox: &str, id: &str, next: Timestamp) -> Result<()> {
+        let (mailbox, id) = (mailbox.to_owned(), id.to_owned());
+        self.write(move |db| rows::retry_voice_mail(db, &mailbox, &id, next)).await
+    }
+
+    async fn remove_voice_mail(&self, mailbox: &str, id: &str) -> Result<()> {
+        let (mailbox, id) = (mailbox.to_owned(), id.to_owned());
+        self.write(move |db| rows::remove_voice_mail(db, &mailbox, &id)).await
     }
 
     async fn tokens(&self) -> Result<Vec<TokenRecord>> {

@@ -15,6 +15,8 @@
 //! | when the phone was told to reload            | the phone becomes theirs                                                   |
 //! | when the phone has fetched its new file      | the phone becomes theirs                                                   |
 //! | during a call                                | silence; hangs up, calls again: the other phone rings at once              |
+//! | when the caller of voicemail was thanked     | the message is there                                                       |
+//! | in the middle of a message                   | silence; hangs up, calls again: nothing is left of that message            |
 //!
 //! To the administrator: numbers of events go on, `started` ends the calls that were told before it, a phone has one
 //! owner, its generation counts on, and every secret but the present one is dead. Not here: the plug of the phone
@@ -478,6 +480,54 @@ async fn during_a_call() {
         desk.until_hung_up().await.expect("by the user");
     }
     they_talk(&mut adas, &mut alans).await;
+}
+
+/// Speaks for two seconds and a half after the beep.
+async fn leaves_a_message(adas: &mut Somebody) {
+    adas.call(&format!("*99{}", ADA[2])).await.expect("voicemail answers");
+    adas.hear("the greeting", |sound| sound == Sound::Speech).await.expect("it speaks");
+    adas.press("#").await;
+    adas.hear("the beep", |sound| sound.is_like(Sound::Tone { hz: 1000.0 })).await.expect("it beeps");
+    adas.say(Say::Tone { hz: 660.0 }).await;
+    sleep(Duration::from_millis(2500)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_messages_are_left() {
+    let mut office = Office::opens().await;
+    let mut told = office.follows();
+    let mut adas = office.plugs_in(1);
+    adas.until_registered().await.expect("registered");
+    office.gives(adas.phone.mac, ADA[0]).await;
+    adas.until_registered_as(ADA[2]).await.expect("hers");
+    // The caller was thanked: that counts.
+    leaves_a_message(&mut adas).await;
+    adas.press("#").await;
+    told.until("the thanks", |event| matches!(event, Event::IvrPrompt { text, .. } if text.starts_with("Thank you"))).await;
+    office.dies().await;
+    office.starts().await;
+    let path = format!("/voicemail/{}", ADA[2]);
+    let messages = office.api(&path, &[]).await;
+    assert!(messages.as_array().is_some_and(|all| all.len() == 1), "{messages}");
+    let id = messages[0]["id"].as_str().expect("an id").to_owned();
+    let wav = office.path("message.wav");
+    let fetched = Command::new("curl")
+        .args(["-sS", "-f", "-H", &office.authorization(), &office.url(&format!("{path}/{id}/audio")), "-o"])
+        .arg(&wav)
+        .status();
+    assert!(fetched.await.expect("curl runs").success());
+    let secs = plugtone::media::files::load(&wav).expect("it plays").duration().as_secs_f64();
+    assert!((1.5..5.0).contains(&secs), "{secs} s");
+    adas.hang_up().await;
+    adas.until_hung_up().await.expect("by the user");
+    // In the middle of a message: what there was of it is gone, and nothing else.
+    leaves_a_message(&mut adas).await;
+    office.dies().await;
+    let files = || fs::read_dir(office.path("voicemail").join(ADA[2])).expect("a folder").count();
+    assert_eq!(files(), 2, "the message, and the part of one");
+    office.starts().await;
+    let files = fs::read_dir(office.path("voicemail").join(ADA[2])).expect("a folder").count();
+    assert_eq!((office.api(&path, &[]).await, files), (messages, 1));
 }
 
 /// Drives DHCP clients that share a socket until `done`.

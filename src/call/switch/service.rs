@@ -65,7 +65,7 @@ impl Switch {
     /// Whose mailbox takes a call that these do not take, and how long they ring before it does.
     pub(super) fn mailbox_of(&self, world: &dyn World, targets: &[Extension]) -> Option<(Extension, Duration)> {
         let ([one], Some(rules)) = (targets, &self.config.voicemail) else { return None };
-        world.has_mailbox(one.as_str()).then(|| (one.clone(), rules.ring))
+        (!rules.without.contains(one) && world.has_mailbox(one.as_str())).then(|| (one.clone(), rules.ring))
     }
 
     /// Does whoever calls want to leave a message then?

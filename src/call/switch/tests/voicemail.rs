@@ -6,7 +6,8 @@ use crate::call::config::VoicemailRules;
 /// 2042 has a mailbox.
 fn with_mailbox(phones: &[(&'static str, u8)]) -> Bed {
     let mut bed = Bed::new(phones);
-    let rules = VoicemailRules { own: "*97".into(), any: "*98".into(), direct: "*99".into(), ring: Duration::from_secs(20) };
+    let rules =
+        VoicemailRules { own: "*97".into(), any: "*98".into(), direct: "*99".into(), ring: Duration::from_secs(20), without: vec![] };
     let config = Settings { hold_music: "silence".into(), ..Settings::default() }.check().unwrap();
     bed.switch.reload(Arc::new(Config { voicemail: Some(rules), ..config }));
     bed
@@ -68,7 +69,8 @@ fn codes_lead_to_mailboxes() {
 #[test]
 fn a_call_is_sent_to_a_mailbox() {
     let mut bed = Bed::talking();
-    let rules = VoicemailRules { own: "*97".into(), any: "*98".into(), direct: "*99".into(), ring: Duration::from_secs(20) };
+    let rules =
+        VoicemailRules { own: "*97".into(), any: "*98".into(), direct: "*99".into(), ring: Duration::from_secs(20), without: vec![] };
     let config = Settings { hold_music: "silence".into(), ..Settings::default() }.check().unwrap();
     bed.switch.reload(Arc::new(Config { voicemail: Some(rules), ..config }));
     let refer = |bed: &mut Bed, to: &str| bed.leg(CALLER, LegEvent::Referred { to: to.into(), replaces: None });

@@ -1,0 +1,316 @@
+//! Voicemail, with SIPp's phones that speak, press keys and watch their lamps, sox that looks at what was recorded, and a mail
+//! server that is not ours.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use plugtone::{
+    binding::{Limits, MasterKey, ReloadSettings},
+    call,
+    directory::{
+        Directory,
+        files::{Files as Users, hash_pin},
+    },
+    ivr::{loader, settings::Settings as IvrSettings, worker::Ivr},
+    media::{self, Codec, Media, MediaEvent, SessionConfig, codec::Encoder, listen::Sound},
+    model::{
+        Extension, Keys, Timestamp,
+        event::{Event, Events},
+    },
+    provisioning::{
+        Identities, Onboarding,
+        onboarding::{Config as Onboards, ReloadMethod},
+    },
+    store::{Store, VoiceMessage},
+    voicemail::{
+        Settings, Voicemail,
+        files::Files,
+        settings::{Mail, Tls},
+        worker::{Addresses, Neighbours},
+    },
+};
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{
+    call::{Bed, Sipp, free_port, named_port},
+    netns::need,
+};
+
+/// Whoever keys this may hear the messages of 2041.
+const NUMBER: &str = "9021077";
+const PIN: &str = "73519428";
+/// Debian's, which has the mail server.
+const PYTHON: &str = "/usr/bin/python3";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Office {
+    bed: Bed,
+    voicemail: Voicemail,
+}
+
+impl Office {
+    async fn opens(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut bed = Bed::start().await;
+        let inbox = std::mem::replace(&mut bed.voicemail, mpsc::channel(1).1);
+        let told = bed.events.clone();
+        let events = Events::new(move |event| told.lock().unwrap().push(event));
+        let limits = Limits {
+            per_device: 3,
+            per_user: 10,
+            per_source: 30,
+            pause_ms: 50,
+            longest_pause_ms: 1000,
+            lockout_ms: 600_000,
+            forget_ms: 3_600_000,
+        };
+        let range = ("2001".parse::<Extension>().unwrap(), "2099".parse().unwrap());
+        let config = Onboards { devices_per_extension: 1, extensions: range, reload: ReloadSettings::default(), limits };
+        let methods = Arc::new(|_: Option<&str>, _: Option<&str>| ReloadMethod::default());
+        let identities = Identities::new(MasterKey::new([7; 32]));
+        let started = Onboarding::start(bed.store.clone(), identities, events.clone(), config, methods).await;
+        let (onboarding, mut orders) = started.expect("starts");
+        tokio::spawn(async move { while orders.recv().await.is_some() {} });
+        let hash = hash_pin(&Keys::from(PIN)).expect("hashes");
+        let users = format!("users: [{{ login: '{NUMBER}', display_name: Ada Lovelace, extension: '2041', pin_hash: '{hash}' }}]\n");
+        let directory: Arc<dyn Directory> = Arc::new(Users::parse(&users, Path::new("users.yaml")).expect("users"));
+        let menu = IvrSettings::default();
+        let ivr = Ivr::new(&menu, loader::load(&menu).expect("prompts"), bed.media.clone(), onboarding, directory, events.clone());
+        let mut settings = Settings { shortest_secs: 1, ..Settings::default() };
+        change(&mut settings);
+        let config = settings.check().expect("good settings").expect("switched on");
+        // SIPp is patient for twenty seconds only.
+        let rules = call::config::VoicemailRules { ring: Duration::from_secs(1), ..config.rules.clone() };
+        let calls = call::Config { voicemail: Some(rules), ..call::Settings::default().check().unwrap() };
+        bed.running.handle.reload(calls).await;
+        let with = Neighbours {
+            media: bed.media.clone(),
+            tones: media::Country::Eu,
+            ivr,
+            store: bed.store.clone(),
+            files: Files::open(bed.folder.path().join("voicemail")).expect("a folder"),
+            calls: bed.running.handle.clone(),
+            events,
+            addresses: Addresses::default(),
+        };
+        let voicemail = Voicemail::start(config, with).await.expect("starts");
+        let serving = voicemail.clone();
+        tokio::spawn(async move { serving.serve(inbox).await });
+        tokio::spawn(voicemail.clone().send_mails());
+        Self { bed, voicemail }
+    }
+
+    /// SIPp calls and says a tone, from the greeting on, for so many seconds; then it hangs up.
+    fn speaks(&self, last: u8, dials: &str, secs: u32) -> Sipp {
+        let tone = self.bed.folder.path().join("tone.alaw");
+        let samples: Vec<i16> = (0..24_000).map(|n| (9000.0 * (n as f32 * 660.0 * std::f32::consts::TAU / 8000.0).sin()) as i16).collect();
+        let mut bytes = vec![0; samples.len()];
+        Encoder::new(Codec::Pcma).encode(&samples, &mut bytes);
+        std::fs::write(&tone, bytes).expect("written");
+        let says =
+            format!("<nop><action><exec rtp_stream=\"{},-1,8\"/></action></nop><pause milliseconds=\"{}\"/>", tone.display(), secs * 1000);
+        let edits = [("<pause milliseconds=\"PAUSE\"/>", says.as_str()), ("[media_port]", "[rtpstream_audio_port]")];
+        self.bed.phone(last, free_port(), "uac_call.xml", dials, &edits)
+    }
+
+    /// SIPp calls and presses keys as telephone-events, each time with so many seconds after it; then it hangs up.
+    fn presses(&self, last: u8, dials: &str, presses: &[(&str, u32)]) -> Sipp {
+        let one = |(keys, secs): &(&str, u32)| {
+            format!("<nop><action><exec play_dtmf=\"{keys}\"/></action></nop><pause milliseconds=\"{}\"/>", secs * 1000)
+        };
+        let pressed = format!("<pause milliseconds=\"1000\"/>{}", presses.iter().map(one).collect::<String>());
+        // SIPp's own payload type.
+        let edits = [
+            ("<pause milliseconds=\"PAUSE\"/>", pressed.as_str()),
+            ("RTP/AVP 8 0 101", "RTP/AVP 8 0 96"),
+            ("RTP/AVP 8 101", "RTP/AVP 8 96"),
+            ("rtpmap:101", "rtpmap:96"),
+            ("fmtp:101", "fmtp:96"),
+        ];
+        self.bed.phone(last, free_port(), "uac_call.xml", dials, &edits)
+    }
+
+    fn watches(&self, last: u8, whom: &str, first: &str, last_seen: &str) -> Sipp {
+        let edits = [("PACKAGE", "message-summary"), ("FIRST", first), ("LAST", last_seen)];
+        self.bed.phone(last, free_port(), "watch.xml", whom, &edits)
+    }
+
+    async fn until_left(&self, mailbox: &str) -> VoiceMessage {
+        self.bed.tells(|event| matches!(event, Event::MessageLeft { mailbox: of, .. } if of == mailbox)).await;
+        self.voicemail.messages(mailbox).await.expect("listed").pop().expect("a message")
+    }
+
+    async fn until_messages(&self, mailbox: &str, count: usize) {
+        let until = Instant::now() + PATIENCE;
+        while self.voicemail.messages(mailbox).await.expect("listed").len() != count {
+            assert!(Instant::now() < until, "there are not {count} messages for {mailbox}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn is_told(&self, words: &str) {
+        self.bed.tells(|event| matches!(event, Event::IvrPrompt { text, .. } if text.contains(words))).await;
+    }
+}
+
+/// What sox finds in a recording: seconds, and the pitch of what is loudest.
+fn by_sox(wav: &[u8]) -> (f32, f32) {
+    need("sox", "sox");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("message.wav");
+    std::fs::write(&file, wav).expect("written");
+    let output = Command::new("sox").arg(&file).args(["-n", "stat"]).output().expect("sox runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let figure = |name: &str| {
+        let line = text.lines().find(|line| line.split_whitespace().collect::<Vec<_>>().join(" ").starts_with(name));
+        line.and_then(|line| line.split_whitespace().last()?.parse().ok()).unwrap_or_else(|| panic!("no {name}: {text}"))
+    };
+    (figure("Length (seconds)"), figure("Rough frequency"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_not_answered_leaves_a_message_that_lights_the_lamp_and_is_heard() {
+    let office = Office::opens(|_| {}).await;
+    let bed = &office.bed;
+    let port = bed.registers(2).await;
+    let lamp = office.watches(2, "2042", "Messages-Waiting: no", "Voice-Message: 1/0");
+    bed.watched("2042").await;
+    // It rings for a second; the greeting lasts some seconds more, then there is a tone, and ours is recorded.
+    let rings = bed.phone(2, port, "uas_cancelled.xml", "x", &[("CALLER", "2041")]);
+    let caller = office.speaks(1, "2042", 14);
+    rings.succeeds().await;
+    caller.succeeds().await;
+    let message = office.until_left("2042").await;
+    assert_eq!((message.from.as_str(), message.from_name.as_str(), message.heard), ("2041", "Ada", None));
+    lamp.succeeds().await;
+    let wav = office.voicemail.audio("2042", &message.id).await.expect("read").expect("there");
+    let (secs, hz) = by_sox(&wav);
+    assert!((1.0..12.0).contains(&secs) && (secs * 1000.0 - message.length_ms as f32).abs() < 50.0, "{secs} s, {message:?}");
+    assert!((650.0..670.0).contains(&hz), "{hz} Hz");
+
+    // Its owner dials, from his own phone, and hears the same tone. SIPp speaks SIP; the ear is a media session of the test.
+    let ears = Media::start(media::Config::default()).expect("media");
+    let (told, mut heard) = mpsc::channel(256);
+    let ear = ears.open(SessionConfig::new(Ipv4Addr::LOCALHOST.into(), told)).expect("a session");
+    let own = ear.local.port();
+    let owner = bed.phone(2, free_port(), "uac_call.xml", "*97", &[("PAUSE", "9000"), ("[media_port]", &own.to_string())]);
+    let server = SocketAddr::from((Ipv4Addr::LOCALHOST, named_port(&owner, own).await));
+    ears.command(ear.id, media::Command::SetRemote(media::Remote::new(server, Codec::Pcma)));
+    ears.command(ear.id, media::Command::Listen(true));
+    let tone = async {
+        loop {
+            match heard.recv().await.expect("an event").1 {
+                MediaEvent::Heard(heard) if heard.sound.is_like(Sound::Tone { hz: 660.0 }) => break,
+                _ => {}
+            }
+        }
+    };
+    timeout(PATIENCE, tone).await.expect("the message is heard");
+    owner.succeeds().await;
+
+    // Keys as telephone-events: it is deleted, and the lamp goes out.
+    let lamp = office.watches(2, "2042", "Voice-Message: ", "Voice-Message: 0/0");
+    let owner = office.presses(2, "*97", &[("3", 2)]);
+    office.until_messages("2042", 0).await;
+    lamp.succeeds().await;
+    owner.succeeds().await;
+    assert!(office.voicemail.audio("2042", &message.id).await.expect("looked up").is_none());
+    let left = std::fs::read_dir(bed.folder.path().join("voicemail/2042")).expect("a folder").count();
+    assert_eq!(left, 0, "the recording is gone too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mailbox_is_reached_directly_is_opened_with_a_pin_and_can_be_full() {
+    let office = Office::opens(|settings| settings.messages = 1).await;
+    // 2041 has no phone at all.
+    office.speaks(2, "*992041", 13).succeeds().await;
+    let message = office.until_left("2041").await;
+    assert_eq!((message.from.as_str(), message.mailbox.as_str()), ("2042", "2041"));
+    // Another does not fit: the caller is told so, and nothing is kept.
+    let refused = office.speaks(2, "2041", 3);
+    office.is_told("no room for another message").await;
+    refused.succeeds().await;
+    // From anybody's phone, with number and PIN; a wrong PIN first.
+    let wrong = office.presses(5, "*98", &[(&format!("{NUMBER}#0000#"), 9)]);
+    office.is_told("is not right").await;
+    wrong.succeeds().await;
+    assert!(!office.bed.happened(|event| matches!(event, Event::IvrPrompt { text, .. } if text.contains("You have"))));
+    let right = office.presses(5, "*98", &[(&format!("{NUMBER}#{PIN}#"), 11), ("2", 2)]);
+    office.is_told("You have, 1 new message.").await;
+    office.is_told("Saved.").await;
+    right.succeeds().await;
+    let messages = office.voicemail.messages("2041").await.expect("listed");
+    assert!(messages.len() == 1 && messages[0].heard.is_some(), "{messages:?}");
+    // What was keyed is nowhere.
+    let told = format!("{:?}", office.bed.events.lock().unwrap());
+    assert!(!told.contains(PIN), "a PIN was told");
+}
+
+/// The mails that came so far: each one's head, and its attachment.
+fn mails(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let read = "import email, sys\nm = email.message_from_binary_file(open(sys.argv[1], 'rb'))\n\
+                sys.stdout.buffer.write([p for p in m.walk() if p.get_filename()][0].get_payload(decode=True))";
+    let new = std::fs::read_dir(folder.join("new")).into_iter().flatten().flatten();
+    new.map(|entry| {
+        let text = String::from_utf8_lossy(&std::fs::read(entry.path()).expect("read")).into_owned();
+        let head = text.split("\n\n").next().unwrap_or_default().to_owned();
+        let attached = Command::new(PYTHON).args(["-c", read]).arg(entry.path()).output().expect("python3 runs");
+        (head, attached.stdout)
+    })
+    .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_comes_by_mail_even_if_the_mail_server_is_away_at_first() {
+    need("python3", "python3-aiosmtpd");
+    // A port that nobody listens at, until the mail server does.
+    let at = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port").local_addr().expect("bound");
+    let mail = Mail {
+        server: at.ip().to_string(),
+        port: Some(at.port()),
+        tls: Tls::None,
+        from: "Voicemail <voicemail@example.com>".into(),
+        addresses: [("2042".to_owned(), "bo@example.com".to_owned())].into(),
+        ..Mail::default()
+    };
+    let office = Office::opens(|settings| settings.mail = Some(mail)).await;
+    office.speaks(1, "*992042", 13).succeeds().await;
+    let message = office.until_left("2042").await;
+    let due = || office.bed.store.voice_mails(Timestamp(i64::MAX - 1), 10);
+    let until = Instant::now() + PATIENCE;
+    while due().await.expect("read").0.first().is_none_or(|mail| mail.tries == 0) {
+        assert!(Instant::now() < until, "it is not tried, or was not kept");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let folder = office.bed.folder.path().join("mail");
+    let mut server = Command::new(PYTHON)
+        .args(["-m", "aiosmtpd", "-n", "-l", &at.to_string(), "-c", "aiosmtpd.handlers.Mailbox"])
+        .arg(&folder)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("cannot run aiosmtpd: install the Debian package python3-aiosmtpd");
+    let until = Instant::now() + PATIENCE;
+    let came = loop {
+        if let Some(mail) = mails(&folder).pop() {
+            break mail;
+        }
+        assert!(Instant::now() < until, "no mail came");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let (head, attached) = came;
+    assert!(head.contains("bo@example.com") && head.contains("Subject: Voice message from Ada (2041)"), "{head}");
+    let wav = office.voicemail.audio("2042", &message.id).await.expect("read").expect("there");
+    assert!(attached == wav, "{} bytes of {}", attached.len(), wav.len());
+    let until = Instant::now() + PATIENCE;
+    while !due().await.expect("read").0.is_empty() {
+        assert!(Instant::now() < until, "it would be sent again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.kill().and_then(|()| server.wait()).expect("ended");
+    assert_eq!(mails(&folder).len(), 1, "once");
+}
