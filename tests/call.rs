@@ -97,8 +97,7 @@ impl Office for People {
 pub struct Bed {
     pub running: call::Running,
     pub service: mpsc::Receiver<ServiceCall>,
-    /// Open, so that nobody who leaves a message is refused.
-    _voicemail: mpsc::Receiver<ServiceCall>,
+    pub voicemail: mpsc::Receiver<ServiceCall>,
     pub events: Arc<Mutex<Vec<Event>>>,
     pub store: Arc<Sqlite>,
     pub media: Media,
@@ -150,7 +149,7 @@ impl Bed {
         let plan = routing::loader::load(calls.routes.as_deref(), calls.base()).unwrap_or_else(|faults| panic!("{faults:?}"));
         let calls = call::Config { plan: Arc::new(plan), ..calls.check().unwrap() };
         let running = call::worker::start(sip, calls.clone(), neighbours).await.expect("the engine");
-        Self { running, service: inbox, _voicemail: left, events, store, media, folder, config: calls }
+        Self { running, service: inbox, voicemail: left, events, store, media, folder, config: calls }
     }
 
     /// Other rules for new calls.
@@ -665,6 +664,24 @@ async fn the_message_lamp_is_lit_and_nobody_sees_anothers() {
     {
         bed.phone(phone, free_port(), "watch_refused.xml", whom, &[("PACKAGE", package), ("EXPECTED", expected)]).succeeds().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_does_not_ask_is_told_of_messages_all_the_same() {
+    let bed = Bed::start().await;
+    let told = |port: u16, summary: &str| {
+        let body = format!("to=\"event\"/><ereg regexp=\"{summary}\" search_in=\"body\" check_it=\"true\" assign_to=\"body\"/>");
+        let edits =
+            [("check-sync *$", "message-summary *$"), ("to=\"event\"/>", body.as_str()), ("variables=\"event", "variables=\"body,event")];
+        bed.phone(1, port, "uas_check_sync.xml", "x", &edits)
+    };
+    let port = bed.registers(1).await;
+    let phone = told(port, "Voice-Message: 1/0");
+    bed.running.handle.set_mailbox("2041", call::presence::Mailbox { new: 1, ..Default::default() }).await;
+    phone.succeeds().await;
+    let phone = told(port, "Messages-Waiting: no");
+    bed.running.handle.set_mailbox("2041", call::presence::Mailbox { old: 1, ..Default::default() }).await;
+    phone.succeeds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -163,10 +163,21 @@ impl Presence {
         }
     }
 
-    pub fn set_mailbox(&mut self, user: &str, mailbox: Mailbox) {
-        if self.mailboxes.insert(user.to_owned(), mailbox) != Some(mailbox) {
+    /// `true`: that is new.
+    pub fn set_mailbox(&mut self, user: &str, mailbox: Mailbox) -> bool {
+        let new = self.mailboxes.insert(user.to_owned(), mailbox) != Some(mailbox);
+        if new {
             self.changed.push_back((MESSAGE_SUMMARY.name, user.to_owned()));
         }
+        new
+    }
+
+    /// What there is in a mailbox that has ever had anything.
+    pub fn summary(&self, user: &str, entity: &str) -> Option<Bytes> {
+        self.mailboxes.get(user)?;
+        let mut out = String::new();
+        self.write_summary(&mut out, user, entity).ok()?;
+        Some(out.into())
     }
 
     /// A phone of the user has registered, or is gone.

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::{
     Office,
     presence::{DialogTags, Facts, Lamp, MESSAGE_SUMMARY, Mailbox, PACKAGES, Party, Presence},
@@ -15,7 +17,7 @@ use crate::{
     sip::{
         Account, Accounts, Endpoint, Event, Flow, Message, Method, Registrar, Response, ServerTx,
         dialog::{self, DialogId},
-        endpoint,
+        endpoint, registrar,
         subscription::{self, Action, Stored, Subscriptions, Watcher},
         ua::{LegId, UserAgent},
     },
@@ -103,8 +105,15 @@ impl Watching {
         self.subscriptions.drop_generation_below(mac, generation);
     }
 
-    pub fn set_mailbox(&mut self, user: &str, mailbox: Mailbox) {
-        self.presence.set_mailbox(user, mailbox);
+    /// `true`: that is new.
+    pub fn set_mailbox(&mut self, user: &str, mailbox: Mailbox) -> bool {
+        self.presence.set_mailbox(user, mailbox)
+    }
+
+    /// What a phone is told of its messages that has not asked; `None`: it has, or nothing was ever there.
+    pub fn unasked(&self, contact: &registrar::Contact, entity: &str) -> Option<Bytes> {
+        let asked = self.subscriptions.watches(MESSAGE_SUMMARY.name, &contact.user, contact.mac, contact.line);
+        (!asked).then(|| self.presence.summary(&contact.user, entity))?
     }
 
     pub fn show(&mut self, resource: &str, lamp: Option<Lamp>) {

@@ -398,7 +398,12 @@ impl Engine {
             Command::Captured { answer } => {
                 let _ = answer.send(self.captured(now));
             }
-            Command::Mailbox { user, mailbox } => self.watching.set_mailbox(&user, mailbox),
+            Command::Mailbox { user, mailbox } => {
+                if self.watching.set_mailbox(&user, mailbox) {
+                    let contacts: Vec<_> = self.ground.registrar.contacts(&user).cloned().collect();
+                    contacts.iter().for_each(|contact| self.tell_messages(now, contact));
+                }
+            }
             Command::Show { resource, lamp } => self.watching.show(&resource, lamp),
             Command::Reload { config } => {
                 self.capture.set_limits(config.capture);

@@ -76,7 +76,7 @@ impl Reload {
             (None, None) => return None,
         };
         let (event, credentials) = (self.notify_event.clone(), Some(self.credentials.clone()));
-        Some(notify::Order { mac: self.mac, uri, user, flow, event, credentials })
+        Some(notify::Order { mac: self.mac, uri, user, flow, event, credentials, body: None })
     }
 }
 

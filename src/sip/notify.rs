@@ -3,12 +3,15 @@
 //! The event's value is the family's (`check-sync;reboot=false`, `resync` …) and comes from above. A phone that challenges
 //! it gets the line's credentials. The outcome is a value: what to try next is decided above. Driven through an
 //! [`Endpoint`]: give every event of that to [`Notifier::handle_event`] first.
+//! Messages that wait are told the same way to phones that have not asked.
 //! Never to an address of record: all phones of the extension would restart.
 
 use std::{
     collections::{HashMap, VecDeque},
     time::Instant,
 };
+
+use bytes::Bytes;
 
 use crate::model::MacAddr;
 
@@ -34,12 +37,14 @@ pub struct Order {
     pub event: String,
     /// What to answer a 401 or 407 with: those of the identity that the phone holds *now*.
     pub credentials: Option<Credentials>,
+    /// What it says, with its media type. `None`: the event says all.
+    pub body: Option<(&'static str, Bytes)>,
 }
 
 impl Order {
     pub fn to(contact: &Contact, event: impl Into<String>, credentials: Option<Credentials>) -> Self {
         let Contact { mac, uri, user, flow, .. } = contact.clone();
-        Self { mac, uri, user, flow, event: event.into(), credentials }
+        Self { mac, uri, user, flow, event: event.into(), credentials, body: None }
     }
 }
 
@@ -159,10 +164,13 @@ impl Notifier {
             .header(Name::CSeq, format_args!("{cseq} NOTIFY"))
             .header(Name::Contact, format_args!("<sip:{host}{transport}>"))
             .header(Name::Event, &order.event)
-            .header(Name::SubscriptionState, "terminated");
+            .header(Name::SubscriptionState, if order.body.is_some() { "active" } else { "terminated" });
         let cnonce = endpoint.ids().token();
         if let Some((name, value)) = pending.login.as_mut().and_then(|login| login.authorize("NOTIFY", &pending.order.uri, &cnonce)) {
             request = request.header(name, value);
+        }
+        if let Some((kind, body)) = &pending.order.body {
+            request = request.body(kind, body.clone());
         }
         let tx = endpoint.request(now, pending.order.flow, request);
         self.pending.insert(tx, pending);
@@ -170,7 +178,7 @@ impl Notifier {
 
     fn finish(&mut self, pending: Pending, outcome: Outcome) {
         let Order { mac, event, .. } = pending.order;
-        tracing::info!(%mac, %event, status = outcome.status(), "check-sync answered");
+        tracing::info!(%mac, %event, status = outcome.status(), "NOTIFY answered");
         self.done.push_back(Done { mac, event, outcome });
     }
 }
@@ -198,6 +206,7 @@ mod tests {
             flow,
             event: "check-sync;reboot=false".into(),
             credentials,
+            body: None,
         };
         notifier.notify(now, &mut endpoint, order);
         let mut seen = Vec::new();

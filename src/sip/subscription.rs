@@ -293,6 +293,12 @@ impl Subscriptions {
         }
     }
 
+    /// Whether this line watches it in this package.
+    pub fn watches(&self, package: &str, resource: &str, mac: MacAddr, line: LineNumber) -> bool {
+        let ids = self.by_resource.get(resource).into_iter().flatten();
+        ids.filter_map(|id| self.all.get(id)).any(|s| s.package.name == package && (s.watcher.mac, s.watcher.line) == (mac, line))
+    }
+
     /// Whether anybody watches it.
     pub fn is_watched(&self, resource: &str) -> bool {
         self.by_resource.contains_key(resource)

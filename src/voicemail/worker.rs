@@ -385,7 +385,7 @@ impl Attendant {
                 }
                 Woken::Media(MediaEvent::Stats(_)) => {}
                 // Somebody else has the call.
-                Woken::Dialled(true) => return,
+                Woken::Dialled(true) => return self.command(Command::DetectInband(false)),
                 Woken::Dialled(false) => {
                     if let Stage::Listen(machine) = &mut self.stage {
                         machine.handle_not_taken(now);

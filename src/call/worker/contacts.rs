@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Engine, auth_user, handle::Command};
 use crate::{
+    call::presence::MESSAGE_SUMMARY,
     features::book::Row,
     model::{CallId, Event, Timestamp},
     sip::{
-        Accounts,
+        Accounts, Credentials, notify,
         registrar::{self, Registrar},
         transport::Flow,
     },
@@ -70,6 +71,9 @@ impl Engine {
                         expires_secs,
                     });
                 }
+                if !refreshed {
+                    self.tell_messages(Instant::now(), &contact);
+                }
                 self.ground.office.registered(&contact, refreshed);
             }
             registrar::Action::Unregistered { contact, reason } => {
@@ -87,6 +91,18 @@ impl Engine {
                 self.events.tell(Event::RegisterRefused { user, source: flow.peer, reason });
             }
         }
+    }
+
+    /// Lights the lamp of a phone that has not asked for it (RFC 3842 §3.8 leaves that to the server): many never do.
+    pub(super) fn tell_messages(&mut self, now: Instant, contact: &registrar::Contact) {
+        let flow = self.ground.with_local(contact.flow);
+        let entity = format!("sip:{}@{}", contact.user, self.ground.endpoint.sent_by(&flow));
+        let Some(summary) = self.watching.unasked(contact, &entity).filter(|_| !contact.provisional) else { return };
+        let credentials = self.accounts.account(&auth_user(contact.mac, contact.line));
+        let credentials = credentials.map(|account| Credentials { username: auth_user(contact.mac, contact.line), secret: account.secret });
+        let order = notify::Order::to(contact, MESSAGE_SUMMARY.name, credentials);
+        let body = Some((MESSAGE_SUMMARY.content_type, summary));
+        self.notifier.notify(now, &mut self.ground.endpoint, notify::Order { flow, body, ..order });
     }
 
     pub(super) fn unregistered(&mut self, contact: registrar::Contact, reason: &str) {
