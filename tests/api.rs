@@ -902,3 +902,27 @@ async fn every_route_answers_as_it_is_described() {
     }
     office.node.stop().await;
 }
+
+// --- a phone tells of itself
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_phone_says_whose_it_is_where_and_what_went_wrong() {
+    let office = Office::opens(|_| {}).await;
+    let mut desk = colleague(&office, "yealink", 0xd1, "1001", "2041").await;
+    let mut journal = office.journal();
+    let mac = desk.phone.mac;
+    let says = |words: &'static str| move |event: &Event| matches!(event, Event::IvrPrompt { mac: Some(of), text, .. } if *of == mac && text.contains(words));
+    desk.call("*65").await.expect("it is answered");
+    desk.hear("the voice", |sound| sound == plugtone::media::listen::Sound::Speech).await.expect("it speaks");
+    journal.until("what it says", says("has the extension, 2 0 4 1")).await;
+    desk.hang_up().await;
+    desk.until_hung_up().await.expect("it is over");
+    // Now something goes wrong; a key ends the report.
+    assert!(matches!(desk.call("4999").await, Err(plugtone::phone::person::Trouble::Refused(404))), "nobody has this number");
+    journal.until("the refusal", |event| matches!(event, Event::CallRefused { .. })).await;
+    desk.call("*65").await.expect("it is answered");
+    journal.until("its fault", says("Its last fault was this. A call was refused.")).await;
+    desk.press("#").await;
+    desk.until_hung_up().await.expect("it is hung up");
+    office.node.stop().await;
+}

@@ -70,6 +70,8 @@ pub enum Errand {
     /// The voice menu.
     #[default]
     Menu,
+    /// Tell the phone of itself.
+    Diagnosis,
     /// Take a message for somebody.
     Leave { mailbox: Extension },
     /// Play what is in a mailbox: of the one who calls from his own phone, or of whoever proves to be its owner.

@@ -44,6 +44,8 @@ pub enum Code {
     },
     /// Turns the night switch with this digit.
     Night(String),
+    /// The phone tells of itself.
+    Diagnosis,
 }
 
 /// The codes of an office. An empty one is off.
@@ -87,6 +89,7 @@ pub struct Codes {
     pub set_speed_dial: String,
     /// Followed by a key of `night`.
     pub night: String,
+    pub diagnosis: String,
 }
 
 impl Default for Codes {
@@ -122,6 +125,7 @@ impl Default for Codes {
             speed_dial: code("*0"),
             set_speed_dial: code("*75"),
             night: code("*28"),
+            diagnosis: code("*65"),
         }
     }
 }
@@ -131,7 +135,7 @@ type Made = fn(&str) -> Option<Code>;
 
 impl Codes {
     /// Key of the settings, code, and what it makes of what follows it.
-    fn table(&self) -> [(&'static str, &str, Made); 29] {
+    fn table(&self) -> [(&'static str, &str, Made); 30] {
         fn bare(rest: &str, code: Code) -> Option<Code> {
             rest.is_empty().then_some(code)
         }
@@ -182,6 +186,7 @@ impl Codes {
             ("speed_dial", &self.speed_dial, |rest| key(rest).map(Code::SpeedDial)),
             ("set_speed_dial", &self.set_speed_dial, set_speed),
             ("night", &self.night, |rest| to(rest).map(Code::Night)),
+            ("diagnosis", &self.diagnosis, |rest| bare(rest, Code::Diagnosis)),
         ]
     }
 

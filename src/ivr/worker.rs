@@ -20,6 +20,7 @@ use tokio::{
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
+    diagnosis,
     loader::{self, Loaded},
     machine::{Action, BindAnswer, Facts, LoginAnswer, Machine, Ticket},
     settings::{Settings, TTS_LIMIT},
@@ -30,6 +31,7 @@ use crate::{
     binding::{Outcome, Verdict},
     call::{
         half::Cause,
+        routing::Errand,
         worker::{ServiceCall, ServiceControl},
     },
     directory::{Denied, Directory},
@@ -45,6 +47,10 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long a log-in may take that no flow sets a time for.
 const LOGIN_WITHIN: Duration = Duration::from_secs(10);
+/// Events of a phone that are looked through for its last fault.
+const LOOKED_BACK: usize = 200;
+/// A phone tells of itself for no longer.
+const LONGEST_REPORT: Duration = Duration::from_secs(90);
 /// Commands that speak names at once.
 const SPEAKERS: usize = 4;
 
@@ -182,10 +188,41 @@ impl Ivr {
         check.log_in(number, pin, LOGIN_WITHIN).await
     }
 
+    /// Tells a phone of itself, and hangs up.
+    async fn diagnose(&self, mut call: ServiceCall) {
+        let (id, mac, phone) = (call.call, call.caller.mac, &call.caller);
+        let events = self.shared.onboarding.timeline(mac, LOOKED_BACK).await;
+        let facts = diagnosis::Facts {
+            extension: phone.user.clone(),
+            display_name: phone.display_name.clone(),
+            address: call.source.ip(),
+            location: self.shared.onboarding.identities().location(mac),
+            fault: events.iter().rev().find_map(|recorded| diagnosis::fault(&recorded.event)),
+        };
+        let (text, clips) = self.say(&diagnosis::report(&facts));
+        self.shared.events.tell(Event::IvrPrompt { mac: Some(mac), call: id, text });
+        self.shared.media.command(call.session, Command::Play { playback: PlaybackId(1), clips, repeat: false });
+        let heard = async {
+            while let Some((_, event)) = call.events.recv().await {
+                if let MediaEvent::PlaybackEnded { .. } | MediaEvent::Key { .. } = event {
+                    break;
+                }
+            }
+        };
+        let _ = timeout(LONGEST_REPORT, heard).await;
+        call.control.hang_up();
+    }
+
     /// Takes calls until the inbox closes.
     pub async fn serve(&self, mut inbox: mpsc::Receiver<ServiceCall>) {
         while let Some(call) = inbox.recv().await {
-            let (ivr, call) = (self.clone(), IvrCall::from(call));
+            let ivr = self.clone();
+            if call.errand == Errand::Diagnosis {
+                let span = info_span!("diagnosis", call = %call.call, mac = %call.caller.mac);
+                tokio::spawn(async move { ivr.diagnose(call).await }.instrument(span));
+                continue;
+            }
+            let call = IvrCall::from(call);
             let span = info_span!("ivr", call = %call.call, mac = call.mac.map(tracing::field::display));
             tokio::spawn(async move { ivr.take(call).await }.instrument(span));
         }

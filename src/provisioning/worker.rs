@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     binding::{Attempts, Outcome, Verdict, Who},
-    model::{BindingRecord, CallId, DeviceRecord, Events, Extension, Generation, LineNumber, MacAddr, Timestamp, User},
+    model::{BindingRecord, CallId, DeviceRecord, Events, Extension, Generation, LineNumber, MacAddr, Recorded, Timestamp, User},
     sip::Credentials,
     store::{self, Store},
 };
@@ -47,6 +47,7 @@ const WRITE_BEHIND: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub struct Onboarding {
     queue: mpsc::Sender<Message>,
+    store: Arc<dyn Store>,
     identities: Identities,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -92,7 +93,7 @@ impl Onboarding {
         let (queue, inbox) = mpsc::channel(QUEUE);
         let (outputs, engine) = mpsc::channel(OUTPUTS);
         let service = Service {
-            store,
+            store: store.clone(),
             identities: identities.clone(),
             events,
             core,
@@ -102,7 +103,7 @@ impl Onboarding {
             waiting: VecDeque::new(),
         };
         let task = tokio::spawn(service.run(inbox));
-        Ok((Self { queue, identities, task: Arc::new(Mutex::new(Some(task))) }, engine))
+        Ok((Self { queue, store, identities, task: Arc::new(Mutex::new(Some(task))) }, engine))
     }
 
     /// Who every phone is in SIP.
@@ -118,6 +119,11 @@ impl Onboarding {
         } else {
             metrics::counter!("plugtone_onboarding_dropped_total", "what" => "sighting").increment(1);
         }
+    }
+
+    /// What has happened to the device lately, oldest first; nothing while the store does not answer.
+    pub async fn timeline(&self, mac: MacAddr, limit: usize) -> Vec<Recorded> {
+        self.store.timeline(mac, limit).await.unwrap_or_default()
     }
 
     /// A call of the device began. Until [`Self::call_ended`] it is not told to reload.

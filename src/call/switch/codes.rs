@@ -9,7 +9,10 @@ use super::{
     state::{Place, Side},
 };
 use crate::{
-    call::half::{Cause, HalfState},
+    call::{
+        half::{Cause, HalfState},
+        routing::Errand,
+    },
     features::{Change, Code, book::Row},
     model::{CallId, Event, Extension},
     routing::hours::Switch as Night,
@@ -68,6 +71,14 @@ impl Switch {
             Code::CancelCallBack => {
                 self.desk.call_backs.retain(|one| one.from.as_str() != user);
                 return self.confirm(now, world, incoming, None);
+            }
+            Code::Diagnosis => {
+                let Ok(offer) = incoming.offer.as_deref().map(Description::parse).transpose() else {
+                    return self.no(incoming, Cause::NothingInCommon);
+                };
+                let id = self.new_id(world);
+                self.enter_service(now, world, id, incoming.clone(), offer, Errand::Diagnosis);
+                return None;
             }
             Code::Night(key) => {
                 let Some(hours) = self.config.features.night.get(&key).cloned() else { return self.no_such(incoming) };

@@ -213,7 +213,7 @@ impl Bed {
                     format!("keep {} {}", row.key, row.value.unwrap_or_default())
                 }
                 Action::CloseMedia { .. } => "close".into(),
-                Action::HandOver { errand: Errand::Menu, .. } => "hand over".into(),
+                Action::HandOver { errand: Errand::Menu | Errand::Diagnosis, .. } => "hand over".into(),
                 Action::HandOver { errand: Errand::Leave { mailbox }, .. } => format!("leave for {mailbox}"),
                 Action::HandOver { errand: Errand::Listen { mailbox }, .. } => format!("listen to {mailbox:?}"),
                 Action::ServiceEnded { cause, .. } => format!("menu: {}", cause.as_str()),

@@ -116,7 +116,7 @@ impl World for Ground {
     }
 
     fn reserve_service(&mut self, call: CallId, errand: &Errand) -> bool {
-        let inbox = if *errand == Errand::Menu { &self.service } else { &self.voicemail };
+        let inbox = if matches!(errand, Errand::Menu | Errand::Diagnosis) { &self.service } else { &self.voicemail };
         let Ok(permit) = inbox.clone().try_reserve_owned() else {
             metrics::counter!("plugtone_call_service_full_total").increment(1);
             return false;

@@ -283,3 +283,10 @@ fn one_is_called_back_when_the_other_is_free() {
     assert_eq!(bed.actions(), ["invite for 2042 8 sendrecv"], "the phone of 2041 rings, and shows whom it is about");
     assert!(bed.switch.desk.call_backs.is_empty());
 }
+
+#[test]
+fn a_phone_is_told_of_itself_by_the_service() {
+    let mut bed = office();
+    assert_eq!(bed.dials(CALLER, "*65", Some(OFFER)), ["remote Pcmu SendRecv", "answer caller 0 sendrecv"]);
+    assert_eq!(bed.leg(CALLER, LegEvent::Acked { sdp: None }), ["hand over"]);
+}
