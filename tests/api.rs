@@ -586,6 +586,44 @@ async fn a_phone_is_given_to_somebody_and_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_guesses_passwords_is_shown_and_pardoned() {
+    let office = Office::opens(|_| {}).await;
+    let program = Program::of(&office);
+    let mut events = program.events("?after=0", &[]).await;
+    assert_eq!(program.get("/api/v1/sip/bans").await, json!([]));
+    let registrar = office.node.addresses.sip_udp[0];
+    let guess = Identity {
+        mac: MacAddr([0, 0x15, 0x65, 0, 0, 0xb1]),
+        line: 1,
+        auth_user: "0015650000b1-1".to_owned(),
+        user: "new0015650000b1".to_owned(),
+        display_name: String::new(),
+        secret: plugtone::model::Secret::new("guess"),
+        generation: 1,
+        extension: None,
+    };
+    for _ in 0..10 {
+        assert_eq!(register_as(&guess, registrar).await, 401);
+    }
+    let banned = loop {
+        let frame = events.next().await.expect("the stream goes on");
+        if frame.event == "banned" {
+            break frame.data;
+        }
+    };
+    assert_eq!((&banned["source"], &banned["user"]), (&json!("127.0.0.1"), &json!("0015650000b1-1")), "{banned}");
+    let bans = program.get("/api/v1/sip/bans").await;
+    assert_eq!((bans.as_array().map(Vec::len), &bans[0]["source"], &bans[0]["user"]), (Some(1), &banned["source"], &banned["user"]));
+    assert!(bans[0]["secs"].as_u64().is_some_and(|secs| (200..=300).contains(&secs)), "{bans}");
+    for (address, status) in [("nobody", 400), ("192.0.2.9", 404), ("127.0.0.1", 204), ("127.0.0.1", 404)] {
+        assert_eq!(program.ask("DELETE", &format!("/api/v1/sip/bans/{address}"), &[], "").await.status, status, "{address}");
+    }
+    assert_eq!(program.get("/api/v1/sip/bans").await, json!([]));
+    assert_eq!(register_as(&guess, registrar).await, 401, "it is answered again, and refused");
+    office.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_directory_is_listed() {
     let office = Office::opens(|_| {}).await;
     let program = Program::of(&office);
@@ -849,6 +887,7 @@ async fn every_route_answers_as_it_is_described() {
             .replace("{id}", "00000000000004d2")
             .replace("{extension}", "2041")
             .replace("{mailbox}", "2041")
+            .replace("{address}", "192.0.2.9")
     };
     for (method, path, operation) in &operations {
         let told = format!("{method} {path}");

@@ -742,6 +742,7 @@ fn lists_and_actions_work_against_a_running_server() {
     let tables = [
         (&["devices"][..], "no device was seen yet: plug one in\n"),
         (&["bindings"], "nobody has a phone yet\n"),
+        (&["sip", "bans"], "nobody is banned\n"),
         (&["calls"], "nobody is in a call\n"),
         (&["calls", "records"], "nobody has called\n"),
     ];
@@ -749,6 +750,8 @@ fn lists_and_actions_work_against_a_running_server() {
         assert_eq!(server.ask(command).good(), nothing);
         assert_eq!(server.ask(&[command, &["--json"]].concat()).json(), serde_json::json!([]), "{command:?}");
     }
+    let told = server.ask(&["sip", "pardon", "192.0.2.9"]).bad();
+    assert!(told.contains("192.0.2.9 is not banned"), "{told}");
 
     let phones = server.phones("phones", &["--family", "yealink", "--count", "3", "--answer"]);
     let registered = phones.until(3, |news| news["type"] == "registered");

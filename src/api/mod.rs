@@ -27,6 +27,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{call, directory::Directory, journal::Journal, provisioning::worker::Onboarding, store::Store};
 
 pub mod auth;
+pub mod bans;
 pub mod calls;
 pub mod devices;
 pub mod events;
@@ -116,6 +117,8 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(voicemail::heard))
         .routes(routes!(voicemail::delete))
         .routes(routes!(trunks::list))
+        .routes(routes!(bans::list))
+        .routes(routes!(bans::pardon))
         .routes(routes!(devices::list))
         .routes(routes!(devices::show))
         .routes(routes!(devices::bind, devices::unbind))

@@ -23,6 +23,7 @@ mod records;
 mod render;
 mod route;
 mod serve;
+mod sip;
 mod table;
 mod token;
 mod trunks;
@@ -63,6 +64,7 @@ enum Command {
     Wishes(wishes::Wishes),
     Night(wishes::Night),
     Voicemail(voicemail::Voicemail),
+    Sip(sip::Sip),
     Route(route::Route),
     Phone(phone::Phone),
     Ivr(ivr::Ivr),
@@ -93,6 +95,7 @@ impl Cli {
             Command::Wishes(command) => command.run().await,
             Command::Night(command) => command.run().await,
             Command::Voicemail(command) => command.run().await,
+            Command::Sip(command) => command.run().await,
             Command::Route(command) => command.run(),
             Command::Phone(command) => command.run().await,
             Command::Ivr(command) => command.run(),
