@@ -15,6 +15,8 @@ mod dhcp;
 mod doors;
 mod e2e;
 mod files;
+mod fuzz;
+mod fuzz_targets;
 mod ivr;
 mod ivr_calls;
 mod journal;

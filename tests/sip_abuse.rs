@@ -18,31 +18,52 @@
 //! | an announced 4 GB body is read; Content-Length lies; endless headers | `streams::lies_about_length_cost_a_connection_only` | `sip_transport::lies_…`, `sip/transport/framing.rs` |
 //! | slow-loris | `streams::who_dawdles_keeps_nobody_out` | `sip_transport::lies_…` |
 //! | a phone that retransmits for ever | `patience::a_phone_that_repeats_for_ever_costs_one_answer_each_time` | `sip/transaction/` |
+//! | a million mutations of valid messages | `mutations::a_server_takes_messages_however_they_are_spoiled` | `fuzz/` |
+//! | three times as many calls as can be taken | `overload::calls_that_are_up_do_not_notice_three_times_too_many` | `sip/endpoint.rs` |
 //! | a phone that sends from a new port each time | `patience::a_phone_from_a_new_port_each_time_is_one_phone` | `sip/transport/rate.rs` |
 
 mod calls;
 mod logins;
 mod messages;
+mod mutations;
+pub mod mutator;
+mod overload;
 mod patience;
 mod phone;
 mod streams;
 
 use std::time::{Duration, Instant};
 
-use plugtone::{call::worker::Load, sip};
+use plugtone::{
+    call::{self, worker::Load},
+    sip,
+};
 use tempfile::tempdir;
 
 use super::call::Bed;
 
 /// An engine whose transactions forget 25 times as fast as RFC 3261 has it, and that waits for slow senders a second only.
 async fn bed() -> Bed {
+    bed_with(|_| {}).await
+}
+
+async fn bed_with(change: impl FnOnce(&mut call::Settings)) -> Bed {
+    bed_patient(Duration::from_secs(1), change).await
+}
+
+/// The same, with more patience for slow senders.
+async fn bed_patient(message_time: Duration, change: impl FnOnce(&mut call::Settings)) -> Bed {
     let anywhere = vec!["127.0.0.1:0".parse().expect("an address")];
     let settings = sip::Settings { udp: anywhere.clone(), tcp: anywhere, ..sip::Settings::default() };
     let mut config = settings.check().expect("settings");
     let second = Duration::from_millis(20);
     config.endpoint.timers = sip::transaction::Timers { t1: second, t2: second * 8, t4: second * 10 };
-    config.transports.message_time = Duration::from_secs(1);
-    Bed::listening(config, tempdir().expect("a folder"), |calls| calls.ring_timeout_secs = 5).await
+    config.transports.message_time = message_time;
+    let change = |calls: &mut call::Settings| {
+        calls.ring_timeout_secs = 5;
+        change(calls);
+    };
+    Bed::listening(config, tempdir().expect("a folder"), change).await
 }
 
 /// Waits until nothing is going on in the engine, and nothing is remembered of what went on.

@@ -205,3 +205,52 @@ fn the_map_names_every_folder() {
         );
     }
 }
+
+/// Queues without a bound, and locks that are made to be held while something is awaited.
+const OVERLOAD_SIGNS: &[&str] = &[
+    "unbounded_channel",
+    "unbounded(",
+    "UnboundedSender",
+    "UnboundedReceiver",
+    "std::sync::mpsc::channel",
+    "tokio::sync::Mutex",
+    "tokio::sync::RwLock",
+    "futures_util::lock",
+    // Clippy sees a lock of the standard library that is held across an await, and CI takes its word.
+    "await_holding_lock",
+];
+
+/// Where something is awaited in a lock's shelter all the same, and what for.
+const HELD_ALL_THE_SAME: &[(&str, &str)] =
+    &[("voicemail/worker.rs", "a lamp is told what the store said, one after the other; no call waits for it")];
+
+#[test]
+fn no_queue_is_without_bound_and_no_lock_is_held_while_waiting() {
+    let mut faults = Vec::new();
+    for (path, text) in sources() {
+        if HELD_ALL_THE_SAME.iter().any(|(held, _)| path.ends_with(held)) {
+            continue;
+        }
+        // `use` in one line or in several: spaces and line ends say nothing.
+        let code: String = code_lines(without_tests(&path, &text)).map(|(_, line)| line).collect::<Vec<_>>().join("\n");
+        for sign in OVERLOAD_SIGNS {
+            if code.contains(sign) {
+                faults.push(format!("{}: `{sign}`", path.display()));
+            }
+        }
+        for part in code.split("tokio::").skip(1).filter(|part| part.starts_with("sync::{") || part.starts_with('{')) {
+            let imported = part.split(';').next().unwrap_or_default();
+            let of_sync = imported.split("sync::").nth(1).unwrap_or_default();
+            let names = of_sync.trim_start_matches('{').split('}').next().unwrap_or_default();
+            faults.extend(
+                ["Mutex", "RwLock"]
+                    .iter()
+                    .filter(|name| names.split([',', ' ', '\n']).any(|n| n == **name))
+                    .map(|name| format!("{}: {name} of tokio", path.display())),
+            );
+        }
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+    let ci = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/run")).expect(".ci/run");
+    assert!(ci.contains("clippy --all-targets -- -D warnings"), "nobody looks for locks that are held across an await");
+}

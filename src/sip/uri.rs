@@ -139,11 +139,12 @@ impl<'a> Uri<'a> {
 
     /// Whether both mean the same resource (RFC 3261 §19.1.4). Other schemes compare as text.
     pub fn is_same_as(&self, other: &Uri<'_>) -> bool {
-        if self.scheme != other.scheme {
-            return false;
+        // As written it is the same whatever it means, also where a parameter is there twice.
+        if self.scheme != other.scheme || self.text == other.text {
+            return self.text == other.text;
         }
         match self.scheme {
-            Scheme::Other => self.text == other.text,
+            Scheme::Other => false,
             Scheme::Tel => self.user() == other.user() && params_agree(self, other),
             Scheme::Sip | Scheme::Sips => {
                 self.user() == other.user()

@@ -11,13 +11,21 @@ use plugtone::{
     model::Secret,
     sip::{Credentials, Login, Message, Method, Name, Response},
 };
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::{
+    net::UdpSocket,
+    time::{Instant, timeout, timeout_at},
+};
 
 use crate::call::{Bed, mac, password, user_of};
+
+/// When a phone asks again.
+const REPEAT: Duration = Duration::from_millis(500);
 
 pub struct Phone {
     socket: UdpSocket,
     pub server: SocketAddr,
+    /// Where the server takes connections.
+    pub tcp: SocketAddr,
     pub user: &'static str,
     auth_user: String,
     secret: String,
@@ -70,8 +78,8 @@ impl Phone {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let (auth_user, secret) = (format!("{}-1", mac(last).bare()), password(mac(last)));
         let login = Login::new(Credentials { username: auth_user.clone(), secret: Secret::new(secret.clone()) });
-        let server = bed.running.udp[0];
-        Self { socket, server, user: user_of(last), auth_user, secret, login, next: u64::from(last) << 32, asked: VecDeque::new() }
+        let (server, tcp) = (bed.running.udp[0], bed.running.tcp[0]);
+        Self { socket, server, tcp, user: user_of(last), auth_user, secret, login, next: u64::from(last) << 32, asked: VecDeque::new() }
     }
 
     pub fn at(&self) -> SocketAddr {
@@ -131,8 +139,15 @@ impl Phone {
     pub async fn hears(&self) -> Message {
         let mut buffer = vec![0; 65_535];
         let heard = timeout(Duration::from_secs(10), self.socket.recv_from(&mut buffer)).await.expect("nothing is heard");
-        buffer.truncate(heard.expect("received").0);
-        Message::parse(Bytes::from(buffer)).expect("a message")
+        let (len, _) = heard.expect("received");
+        Message::parse(Bytes::copy_from_slice(&buffer[..len])).expect("a message")
+    }
+
+    /// What has come by now.
+    pub fn hears_now(&self) -> Option<Bytes> {
+        let mut buffer = vec![0; 65_535];
+        let (len, _) = self.socket.try_recv_from(&mut buffer).ok()?;
+        Some(Bytes::copy_from_slice(&buffer[..len]))
     }
 
     /// The final answer to what has this Call-ID and CSeq.
@@ -153,6 +168,11 @@ impl Phone {
         }
     }
 
+    /// Requests that came while something else was waited for.
+    pub fn was_asked(&mut self) -> Vec<Message> {
+        self.asked.drain(..).collect()
+    }
+
     /// The next request that comes, whenever it came.
     pub async fn is_asked(&mut self) -> Message {
         if let Some(request) = self.asked.pop_front() {
@@ -166,10 +186,15 @@ impl Phone {
         }
     }
 
-    /// Sends it as it is.
+    /// Sends it as it is, again where it or the answer was lost: sockets of ours may be full.
     pub async fn asks(&mut self, draft: &Draft) -> Message {
-        self.send(draft.text()).await;
-        self.answer_to(draft).await
+        for _ in 0..20 {
+            self.send(draft.text()).await;
+            if let Ok(answer) = timeout(REPEAT, self.answer_to(draft)).await {
+                return answer;
+            }
+        }
+        panic!("no answer to {draft:?}");
     }
 
     /// Sends it, and once more with its password when that is wanted.
@@ -216,12 +241,25 @@ impl Phone {
 
     /// Answers a request, with a session description where there is a port for sound.
     pub async fn answers(&self, request: &Message, status: u16, sound: Option<u16>) {
+        self.send(self.answer(request, status, sound)).await;
+    }
+
+    /// The same, to be sent.
+    pub fn answer(&self, request: &Message, status: u16, sound: Option<u16>) -> Bytes {
         let response = Response::to(request, status).to_tag("theirs").header(Name::Contact, format!("<sip:{}@{}>", self.user, self.at()));
-        let response = match sound {
+        match sound {
             Some(port) => response.body("application/sdp", offer(port)),
             None => response,
-        };
-        self.send(response.encode()).await;
+        }
+        .encode()
+    }
+
+    /// A request within the dialog in which the engine has sent an ACK to an answer of ours.
+    pub fn within_theirs(&mut self, ack: &Message, method: &'static str) -> Draft {
+        let text = |name| ack.text(name).unwrap_or_default().into_owned();
+        let mut draft = self.draft(method, "");
+        (draft.from, draft.to, draft.call_id) = (text(Name::To), text(Name::From), text(Name::CallId));
+        draft
     }
 
     /// Registers and is let in.
@@ -247,10 +285,16 @@ impl Phone {
     /// The server is well: it answers an OPTIONS, and what it says before that is all it had to say.
     pub async fn is_answered(&mut self) -> Vec<Message> {
         let options = self.draft("OPTIONS", "");
-        self.send(options.text()).await;
         let mut before = Vec::new();
+        self.send(options.text()).await;
+        let (mut repeated, mut due) = (0, Instant::now() + REPEAT);
         loop {
-            let message = self.hears().await;
+            let Ok(message) = timeout_at(due, self.hears()).await else {
+                (repeated, due) = (repeated + 1, Instant::now() + REPEAT);
+                assert!(repeated < 20, "OPTIONS goes unanswered");
+                self.send(options.text()).await;
+                continue;
+            };
             if message.call_id() == Ok(options.call_id.as_str()) {
                 assert_eq!(message.status(), Some(200));
                 assert!(message.header(Name::Allow).is_some() && !message.is(&Method::Options));

@@ -1,0 +1,270 @@
+//! What is tried with bytes of any kind, one function for each way in from the network: none may panic, and what they read must be
+//! what it says. `fuzz/` runs them under libFuzzer, `tests/fuzz.rs` over the corpus and its mutations.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use plugtone::{
+    dhcp::{
+        lease,
+        options::{self, Packet},
+    },
+    fileserver::tftp::{
+        netascii,
+        packet::{Packet as TftpPacket, Request as TftpRequest},
+    },
+    model::{MacAddr, Secret},
+    rtp::{packet as rtp, rtcp, telephone_event},
+    sdp::{Codec, Description, Direction, Session, Terms},
+    sip::{
+        Account, Accounts, CSeq, Credentials, Endpoint, Flow, Login, Message, Name, NameAddr, Response, Uri, Via,
+        dialog::{Dialog, DialogId, Replaces},
+        digest::{Verifier, verifier},
+        endpoint,
+        header::{self, Contact, Params, quote, unquote},
+        mask,
+        transport::{
+            framing::{Frame, Framer},
+            stun,
+        },
+        uri::{escape_user, unescape},
+    },
+};
+
+pub type Target = fn(&[u8]);
+
+/// Every target, by the name of its folder in `fuzz/corpus`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("message", message),
+    ("uri", uri),
+    ("sdp", sdp),
+    ("digest", digest),
+    ("framing", framing),
+    ("header", header_value),
+    ("replaces", replaces),
+    ("dhcp", dhcp),
+    ("tftp", tftp),
+    ("media", media),
+];
+
+fn phone() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 5], 5060))
+}
+
+fn server() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 5060))
+}
+
+/// A datagram to a server: parsed, looked at throughout, answered.
+pub fn message(data: &[u8]) {
+    let bytes = Bytes::copy_from_slice(data);
+    if let Ok(message) = Message::parse(bytes.clone()) {
+        look_at(&message);
+        if message.is_request() {
+            let answer = Message::parse(Response::to(&message, 200).to_tag("x").encode()).expect("our own answer is read");
+            assert_eq!(answer.status(), Some(200));
+        }
+    }
+    let now = Instant::now();
+    let mut endpoint = Endpoint::new(endpoint::Config::default(), [1; 32]);
+    endpoint.handle_message(now, Flow::udp(server(), phone()), bytes);
+    while let Some(event) = endpoint.poll_event() {
+        if let endpoint::Event::Request { tx, request, .. } = event {
+            endpoint.respond(now, tx, Response::to(&request, 404));
+        }
+    }
+    endpoint.handle_timeout(now + Duration::from_secs(1));
+    while let Some(transmit) = endpoint.poll_transmit() {
+        Message::parse(transmit.bytes).expect("what we send is read");
+    }
+}
+
+fn look_at(message: &Message) {
+    let _ =
+        (message.check().is_ok(), message.method(), message.status(), message.reason(), message.uri().is_ok(), message.call_id().is_ok());
+    let _ = (message.cseq().is_ok(), message.max_forwards(), message.expires(), message.content_type(), message.contact_uri());
+    if let Ok(via) = message.via() {
+        let _ = (via.host(), via.branch(), via.received(), via.rport(), via.wants_rport(), via.seen_at());
+    }
+    for name in [Name::From, Name::To, Name::Contact, Name::Route, Name::RecordRoute, Name::ReferTo, Name::Path] {
+        for address in message.name_addrs(name).flatten() {
+            let _ = (address.display_name(), address.tag(), address.uri().is_ok(), address.params().iter().count());
+        }
+    }
+    for name in [Name::Authorization, Name::WwwAuthenticate, Name::ProxyAuthenticate, Name::ProxyAuthorization] {
+        let _ = message.auths(name).map(|auth| auth.iter().count()).sum::<usize>();
+    }
+    assert!(message.headers().map(|(_, name, value)| name.len() + value.len()).sum::<usize>() <= message.bytes().len());
+    assert_eq!(message.body_bytes().len(), message.body().len());
+    let _ = (DialogId::of_request(message), mask::masked(message.bytes()));
+    if let Ok(mut dialog) = Dialog::from_request(message, "us", "<sip:us@192.0.2.1>") {
+        let _ = (dialog.accept(message).is_ok(), dialog.request(plugtone::sip::Method::Bye).encode("SIP/2.0/UDP h;branch=z9hG4bK1"));
+    }
+}
+
+/// A URI, and the parts that it is made of.
+pub fn uri(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = (unescape(text), Replaces::in_uri(text));
+    let Ok(uri) = Uri::parse(text) else { return };
+    assert!(uri.is_same_as(&uri), "{uri:?} is not itself");
+    assert_eq!(uri.as_str(), text);
+    let _ = (uri.host(), uri.ip(), uri.socket_addr(), uri.transport(), uri.is_loose(), uri.headers(), uri.params().iter().count());
+    if let Some(user) = uri.user().filter(|user| !user.is_empty()) {
+        let again = format!("sip:{}@h", escape_user(&user));
+        assert_eq!(Uri::parse(&again).expect("an escaped user").user().as_deref(), Some(&*user));
+    }
+}
+
+/// A session description: as an offer, and as an answer to ours.
+pub fn sdp(data: &[u8]) {
+    let Ok(description) = Description::parse(data) else { return };
+    for stream in description.streams() {
+        let _ =
+            (stream.address(), stream.direction(), stream.ptime_ms(), stream.codecs().count(), stream.events(), stream.foreign().count());
+    }
+    let codecs = [Codec::Pcma, Codec::Pcmu, Codec::G722];
+    let mut session = Session::new(1, server(), &codecs);
+    if let Ok((answer, agreed)) = session.answer(&description, Terms::default()) {
+        let answer = Description::parse(&answer).expect("our own answer is read");
+        assert_eq!(answer.streams().count(), description.streams().count(), "an answer has as many streams as its offer");
+        assert!(codecs.contains(&agreed.codec));
+        let again = session.offer(Direction::SendRecv, None, &[]);
+        assert!(Description::parse(&again).is_ok());
+    }
+    let mut session = Session::new(1, server(), &codecs);
+    session.offer(Direction::SendRecv, None, &[]);
+    let _ = session.accept(&description, Direction::SendRecv);
+}
+
+struct One;
+
+impl Accounts for One {
+    fn account(&self, auth_user: &str) -> Option<Account> {
+        (auth_user == "001565aabbcc-1").then(|| Account {
+            user: "2041".into(),
+            mac: MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcc]),
+            line: 1,
+            generation: 2,
+            provisional: false,
+            display_name: String::new(),
+            secret: Secret::new("opensesame"),
+        })
+    }
+}
+
+/// The value of a digest header: as credentials, which nobody can have right, and as a challenge.
+pub fn digest(data: &[u8]) {
+    if data.iter().any(|b| matches!(b, b'\r' | b'\n')) {
+        return;
+    }
+    let with = |start: &str, header: &str| {
+        let head = format!(
+            "{start}\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: 1\r\nCSeq: 1 REGISTER\r\n{header}: "
+        );
+        Message::parse([head.as_bytes(), data, b"\r\n\r\n"].concat().into())
+    };
+    if let Ok(request) = with("REGISTER sip:pbx SIP/2.0", "Authorization") {
+        let now = Instant::now();
+        let mut verifier = Verifier::new(verifier::Config::default(), [7; 32], now);
+        let _ = verifier.claimed_user(&request);
+        let refusal = verifier.verify(now, &request, &One).expect_err("nobody knows the nonce");
+        let challenge = verifier.challenge(now, &request, &refusal).to_tag("x").encode();
+        assert!(Message::parse(challenge).is_ok());
+        assert_eq!(verifier.nonces_in_use(), 0);
+    }
+    if let Ok(challenge) = with("SIP/2.0 401 Unauthorized", "WWW-Authenticate") {
+        let mut login = Login::new(Credentials { username: "a\"b".into(), secret: Secret::new("x") });
+        if login.handle_challenge(&challenge).is_ok() {
+            let (_, value) = login.authorize("REGISTER", "sip:pbx", "c").expect("there was a challenge");
+            assert!(header::Auth::parse(value.as_bytes()).is_some_and(|auth| auth.get("username").as_deref() == Some("a\"b")));
+        }
+    }
+}
+
+/// A stream: the first byte says how it is cut.
+pub fn framing(data: &[u8]) {
+    let Some((cut, stream)) = data.split_first() else { return };
+    let frames = |cut: usize| {
+        let (mut framer, mut frames) = (Framer::new(), Vec::new());
+        for chunk in stream.chunks(cut.max(1)) {
+            framer.push(chunk);
+            loop {
+                match framer.next_frame() {
+                    Ok(Some(frame)) => frames.push(frame),
+                    Ok(None) => break,
+                    Err(_) => return (frames, true),
+                }
+            }
+        }
+        (frames, false)
+    };
+    let (whole, broken) = frames(usize::MAX);
+    let total: usize = whole.iter().map(|frame| if let Frame::Message(bytes) = frame { bytes.len() } else { 2 }).sum();
+    assert!(total <= stream.len());
+    let (cut, also_broken) = frames(usize::from(*cut));
+    if !broken && !also_broken {
+        assert_eq!(whole, cut, "however it is cut, the messages are the same");
+    }
+}
+
+/// Values of single headers.
+pub fn header_value(data: &[u8]) {
+    let _ = (Via::parse(data).map(|via| via.params().iter().count()), CSeq::parse(data).is_ok(), Contact::parse(data).is_ok());
+    let _ = (header::Auth::parse(data).map(|auth| auth.iter().count()), Params::new(data).iter().count());
+    if let Ok(address) = NameAddr::parse(data) {
+        let _ = (address.display_name(), address.uri().is_ok(), address.tag(), address.params().iter().count());
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = unquote(text);
+        if !text.chars().any(char::is_control) {
+            assert_eq!(unquote(&quote(text)), text);
+        }
+    }
+}
+
+/// Replaces, as a header and in a URI.
+pub fn replaces(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(replaces) = Replaces::parse(text) {
+        assert!(text.contains(&replaces.dialog.call_id));
+    }
+    let _ = Replaces::in_uri(text);
+}
+
+/// A datagram of DHCP. What is encoded of its options is read again.
+pub fn dhcp(data: &[u8]) {
+    let _ = options::sub_options(data).count();
+    let Ok(packet) = Packet::parse(data) else { return };
+    let _ = (
+        packet.message_type(),
+        packet.head.mac(),
+        packet.head.hardware(),
+        packet.options.get(82).map(|value| options::sub_option(value, 1)),
+    );
+    if let Some(mac) = packet.head.mac() {
+        let _ = lease::ClientKey::new(packet.options.get(61), mac);
+    }
+    let again: Vec<_> = packet.options.iter().map(|(code, value)| (code, value.to_vec())).collect();
+    let _ = options::encode(&packet.head, &again, 1400);
+}
+
+/// A datagram of TFTP.
+pub fn tftp(data: &[u8]) {
+    let _ = (TftpRequest::parse(data).is_ok(), TftpPacket::parse(data).is_some(), netascii::decode(data.to_vec()));
+}
+
+/// A datagram on a port for sound, or one that asks for its address.
+pub fn media(data: &[u8]) {
+    if let Ok(packet) = rtp::Packet::parse(data) {
+        assert!(packet.payload.len() <= data.len());
+        let _ = telephone_event::Event::parse(packet.payload);
+    }
+    let _ = (rtcp::parse(data).is_ok(), rtp::is_rtcp(data));
+    if stun::is_stun(data) {
+        let _ = stun::answer(data, phone());
+    }
+}
