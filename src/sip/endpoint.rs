@@ -341,11 +341,14 @@ impl Endpoint {
         self.settle_server(tx);
     }
 
-    /// Answers a request that is no INVITE, and forgets it: should it come again, it is a new one. For challenges, so that who
-    /// never answers them leaves nothing behind (RFC 3261 §26.3.2.4).
+    /// Answers a request and forgets it: should it come again, it is a new one. For challenges, so that who never answers them
+    /// leaves nothing behind, and a forged sender gets one answer and not the eleven of timer G (RFC 3261 §26.3.2.4).
     pub fn respond_and_forget(&mut self, tx: ServerTx, response: Response) {
-        let Some(flow) = self.servers.get(&tx).map(|entry| entry.flow) else { return };
-        let response = if response.needs_to_tag() { response.to_tag(&self.ids.token()) } else { response };
+        let Some(ServerEntry { flow, request, .. }) = self.servers.get(&tx) else { return };
+        let flow = *flow;
+        // By this tag the ACK to the answer of an INVITE is known for one that has done its work.
+        let tag = request.as_deref().map(|request| self.ids.tag_for(request));
+        let response = if response.needs_to_tag() { response.to_tag(&tag.unwrap_or_else(|| self.ids.token())) } else { response };
         self.transmits.push_back(Transmit { flow, bytes: finish(&self.config, response) });
         self.forget(tx);
     }

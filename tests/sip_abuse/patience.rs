@@ -65,6 +65,23 @@ async fn a_phone_that_repeats_for_ever_costs_one_answer_each_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_calls_without_a_password_leaves_nothing_and_is_answered_once() {
+    let bed = bed().await;
+    let mut phone = Phone::new(&bed, 1).await;
+    for round in 0..300 {
+        let call = phone.invitation("2042", 9);
+        phone.send(call.text()).await;
+        // Nobody acknowledges: an answer that was remembered would come again after 20 ms.
+        let said = phone.is_answered().await;
+        assert!(said.iter().all(|answer| (answer.call_id(), status(answer)) == (Ok(call.call_id.as_str()), 401)), "{round}: {said:?}");
+        assert_eq!(said.len(), 1, "{round}");
+        let load = bed.running.handle.load().await;
+        assert!((load.legs, load.calls) == (0, 0) && load.answering <= round + 1, "only what is asked with OPTIONS: {load:?}");
+    }
+    forgets(&bed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_phone_from_a_new_port_each_time_is_one_phone() {
     let bed = bed().await;
     let mut phone = Phone::new(&bed, 1).await;

@@ -137,7 +137,7 @@ impl Engine {
         let ground = &mut self.ground;
         match verified {
             // A call must be answered by something: it would be repeated for half a minute.
-            None => ground.agent.reject(now, &mut ground.endpoint, leg, 403, &[]),
+            None => ground.agent.turn_away(&mut ground.endpoint, leg, Response::to(request, 403)),
             Some(Ok(account)) => {
                 let offer = (!request.body().is_empty()).then(|| request.body_bytes());
                 let replaces = match ground.replaced(request) {
@@ -150,7 +150,7 @@ impl Engine {
             }
             Some(Err(refusal)) => {
                 let challenge = self.verifier.challenge(now, request, &refusal);
-                ground.agent.reject_with(now, &mut ground.endpoint, leg, challenge);
+                ground.agent.turn_away(&mut ground.endpoint, leg, challenge);
                 if let Refusal::Wrong { user } = refusal
                     && self.may_tell_refusal(now)
                 {

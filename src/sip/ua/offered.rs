@@ -56,11 +56,12 @@ impl UserAgent {
         self.forget(id);
     }
 
-    /// The same with an answer that somebody else has made from the INVITE, as a challenge.
-    pub fn reject_with(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId, response: Response) {
-        let Some(Stage::Offered { tx, dialog, .. }) = self.legs.get(&id).map(|leg| &leg.stage) else { return };
-        endpoint.respond(now, *tx, response.to_tag(&dialog.id.local_tag));
-        self.forget(id);
+    /// A final answer to a call of nobody knows whom, as a challenge: neither leg nor transaction stays.
+    pub fn turn_away(&mut self, endpoint: &mut Endpoint, id: LegId, response: Response) {
+        if let Some(Stage::Offered { tx, .. }) = self.legs.get(&id).map(|leg| &leg.stage) {
+            endpoint.respond_and_forget(*tx, response);
+            self.forget(id);
+        }
     }
 
     pub(super) fn handle_invite(&mut self, now: Instant, endpoint: &mut Endpoint, tx: ServerTx, request: Message, flow: Flow) {
