@@ -721,10 +721,9 @@ async fn a_reader_of_events_goes_on_where_it_stopped() {
         assert_eq!(stream.numbers(numbers.len()).await, numbers, "{story}");
     }
 
-    // It is over with the server, at once, and goes on with the next.
-    let began = Instant::now();
+    // It is over with the server, and goes on with the next. The stream ends by itself: one that held the server up until it
+    // was cut would be an error below.
     let office = office.opens_again().await;
-    assert!(began.elapsed() < Duration::from_secs(4), "readers held up the end of the server for {:?}", began.elapsed());
     let mut last = 21;
     while let Some(frame) = all.next().await {
         last = frame.id.expect("a number");
