@@ -39,7 +39,7 @@ pub struct Settings {
     pub external: Option<String>,
     /// Names the server in the digest challenge. All passwords change with it: phones then need their files again.
     pub realm: String,
-    /// Digest algorithms in the order of the challenges: `MD5`, `SHA-256`. Old phones look at the first only, and some
+    /// Digest algorithms in the order of the challenges: `MD5`, `SHA-256`, `SHA-512-256`. Old phones look at the first only, some
     /// (baresip 1.0) give up when they see one that they do not know: add `SHA-256` when all of yours know it.
     pub algorithms: Vec<Algorithm>,
     /// How long a nonce may be used, in seconds.
