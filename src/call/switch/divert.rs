@@ -110,17 +110,7 @@ impl Switch {
         call.diversions.push(Diversion { by: by.clone(), reason });
         let told = Event::CallDiverted { call: id, by, to, reason: reason.as_str().to_owned(), mac: call.mac };
         self.tell(told);
-        match target {
-            Route::Extension(extension) => self.reach(now, world, id, &[extension]),
-            Route::Extensions(all) => self.reach(now, world, id, &all),
-            Route::Outside(ways) => self.go_outside(now, world, id, ways),
-            Route::Mailbox(errand) => {
-                if !self.go_to_service(now, world, id, errand) {
-                    self.nobody(now, world, id, Cause::Overload, None);
-                }
-            }
-            Route::Service | Route::Refused(_) => {}
-        }
+        self.head_for(now, world, id, target);
     }
 
     /// A phone that has given its final answer rings no more.

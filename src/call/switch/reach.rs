@@ -115,6 +115,21 @@ impl Switch {
         self.calls.values().any(|call| call.near.halves().chain(call.far.halves()).any(|half| half.user == user))
     }
 
+    /// Sends a call whose near side is there where the plan says; who may not be sent there was asked before.
+    pub(super) fn head_for(&mut self, now: Instant, world: &mut dyn World, id: CallId, target: Route) {
+        match target {
+            Route::Extension(extension) => self.reach(now, world, id, &[extension]),
+            Route::Extensions(all) => self.reach(now, world, id, &all),
+            Route::Outside(ways) => self.go_outside(now, world, id, ways),
+            Route::Mailbox(errand) => {
+                if !self.go_to_service(now, world, id, errand) {
+                    self.nobody(now, world, id, Cause::Overload, None);
+                }
+            }
+            Route::Service | Route::Refused(_) => {}
+        }
+    }
+
     /// Finds a far side for a call whose near side is there.
     pub(super) fn reach(&mut self, now: Instant, world: &mut dyn World, id: CallId, targets: &[Extension]) {
         let Some(call) = self.calls.get(&id) else { return };

@@ -91,11 +91,6 @@ impl Switch {
         call.far = Side::None;
         call.lent = true;
         call.dialled = to;
-        match route {
-            Route::Extension(extension) => self.reach(now, world, id, &[extension]),
-            Route::Extensions(all) => self.reach(now, world, id, &all),
-            Route::Outside(ways) => self.go_outside(now, world, id, ways),
-            Route::Service | Route::Mailbox(_) | Route::Refused(_) => {}
-        }
+        self.head_for(now, world, id, route);
     }
 }

@@ -73,17 +73,7 @@ impl Switch {
             target => target,
         };
         self.call_away(id, leg, to, world);
-        match target {
-            Route::Extension(extension) => self.reach(now, world, id, &[extension]),
-            Route::Extensions(all) => self.reach(now, world, id, &all),
-            Route::Outside(ways) => self.go_outside(now, world, id, ways),
-            Route::Mailbox(errand) => {
-                if !self.go_to_service(now, world, id, errand) {
-                    self.nobody(now, world, id, Cause::Overload, None);
-                }
-            }
-            Route::Service | Route::Refused(_) => {}
-        }
+        self.head_for(now, world, id, target);
         Ok(())
     }
 
