@@ -20,6 +20,7 @@
 //! | a phone that retransmits for ever | `patience::a_phone_that_repeats_for_ever_costs_one_answer_each_time` | `sip/transaction/` |
 //! | a million mutations of valid messages | `mutations::a_server_takes_messages_however_they_are_spoiled` | `fuzz/` |
 //! | calls without a password fill the memory, and their answers somebody else's line | `patience::who_calls_without_a_password_…` | `sip/endpoint.rs` |
+//! | three times as many calls as can be taken | `overload::calls_that_are_up_do_not_notice_three_times_too_many` | `sip/screen.rs` |
 //! | a phone that sends from a new port each time | `patience::a_phone_from_a_new_port_each_time_is_one_phone` | `sip/transport/rate.rs` |
 
 mod calls;
@@ -27,6 +28,7 @@ mod logins;
 mod messages;
 mod mutations;
 pub mod mutator;
+mod overload;
 mod patience;
 mod phone;
 mod streams;

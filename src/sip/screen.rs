@@ -3,6 +3,8 @@
 //! Pure: a request and what we can do in, an answer or nothing out. Not here: the form of the message ([`Message::check`]),
 //! who may send it (`digest.rs`), whether there is such a dialog (`dialog.rs`).
 
+use bytes::Bytes;
+
 use super::{
     build::Response,
     message::{Message, Method},
@@ -124,6 +126,11 @@ impl Abilities {
     }
 }
 
+/// Whether a message asks for a new call: what may wait when there is too much to do. A change of one that is up does not.
+pub fn begins_a_call(bytes: &Bytes) -> bool {
+    bytes.starts_with(b"INVITE ") && Message::parse(bytes.clone()).is_ok_and(|message| message.to().is_ok_and(|to| to.tag().is_none()))
+}
+
 fn accepts(range: &[u8], known: impl Fn(&str) -> bool) -> bool {
     let range = super::header::text(range);
     let kind: String = range.split(';').next().unwrap_or_default().split_whitespace().collect();
@@ -141,6 +148,21 @@ mod tests {
         );
         let request = Message::parse(text.into()).expect("a message");
         Abilities::default().screen(&request).map(|r| r.status)
+    }
+
+    #[test]
+    fn new_calls_are_told_from_changes_of_those_that_are_up() {
+        for (start, to, begins) in [
+            ("INVITE sip:a SIP/2.0", "<sip:a@b>", true),
+            ("INVITE sip:a SIP/2.0", "<sip:a@b>;tag=1", false),
+            ("BYE sip:a SIP/2.0", "<sip:a@b>;tag=1", false),
+            ("OPTIONS sip:a SIP/2.0", "<sip:a@b>", false),
+            ("SIP/2.0 200 OK", "<sip:a@b>", false),
+            ("INVITE", "", false),
+        ] {
+            let bytes = Bytes::from(format!("{start}\r\nTo: {to}\r\n\r\n"));
+            assert_eq!(begins_a_call(&bytes), begins, "{start} {to}");
+        }
     }
 
     #[test]

@@ -19,7 +19,8 @@ use super::{
     udp::{self, Udp},
 };
 
-/// Messages waiting for the engine: a tenth of a second's worth at full speed. UDP beyond it is lost, TCP waits.
+/// Messages waiting for the engine: a tenth of a second's worth at full speed. UDP beyond it is lost,
+/// new calls beyond half of it; TCP waits.
 const INBOX: usize = 8192;
 
 #[derive(Debug)]

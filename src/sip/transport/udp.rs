@@ -26,7 +26,7 @@ use super::{
     stun,
     tcp::admit,
 };
-use crate::sip::message::MAX_LEN;
+use crate::sip::{message::MAX_LEN, screen::begins_a_call};
 
 /// Datagrams taken per wake-up before other tasks get their turn.
 const BATCH: usize = 64;
@@ -93,6 +93,11 @@ pub(super) async fn receive(udp: Arc<Udp>, rates: Arc<Mutex<Rates>>, inbound: mp
                         continue;
                     }
                     let bytes = Bytes::copy_from_slice(datagram);
+                    // Half of the room is for calls that are up, and for all else.
+                    if inbound.capacity() < inbound.max_capacity() / 2 && begins_a_call(&bytes) {
+                        metrics::counter!("plugtone_sip_dropped_total", "reason" => "crowded").increment(1);
+                        continue;
+                    }
                     // Nobody has time for it: as good as lost on the way. Its sender repeats it.
                     if inbound.try_send(Inbound::Message { flow, bytes }).is_err() {
                         metrics::counter!("plugtone_sip_dropped_total", "reason" => "queue_full").increment(1);
