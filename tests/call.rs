@@ -723,7 +723,10 @@ async fn a_call_can_be_looked_at_afterwards_without_its_secrets() {
     callee.succeeds().await;
     bed.ended("caller hung up").await;
     let call = bed.events.lock().unwrap().iter().find_map(Event::call).expect("a call");
-    let messages = bed.running.handle.messages_of(call).await.expect("they are kept");
+    let mut messages = bed.running.handle.messages_of(call).await.expect("they are kept");
+    // On a busy machine something may have been said twice.
+    let mut said = std::collections::HashSet::new();
+    messages.retain(|message| said.insert(message.bytes.clone()));
     let hidden: Vec<_> = messages.iter().map(|message| sip::mask::masked(&message.bytes)).collect();
     let texts: Vec<_> = hidden.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
     let login = texts.iter().find(|text| text.contains("Authorization: Digest")).expect("a login");
