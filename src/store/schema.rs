@@ -232,6 +232,10 @@ CREATE TABLE voice_mails (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX voice_mails_by_time ON voice_mails (next_ms);
 "#,
+    r#"
+-- A phone that is back with a newer secret takes its older contacts with it: without this each registration read them all.
+CREATE INDEX contacts_by_mac ON contacts (mac);
+"#,
 ];
 
 /// The newest schema that this program knows.
