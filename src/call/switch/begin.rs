@@ -66,6 +66,10 @@ impl Switch {
         let inside = !incoming.caller.provisional && incoming.origin.is_none();
         let mut incoming = incoming;
         if inside && let Some(code) = self.config.features.codes.read(&incoming.dialled) {
+            // A code is a call like another: it takes a port and a while.
+            if let Err(cause) = self.admit(&incoming.caller, &Route::Service) {
+                return self.refuse(&incoming, cause);
+            }
             let Some(Coded { dialled, hides, auto_answer }) = self.handle_code(now, world, &incoming, code) else { return };
             incoming = Incoming { dialled, hides: incoming.hides || hides, auto_answer, ..incoming };
         }

@@ -69,7 +69,8 @@ impl Switch {
         let talk = call.answered.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         for half in call.near.into_halves().into_iter().chain(call.far.into_halves()) {
             self.legs.remove(&half.leg);
-            if half.is_up() {
+            // Of people outside nothing is remembered.
+            if half.is_up() && half.owned {
                 self.desk.turns.talked(&half.user);
             }
             if Some(half.leg) != gone {

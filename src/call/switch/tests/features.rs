@@ -290,3 +290,12 @@ fn a_phone_is_told_of_itself_by_the_service() {
     assert_eq!(bed.dials(CALLER, "*65", Some(OFFER)), ["remote Pcmu SendRecv", "answer caller 0 sendrecv"]);
     assert_eq!(bed.leg(CALLER, LegEvent::Acked { sdp: None }), ["hand over"]);
 }
+
+#[test]
+fn star_codes_count_as_calls() {
+    let mut bed = office();
+    bed.dials(CALLER, "*78", Some(OFFER));
+    bed.dials(LegId(900_001), "*78", Some(OFFER));
+    assert_eq!(bed.dials(LegId(900_002), "*79", Some(OFFER)), ["refuse caller 503 after 10"]);
+    assert!(bed.switch.wishes("2041").do_not_disturb);
+}
