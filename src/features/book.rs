@@ -112,14 +112,6 @@ pub enum Reach {
     Hidden,
 }
 
-/// Why nobody has taken the call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    Busy,
-    NoAnswer,
-    Unreachable,
-}
-
 #[derive(Debug, Default)]
 pub struct Book {
     wishes: HashMap<String, Wishes>,
@@ -159,15 +151,6 @@ impl Wishes {
             _ if self.one_call_only && talks => Reach::Busy,
             _ => Reach::AsUsual,
         }
-    }
-
-    /// Where the call goes that nobody has taken.
-    pub fn on_failure(&self, failure: Failure) -> Option<&str> {
-        self.forward(match failure {
-            Failure::Busy => When::Busy,
-            Failure::NoAnswer => When::NoAnswer,
-            Failure::Unreachable => When::Unreachable,
-        })
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -287,7 +270,7 @@ mod tests {
         assert_eq!(reach(&book, Some("2043"), false), Reach::Forward("2050".into()));
         book.change("2041", forward(When::NoAnswer, "+4930123")).unwrap();
         let wishes = book.of("2041").unwrap();
-        assert_eq!((wishes.on_failure(Failure::NoAnswer), wishes.on_failure(Failure::Busy)), (Some("+4930123"), None));
+        assert_eq!((wishes.forward(When::NoAnswer), wishes.forward(When::Busy)), (Some("+4930123"), None));
     }
 
     #[test]

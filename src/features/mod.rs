@@ -11,7 +11,7 @@ pub mod park;
 pub mod settings;
 
 pub use self::{
-    book::{Book, Change, Failure, Reach, Wishes},
+    book::{Book, Change, Reach, Wishes},
     code::{Code, Codes},
     group::{Group, Strategy},
     park::Places,

@@ -25,8 +25,8 @@ pub(super) struct Parked {
 }
 
 impl Switch {
-    /// A phone transfers its call to a park place, or to the number for any of them. The place is told in its NOTIFY's
-    /// 200 only; its lamp and the event say which.
+    /// A phone transfers its call to a park place, or to the number for any of them: then the place's lamp and the event say
+    /// which it is.
     pub(super) fn park(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, to: &str) -> Result<(), u16> {
         let rules = &self.config.features;
         let wanted = rules.is_place(to).then_some(to);

@@ -18,7 +18,7 @@ use crate::{
     },
     features::{
         Group,
-        book::{Failure, Reach, When},
+        book::{Reach, When},
     },
     model::{CallId, Extension, MacAddr},
 };
@@ -70,19 +70,16 @@ impl Switch {
         let user = target.to_string();
         let talks = self.desk.book.of(&user).is_some_and(|wishes| wishes.one_call_only) && self.is_engaged(&user);
         let wishes = self.desk.book.of(&user);
-        let missed = |failure, cause| match wishes.and_then(|wishes| wishes.on_failure(failure)) {
-            Some(to) => {
-                let when = if failure == Failure::Busy { When::Busy } else { When::Unreachable };
-                Arrival::Divert { by: user.clone(), to: to.to_owned(), when }
-            }
+        let missed = |when, cause| match wishes.and_then(|wishes| wishes.forward(when)) {
+            Some(to) => Arrival::Divert { by: user.clone(), to: to.to_owned(), when },
             None => Arrival::Refuse(cause),
         };
         match wishes.map_or(Reach::AsUsual, |wishes| wishes.on_arrival(from, talks)) {
             Reach::Forward(to) => Arrival::Divert { by: user, to, when: When::Always },
             Reach::Blocked => Arrival::Refuse(Cause::Blocked),
             Reach::Hidden => Arrival::Refuse(Cause::Anonymous),
-            Reach::DoNotDisturb | Reach::Busy => missed(Failure::Busy, Cause::Busy),
-            Reach::AsUsual if !reachable(target) => missed(Failure::Unreachable, Cause::Unavailable),
+            Reach::DoNotDisturb | Reach::Busy => missed(When::Busy, Cause::Busy),
+            Reach::AsUsual if !reachable(target) => missed(When::Unreachable, Cause::Unavailable),
             Reach::AsUsual => {
                 let ring = wishes.and_then(|wishes| wishes.ring_secs).map(|secs| Duration::from_secs(secs.into()));
                 Arrival::Ring(Seeking { user, waves: [vec![target.clone()]].into(), ring, group: false })
@@ -195,14 +192,14 @@ impl Switch {
         if self.next_wave(now, world, id) {
             return true;
         }
-        let (failure, when) = match cause {
-            Cause::Busy | Cause::Declined => (Failure::Busy, When::Busy),
-            Cause::NoAnswer => (Failure::NoAnswer, When::NoAnswer),
-            _ => (Failure::Unreachable, When::Unreachable),
+        let when = match cause {
+            Cause::Busy | Cause::Declined => When::Busy,
+            Cause::NoAnswer => When::NoAnswer,
+            _ => When::Unreachable,
         };
         let to = match group {
             true => self.config.features.group(&user).and_then(|group| group.overflow.clone()),
-            false => self.desk.book.of(&user).and_then(|wishes| wishes.on_failure(failure)).map(str::to_owned),
+            false => self.desk.book.of(&user).and_then(|wishes| wishes.forward(when)).map(str::to_owned),
         };
         let Some(to) = to else { return false };
         self.send_on(now, world, id, user, to, when);
