@@ -622,7 +622,10 @@ async fn a_busy_lamp_follows_a_call() {
     let caller = bed.phone(1, free_port(), "uac_call.xml", "2042", &[("PAUSE", "500")]);
     caller.succeeds().await;
     callee.succeeds().await;
-    let states = watcher.finishes(states_told).await;
+    let (states, told) = watcher.finishes(|watcher| (states_told(watcher), watcher.log())).await;
+    // Call-ID and both tags of the phone that rings: what another needs to pick the call up.
+    let early = told.split("<dialog ").find(|dialog| dialog.contains("<state>early")).expect("it rang");
+    assert!(early.contains("call-id=\"") && early.contains("local-tag=\"1to\"") && early.contains("remote-tag=\""), "{early}");
     let blinks: Vec<_> = states.iter().map(String::as_str).filter(|state| *state != "trying").collect();
     assert_eq!(blinks, ["terminated", "early", "confirmed", "terminated"]);
     // It has left, and nothing is kept of it; the disk is written behind.

@@ -47,8 +47,12 @@ struct Proxy {
 
 impl Proxy {
     fn start(bed: &Bed) -> Self {
+        Self::with(bed, RULES)
+    }
+
+    fn with(bed: &Bed, rules: &str) -> Self {
         let port = free_port();
-        let rules = RULES.replace("PROXY", &port.to_string()).replace("SERVER", &bed.running.udp[0].port().to_string());
+        let rules = rules.replace("PROXY", &port.to_string()).replace("SERVER", &bed.running.udp[0].port().to_string());
         let file = bed.folder.path().join("kamailio.cfg");
         fs::write(&file, rules).expect("written");
         let child = Command::new("kamailio")
@@ -98,4 +102,48 @@ async fn phones_behind_a_proxy_register_call_and_are_called_through_it() {
     bed.phone_behind(proxy.at, 2, free_port(), "uac_call.xml", "2043", &[("PAUSE", "200"), trying]).succeeds().await;
     callee.succeeds().await;
     bed.tells(|event| matches!(event, Event::CallEnded { cause, .. } if cause == "caller hung up")).await;
+}
+
+/// Flow `number` of one device (RFC 5626).
+fn flow(number: u8) -> [(&'static str, String); 2] {
+    let contact = format!("transport=[transport]>;+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-001565000002>\";reg-id={number}");
+    [("EXPECTED", "200".to_owned()), ("transport=[transport]>", format!("{contact}\n    Supported: path, outbound"))]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_with_two_flows_rings_once_and_by_the_other_when_its_proxy_has_lost_one() {
+    let bed = Bed::start().await;
+    // The second proxy has forgotten where its phones are.
+    let lost =
+        RULES.replace("    t_relay();\n}", "    if ($sp == SERVER) { sl_send_reply(\"430\", \"Flow Failed\"); exit; }\n    t_relay();\n}");
+    let (well, ill) = (Proxy::start(&bed), Proxy::with(&bed, &lost));
+    let port = free_port();
+    let registers = async |proxy: &Proxy, number| {
+        let edits = flow(number);
+        let edits: Vec<_> = edits.iter().map(|(from, to)| (*from, to.as_str())).collect();
+        bed.phone_behind(proxy.at, 2, port, "register.xml", "x", &edits).succeeds().await;
+    };
+    registers(&well, 1).await;
+    registers(&ill, 2).await;
+    assert_eq!(bed.running.handle.contacts().await.len(), 2);
+    let callee = bed.phone_behind(well.at, 2, port, "uas_answer.xml", "x", &[("CALLER", "2041")]);
+    bed.phone(1, free_port(), "uac_call.xml", "2042", &[("PAUSE", "200")]).succeeds().await;
+    callee.succeeds().await;
+    bed.tells(|event| matches!(event, Event::Unregistered { reason, .. } if reason.contains("lost its flow"))).await;
+    let left = bed.running.handle.contacts().await;
+    assert_eq!(left.iter().map(|contact| contact.reg_id).collect::<Vec<_>>(), [1]);
+    // With two that work, the later is asked and nobody else.
+    let second = Proxy::start(&bed);
+    registers(&second, 2).await;
+    bed.events.lock().unwrap().clear();
+    let callee = bed.phone_behind(second.at, 2, port, "uas_answer.xml", "x", &[("CALLER", "2041")]);
+    bed.phone(1, free_port(), "uac_call.xml", "2042", &[("PAUSE", "200")]).succeeds().await;
+    callee.succeeds().await;
+    bed.ended("caller hung up").await;
+    let captured = bed.running.handle.captured().await;
+    let invites = |to: SocketAddr| {
+        let all = captured.iter().flat_map(|(_, messages)| messages).filter(|one| one.flow.peer == to && one.bytes.starts_with(b"INVITE"));
+        all.count()
+    };
+    assert_eq!((invites(ill.at), invites(well.at), invites(second.at)), (1, 1, 1));
 }

@@ -16,8 +16,8 @@ use std::{
 use plugtone::{
     model::{BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, LeaseRecord, LeaseState, MacAddr, Recorded, Timestamp},
     store::{
-        CUT_OFF, CallLeg, CallLegQuery, Claim, ContactRecord, Error, LegDirection, Sqlite, Store, SubscriptionRecord, TokenRecord,
-        worker::durable_leases,
+        CUT_OFF, CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, LegDirection, Sqlite, Store, SubscriptionRecord,
+        TokenRecord, worker::durable_leases,
     },
 };
 use proptest::prelude::*;
@@ -314,8 +314,13 @@ async fn contacts_come_and_go(store: Arc<dyn Store>) {
         store.write_contacts(vec![], vec![saved]).await.expect("saved");
     }
     assert_eq!(store.contacts().await.expect("listed"), [contact("sip:a@x", 2), contact("sip:b@x", 1)]);
-    store.write_contacts(vec![("2041".into(), "sip:a@x".into())], vec![]).await.expect("removed");
-    store.write_contacts(vec![("2041".into(), "sip:a@x".into())], vec![]).await.expect("twice is fine");
+    let key = |reg_id| vec![ContactKey { user: "2041".into(), uri: "sip:a@x".into(), reg_id }];
+    let flow = ContactRecord { reg_id: 3, ..contact("sip:a@x", 7) };
+    store.write_contacts(vec![], vec![flow.clone()]).await.expect("saved");
+    assert_eq!(store.contacts().await.expect("listed"), [contact("sip:a@x", 2), flow, contact("sip:b@x", 1)], "two flows to one URI");
+    store.write_contacts(key(3), vec![]).await.expect("removed");
+    store.write_contacts(key(2), vec![]).await.expect("removed");
+    store.write_contacts(key(2), vec![]).await.expect("twice is fine");
     assert_eq!(store.contacts().await.expect("listed"), [contact("sip:b@x", 1)]);
     let (of_another, back) = (
         ContactRecord { mac: mac(2), ..contact("sip:c@x", 1) },

@@ -14,7 +14,10 @@ use crate::{
     media::SessionId,
     model::{LineNumber, MacAddr},
     sdp::{self, Description, Direction},
-    sip::{transport::Flow, ua::LegId},
+    sip::{
+        transport::Flow,
+        ua::{LegId, Way},
+    },
 };
 
 /// What a leg tells of itself.
@@ -92,6 +95,8 @@ pub struct Contact {
     pub q: u16,
     /// Route headers that lead to it, top first (RFC 3327).
     pub path: Vec<String>,
+    /// Other ways to the same device, for when this one fails (RFC 5626).
+    pub spare: Vec<Way>,
 }
 
 /// Somebody sent a call elsewhere before it was answered (RFC 5806).

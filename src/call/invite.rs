@@ -57,6 +57,7 @@ pub(super) fn to_phone(own_host: &str, flow: Flow, contact: Contact, caller: Cal
         credentials: None,
         routes: contact.path,
         headers,
+        spare: contact.spare,
     }
 }
 
@@ -195,7 +196,15 @@ mod tests {
 
     fn invite(caller: CallerId, told: Told) -> Vec<String> {
         let flow = Flow::udp("10.0.0.1:5060".parse().unwrap(), "10.0.0.5:5060".parse().unwrap());
-        let contact = Contact { uri: "sip:2042@10.0.0.5".into(), flow, mac: crate::model::MacAddr::NOBODY, line: 1, q: 1000, path: vec![] };
+        let contact = Contact {
+            uri: "sip:2042@10.0.0.5".into(),
+            flow,
+            mac: crate::model::MacAddr::NOBODY,
+            line: 1,
+            q: 1000,
+            path: vec![],
+            spare: vec![],
+        };
         let invite = to_phone("10.0.0.1:5060", flow, contact, caller, told, bytes::Bytes::new());
         let from = name_addr(&invite.from.0, &invite.from.1);
         std::iter::once(format!("From: {from}")).chain(invite.headers.iter().map(|(name, value)| format!("{name}: {value}"))).collect()

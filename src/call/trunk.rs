@@ -598,6 +598,7 @@ pub fn invite(trunk: &Trunk, hop: &Hop, shown: Presented<'_>, own_host: &str, fl
         credentials: credentials(trunk),
         routes: Vec::new(),
         headers,
+        spare: Vec::new(),
     }
 }
 

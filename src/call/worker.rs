@@ -60,7 +60,7 @@ use crate::{
         transport::{Inbound, Transport, Transports, socket::BindError},
         ua::{self, UserAgent},
     },
-    store::Store,
+    store::{ContactKey, Store},
 };
 
 /// What the engine asks and tells `provisioning`. Answer from memory; never wait.
@@ -159,7 +159,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     let ids = Ids::new(endpoint.ids().seed());
     let mut registrar = Registrar::new(sip.registrar);
     let expired = restore(now, &mut registrar, neighbours.store.contacts().await?, neighbours.accounts.as_ref());
-    let expired = expired.into_iter().map(|record| (record.user, record.uri)).collect();
+    let expired = expired.into_iter().map(|one| ContactKey { user: one.user, uri: one.uri, reg_id: one.reg_id }).collect();
     neighbours.store.write_contacts(expired, Vec::new()).await?;
     let mut watching = Watching::new(sip.subscriptions);
     let wall = Timestamp::of(SystemTime::now());
@@ -239,7 +239,7 @@ struct Engine {
     verifier: Verifier,
     guard: Guard,
     /// Contacts that the disk shall forget.
-    gone: VecDeque<(String, String)>,
+    gone: VecDeque<ContactKey>,
     notifier: Notifier,
     watching: Watching,
     /// What was said in each call.
@@ -400,7 +400,8 @@ impl Engine {
             }
             Command::Mailbox { user, mailbox } => {
                 if self.watching.set_mailbox(&user, mailbox) {
-                    let contacts: Vec<_> = self.ground.registrar.contacts(&user).cloned().collect();
+                    let devices = self.ground.registrar.devices(&user);
+                    let contacts: Vec<_> = devices.iter().filter_map(|flows| flows.first().copied().cloned()).collect();
                     contacts.iter().for_each(|contact| self.tell_messages(now, contact));
                 }
             }

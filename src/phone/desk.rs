@@ -584,6 +584,7 @@ impl<'a> Line<'a> {
             credentials: Some(credentials(&self.account)),
             routes: Vec::new(),
             headers: Vec::new(),
+            spare: Vec::new(),
         };
         self.agent.invite(now, &mut self.endpoint, leg, invite);
         self.call = Some(Call { leg, handset, session, offer: None, up: false, answer_at: None, say: Say::Nothing });

@@ -7,7 +7,7 @@
 //! The disk is written behind: [`Registrar::poll_save`] gives what it does not know yet, a new contact after a second, one that
 //! was only refreshed after half a minute, so that a thousand refreshes are one transaction and no phone waits for it.
 //!
-//! One line of one device has one contact (one per `reg-id` with RFC 5626): a phone that comes back from another port,
+//! One line of one device has one contact (one per `reg-id` with RFC 5626, see [`Registrar::devices`]): a phone that comes back from another port,
 //! or was restarted by a power cut, replaces itself. What is granted is spread ([`Config::jitter_percent`]): phones that came
 //! back together do not refresh together for ever. Not here: GRUU (a device is known by its instance), presence.
 
@@ -103,6 +103,16 @@ pub struct Contact {
     pub expires: Instant,
 }
 
+impl Contact {
+    /// Both are flows of one device.
+    fn leads_where(&self, other: &Self) -> bool {
+        self.reg_id != 0
+            && other.reg_id != 0
+            && self.instance.is_some()
+            && (self.mac, self.line, &self.instance) == (other.mac, other.line, &other.instance)
+    }
+}
+
 /// What changed. Drain after every call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -151,6 +161,13 @@ struct Wish {
     q: u16,
     /// The contact that it prolongs.
     prolongs: Option<ContactId>,
+}
+
+impl Wish {
+    /// Flows of a phone may have the same URI (RFC 5626 §6).
+    fn may_be(&self, old: &Contact) -> bool {
+        self.reg_id == old.reg_id || self.reg_id == 0 || old.reg_id == 0
+    }
 }
 
 /// Why a REGISTER fails: the status, and words for the log.
@@ -247,6 +264,26 @@ impl Registrar {
         let mut all: Vec<_> = ids.filter_map(|id| self.contacts.get(id)).map(|entry| &entry.contact).collect();
         all.sort_by_key(|contact| std::cmp::Reverse(contact.q));
         all.into_iter()
+    }
+
+    /// The user's devices as [`Self::contacts`] has them, each with the flows that lead to it: of these one is used, and the
+    /// next when it fails (RFC 5626 §5.3).
+    pub fn devices(&self, user: &str) -> Vec<Vec<&Contact>> {
+        let mut devices: Vec<Vec<&Contact>> = Vec::new();
+        for contact in self.contacts(user) {
+            match devices.iter_mut().find(|flows| flows.first().is_some_and(|first| first.leads_where(contact))) {
+                Some(flows) => flows.push(contact),
+                None => devices.push(vec![contact]),
+            }
+        }
+        devices
+    }
+
+    /// The proxy before a device has no way to it any more (430): the device will register anew (RFC 5626 §5.3.1).
+    pub fn handle_flow_failed(&mut self, mac: MacAddr, uri: &str, flow: Flow) {
+        for id in self.ids_of(mac, |contact| contact.uri == uri && contact.flow.peer == flow.peer) {
+            self.remove(id, "the proxy before it has lost its flow");
+        }
     }
 
     /// Where the device can be reached, all its lines, newest first.
@@ -351,7 +388,7 @@ impl Registrar {
         for id in own {
             let Some(Entry { contact: old, .. }) = self.contacts.get(&id) else { continue };
             let superseded = wishes.iter().any(|wish| wish.reg_id == old.reg_id) || old.user != account.user;
-            match wishes.iter_mut().find(|wish| same(&wish.uri, &old.uri)) {
+            match wishes.iter_mut().find(|wish| wish.may_be(old) && same(&wish.uri, &old.uri)) {
                 Some(wish) if wish.expires.is_zero() => self.remove(id, "unregistered by the phone"),
                 Some(wish) if wish.uri == old.uri && old.user == account.user => wish.prolongs = Some(id),
                 Some(_) => self.remove(id, "registered anew under another spelling"),
@@ -789,6 +826,39 @@ mod tests {
         for (text, q) in [("1", 1000), ("0.5", 500), ("0", 0), ("0.123", 123), ("2", 1000), ("-1", 1000), ("x", 1000), ("NaN", 1000)] {
             assert_eq!(thousandths(text), q, "{text}");
         }
+    }
+
+    #[test]
+    fn two_flows_of_one_device_are_one_device() {
+        let mut bed = Bed::new();
+        let (ada, other) = (account(1, "2041", 1), account(2, "2041", 1));
+        let flow = |uri: &str, instance: &str, reg_id: u8| {
+            format!("Contact: <sip:{uri}>;+sip.instance=\"<urn:uuid:{instance}>\";reg-id={reg_id}\r\nSupported: outbound\r\n")
+        };
+        bed.register(0, &ada, &flow("a1@10.0.0.5", "1", 1));
+        bed.register(1, &other, "Contact: <sip:b@10.0.0.6>\r\n");
+        bed.register(2, &ada, &flow("a2@10.0.0.5", "1", 2));
+        let devices = |bed: &Bed| {
+            let flows = |flows: Vec<&Contact>| flows.iter().map(|flow| flow.uri.clone()).collect::<Vec<_>>();
+            bed.registrar.devices("2041").into_iter().map(flows).collect::<Vec<_>>()
+        };
+        assert_eq!(devices(&bed), [vec!["sip:a2@10.0.0.5", "sip:a1@10.0.0.5"], vec!["sip:b@10.0.0.6"]], "the latest flow first");
+        bed.changes();
+        // Its proxy has lost one.
+        let by = Flow::udp("10.0.0.1:5060".parse().unwrap(), "10.0.0.5:5060".parse().unwrap());
+        let elsewhere = Flow { peer: "10.0.0.9:5060".parse().unwrap(), ..by };
+        for (mac, uri, flow) in [(ada.mac, "a2", by), (other.mac, "a1", by), (ada.mac, "a1", elsewhere)] {
+            bed.registrar.handle_flow_failed(mac, &format!("sip:{uri}@10.0.0.5"), flow);
+        }
+        assert_eq!(bed.changes(), ["-sip:a2@10.0.0.5"]);
+        assert_eq!(devices(&bed), [["sip:b@10.0.0.6"], ["sip:a1@10.0.0.5"]]);
+        // Both may have the same URI.
+        bed.register(2, &ada, &flow("a1@10.0.0.5", "1", 2));
+        assert_eq!(devices(&bed)[0], ["sip:a1@10.0.0.5"; 2]);
+        assert_eq!(bed.changes(), ["+sip:a1@10.0.0.5"]);
+        // Another soft phone with the same log-in is another device.
+        bed.register(3, &ada, &flow("c@10.0.0.7", "2", 2));
+        assert_eq!(devices(&bed).len(), 3);
     }
 
     #[test]

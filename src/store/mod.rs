@@ -62,6 +62,14 @@ pub struct ContactRecord {
     pub expires: Timestamp,
 }
 
+/// Which contact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContactKey {
+    pub user: String,
+    pub uri: String,
+    pub reg_id: u32,
+}
+
 /// What a phone watches, kept so that it goes on after a restart in its own dialog (RFC 6665).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionRecord {
@@ -241,9 +249,9 @@ pub trait Store: Send + Sync + 'static {
 
     // --- contacts, written behind
     async fn contacts(&self) -> Result<Vec<ContactRecord>>;
-    /// Removes contacts by user and URI, then saves others, all in one commit. What is saved takes the device's contacts of
+    /// Removes contacts, then saves others, all in one commit. What is saved takes the device's contacts of
     /// earlier generations with it.
-    async fn write_contacts(&self, gone: Vec<(String, String)>, saved: Vec<ContactRecord>) -> Result<()>;
+    async fn write_contacts(&self, gone: Vec<ContactKey>, saved: Vec<ContactRecord>) -> Result<()>;
 
     // --- subscriptions, written behind, unique by local tag
     async fn subscriptions(&self) -> Result<Vec<SubscriptionRecord>>;

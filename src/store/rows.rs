@@ -10,8 +10,8 @@ use rusqlite::{
 };
 
 use super::{
-    CUT_OFF, CallLeg, CallLegQuery, Claim, ContactRecord, Error, LegDirection, Result, SubscriptionRecord, TokenRecord, VoiceMail,
-    VoiceMessage,
+    CUT_OFF, CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, LegDirection, Result, SubscriptionRecord, TokenRecord,
+    VoiceMail, VoiceMessage,
 };
 use crate::model::{
     BindingRecord, DeviceRecord, DeviceState, Event, Extension, Generation, LeaseRecord, LeaseState, LineNumber, MacAddr, Recorded,
@@ -410,8 +410,9 @@ pub(super) fn save_contact(db: &Connection, contact: &ContactRecord) -> Result<(
     .map(drop)
 }
 
-pub(super) fn remove_contact(db: &Connection, user: &str, uri: &str) -> Result<()> {
-    run(db, "remove a contact", "DELETE FROM contacts WHERE user = ?1 AND uri = ?2", params![user, uri]).map(drop)
+pub(super) fn remove_contact(db: &Connection, ContactKey { user, uri, reg_id }: &ContactKey) -> Result<()> {
+    let which = "DELETE FROM contacts WHERE user = ?1 AND uri = ?2 AND reg_id = ?3";
+    run(db, "remove a contact", which, params![user, uri, reg_id]).map(drop)
 }
 
 // --- subscriptions

@@ -236,6 +236,31 @@ CREATE INDEX voice_mails_by_time ON voice_mails (next_ms);
 -- A phone that is back with a newer secret takes its older contacts with it: without this each registration read them all.
 CREATE INDEX contacts_by_mac ON contacts (mac);
 "#,
+    r#"
+-- Two flows of a phone (RFC 5626) are two contacts, also where they have the same URI.
+CREATE TABLE contacts_new (
+  user        TEXT NOT NULL,
+  uri         TEXT NOT NULL,
+  reg_id      INTEGER NOT NULL DEFAULT 0,
+  mac         TEXT NOT NULL,
+  line        INTEGER NOT NULL,
+  generation  INTEGER NOT NULL DEFAULT 0,
+  flow        TEXT NOT NULL,
+  call_id     TEXT NOT NULL,
+  cseq        INTEGER NOT NULL,
+  user_agent  TEXT,
+  expires_ms  INTEGER NOT NULL,
+  instance    TEXT,
+  q           INTEGER NOT NULL DEFAULT 1000,    -- thousandths
+  path        TEXT NOT NULL DEFAULT '',         -- one URI a line, the top first
+  PRIMARY KEY (user, uri, reg_id)
+) STRICT, WITHOUT ROWID;
+INSERT INTO contacts_new SELECT user, uri, reg_id, mac, line, generation, flow, call_id, cseq, user_agent, expires_ms, instance, q, path
+  FROM contacts;
+DROP TABLE contacts;
+ALTER TABLE contacts_new RENAME TO contacts;
+CREATE INDEX contacts_by_mac ON contacts (mac);
+"#,
 ];
 
 /// The newest schema that this program knows.

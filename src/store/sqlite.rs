@@ -20,8 +20,8 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{
-    CallLeg, CallLegQuery, Claim, ContactRecord, Error, Result, Store, SubscriptionRecord, TokenRecord, VoiceMail, VoiceMessage, rows,
-    schema,
+    CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, Result, Store, SubscriptionRecord, TokenRecord, VoiceMail,
+    VoiceMessage, rows, schema,
 };
 use crate::model::{BindingRecord, DeviceRecord, Extension, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
 
@@ -350,9 +350,9 @@ impl Store for Sqlite {
         self.read("list contacts", rows::contacts).await
     }
 
-    async fn write_contacts(&self, gone: Vec<(String, String)>, saved: Vec<ContactRecord>) -> Result<()> {
+    async fn write_contacts(&self, gone: Vec<ContactKey>, saved: Vec<ContactRecord>) -> Result<()> {
         self.write(move |db| {
-            gone.iter().try_for_each(|(user, uri)| rows::remove_contact(db, user, uri))?;
+            gone.iter().try_for_each(|key| rows::remove_contact(db, key))?;
             saved.iter().try_for_each(|contact| rows::save_contact(db, contact))
         })
         .await

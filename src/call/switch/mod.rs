@@ -72,7 +72,7 @@ use self::{
 
 /// What the switch asks and must know at once. None of it may wait.
 pub trait World {
-    /// Phones registered for this user now, the latest first.
+    /// Phones registered for this user now, the latest first; one that has two flows is one.
     fn contacts(&self, user: &str) -> Vec<Contact>;
     /// Has somebody this number, registered or not?
     fn is_extension(&self, number: &str) -> bool;
@@ -171,6 +171,12 @@ impl Switch {
     /// The plan that new calls are routed by.
     pub fn plan(&self) -> &Plan {
         &self.config.plan
+    }
+
+    /// The phone of a leg.
+    pub fn device_of(&self, leg: LegId) -> Option<MacAddr> {
+        let call = self.calls.get(self.legs.get(&leg)?)?;
+        call.half(leg).map(|half| half.mac)
     }
 
     /// Ends a call from outside. `false`: there is no such call.

@@ -50,6 +50,7 @@ impl World for Paper {
             line: 1,
             q: self.q.get(last).copied().unwrap_or(1000),
             path: vec![],
+            spare: vec![],
         })
         .collect()
     }

@@ -17,7 +17,7 @@ use crate::{
         registrar::{self, Registrar},
         transport::Flow,
     },
-    store::{ContactRecord, Store, SubscriptionRecord},
+    store::{ContactKey, ContactRecord, Store, SubscriptionRecord},
 };
 
 /// How long contacts that are gone are gathered before the disk forgets them.
@@ -50,8 +50,7 @@ pub(super) enum Kept {
 
 /// Contacts for the disk.
 pub(super) struct Contacts {
-    /// By user and URI.
-    pub(super) gone: Vec<(String, String)>,
+    pub(super) gone: Vec<ContactKey>,
     pub(super) saved: Vec<ContactRecord>,
 }
 
@@ -82,7 +81,7 @@ impl Engine {
                     metrics::counter!("plugtone_call_contact_writes_lost_total").increment(1);
                 }
                 self.save_again.get_or_insert(Instant::now() + GATHER_GONE);
-                self.gone.push_back((contact.user.clone(), contact.uri.clone()));
+                self.gone.push_back(ContactKey { user: contact.user.clone(), uri: contact.uri.clone(), reg_id: contact.reg_id });
                 self.unregistered(contact, reason);
             }
             registrar::Action::Outdated { contact } => self.unregistered(contact, "its binding has ended"),
@@ -108,7 +107,11 @@ impl Engine {
     pub(super) fn unregistered(&mut self, contact: registrar::Contact, reason: &str) {
         tracing::info!(mac = %contact.mac, user = %contact.user, reason, "unregistered");
         self.watching.handle_unregistered(&contact.user);
-        self.ground.office.unregistered(&contact);
+        // A device is there as long as one of its flows is.
+        let same = |other: &registrar::Contact| (other.line, other.generation) == (contact.line, contact.generation);
+        if contact.reg_id == 0 || !self.ground.registrar.contacts_of(contact.mac).any(same) {
+            self.ground.office.unregistered(&contact);
+        }
         let registrar::Contact { mac, user, uri, .. } = contact;
         self.events.tell(Event::Unregistered { mac, user, contact: uri, reason: reason.to_owned() });
     }

@@ -27,7 +27,7 @@ use crate::{
         dialog::Replaces,
         registrar::Registrar,
         transport::{Flow, Transports},
-        ua::{LegId, RequestId, UserAgent},
+        ua::{LegId, RequestId, UserAgent, Way},
     },
 };
 
@@ -67,16 +67,21 @@ pub(super) struct Tap {
 impl World for Ground {
     fn contacts(&self, user: &str) -> Vec<Contact> {
         // A contact of a phone without an owner is nobody's extension.
-        let bound = self.registrar.contacts(user).filter(|contact| !contact.provisional);
-        let plain = |c: &sip::registrar::Contact| Contact {
-            uri: c.uri.clone(),
-            flow: c.flow,
-            mac: c.mac,
-            line: c.line,
-            q: c.q,
-            path: c.path.clone(),
+        let bound = |flows: &Vec<&sip::registrar::Contact>| flows.first().is_some_and(|first| !first.provisional);
+        let plain = |flows: Vec<&sip::registrar::Contact>| {
+            let (first, others) = flows.split_first()?;
+            let way = |c: &&sip::registrar::Contact| Way { uri: c.uri.clone(), flow: self.with_local(c.flow), routes: c.path.clone() };
+            Some(Contact {
+                uri: first.uri.clone(),
+                flow: first.flow,
+                mac: first.mac,
+                line: first.line,
+                q: first.q,
+                path: first.path.clone(),
+                spare: others.iter().map(way).collect(),
+            })
         };
-        bound.map(plain).collect()
+        self.registrar.devices(user).into_iter().filter(bound).filter_map(plain).collect()
     }
 
     fn is_extension(&self, number: &str) -> bool {

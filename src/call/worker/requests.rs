@@ -111,6 +111,11 @@ impl Engine {
     pub(super) fn handle_agent(&mut self, now: Instant, event: ua::Event) {
         match event {
             ua::Event::Incoming { leg, request, flow } => self.incoming(now, leg, &request, flow),
+            ua::Event::Leg { leg, event: ua::LegEvent::FlowFailed { uri, flow } } => {
+                if let Some(mac) = self.switch.device_of(leg) {
+                    self.ground.registrar.handle_flow_failed(mac, &uri, flow);
+                }
+            }
             ua::Event::Leg { leg, event } => {
                 self.notice_trunk(now, leg, &event);
                 if let Some(event) = translate::leg_event(event) {

@@ -33,6 +33,8 @@ pub(super) fn leg_event(event: ua::LegEvent) -> Option<LegEvent> {
         ua::LegEvent::ReofferAnswered { body } => LegEvent::ReofferAnswered { sdp: body },
         ua::LegEvent::ReofferFailed { status } => LegEvent::ReofferFailed { status },
         ua::LegEvent::Referred { refer } => LegEvent::Referred { to: refer.to, replaces: refer.replaces },
+        // The registrar's affair.
+        ua::LegEvent::FlowFailed { .. } => return None,
         // Nobody here asks a phone to call somebody.
         ua::LegEvent::ReferProgress { .. } => return None,
         ua::LegEvent::Info { content_type, body } => LegEvent::Key { key: info_key(&content_type, &body)? },

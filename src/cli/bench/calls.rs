@@ -163,6 +163,7 @@ impl Loader {
             credentials: Some(from.credentials),
             routes: Vec::new(),
             headers: Vec::new(),
+            spare: Vec::new(),
         };
         self.calling.insert(leg, now);
         self.agent.invite(now, &mut self.endpoint, leg, invite);

@@ -38,6 +38,18 @@ pub struct Invite {
     pub routes: Vec<String>,
     /// More headers: name and value.
     pub headers: Vec<(String, String)>,
+    /// Further flows of the same device, each used when the one before fails (RFC 5626 §5.3).
+    pub spare: Vec<Way>,
+}
+
+/// One way to a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Request-URI.
+    pub uri: String,
+    pub flow: Flow,
+    /// Route headers, top first.
+    pub routes: Vec<String>,
 }
 
 /// Early dialogs of one call beyond which the others cannot send requests before one is answered.
@@ -81,6 +93,13 @@ impl UserAgent {
                 self.clients.insert(*current, Use::Invite(id));
                 return;
             }
+            if status == 430 {
+                let (uri, flow) = (calling.invite.uri.clone(), leg.flow);
+                self.tell(id, LegEvent::FlowFailed { uri, flow });
+            }
+            if matches!(status, 408 | 430) && self.go_on_by_spare(now, endpoint, id) {
+                return;
+            }
             self.tell(
                 id,
                 match redirected_to(status, response) {
@@ -117,6 +136,29 @@ impl UserAgent {
         }
         self.time_as_caller(now, id, response);
         self.tell(id, LegEvent::Answered { body: body_of(response) });
+    }
+
+    /// The flow has failed: the call goes on by the next one of the same device. `false`: there is none.
+    pub(super) fn go_on_by_spare(&mut self, now: Instant, endpoint: &mut Endpoint, id: LegId) -> bool {
+        let Some(leg) = self.legs.get_mut(&id) else { return false };
+        let Stage::Calling { tx, calling } = &mut leg.stage else { return false };
+        if calling.cancelled || calling.invite.spare.is_empty() {
+            return false;
+        }
+        let Way { uri, flow, routes } = calling.invite.spare.remove(0);
+        for early in calling.early.drain(..) {
+            self.dialogs.remove(&early.dialog.id);
+        }
+        for prack in calling.pracks.drain(..) {
+            self.clients.remove(&prack.tx);
+        }
+        // The same call, as after a challenge: a device that got the first INVITE all the same can see that.
+        calling.cseq += 1;
+        calling.contact = contact(endpoint, &flow, &calling.invite.contact_user, uri.as_bytes());
+        (leg.flow, calling.invite.flow, calling.invite.uri, calling.invite.routes) = (flow, flow, uri, routes);
+        *tx = endpoint.request(now, flow, calling.request(endpoint, self.config.session));
+        self.clients.insert(*tx, Use::Invite(id));
+        true
     }
 
     /// A provisional answer with a tag makes an early dialog (RFC 3261 §12.1.2).

@@ -33,7 +33,7 @@ use std::{
 use bytes::Bytes;
 
 pub use self::{
-    calling::Invite,
+    calling::{Invite, Way},
     outside::{Outside, RequestId},
     refer::Refer,
     session::{LEAST_SESSION_SECS, Session},
@@ -97,6 +97,11 @@ pub enum LegEvent {
     /// 2xx; its ACK is sent.
     Answered {
         body: Option<Bytes>,
+    },
+    /// The proxy before the device has lost its flow to this contact (430); another is tried, if there is one.
+    FlowFailed {
+        uri: String,
+        flow: Flow,
     },
     /// Any other final answer: 408 when there was none, 503 when it could not be sent.
     Refused {
@@ -224,7 +229,9 @@ impl UserAgent {
     pub fn dialog_of(&self, leg: LegId) -> Option<DialogId> {
         Some(match &self.legs.get(&leg)?.stage {
             Stage::Calling { calling, .. } => {
-                DialogId { call_id: calling.call_id.clone(), local_tag: calling.tag.clone(), remote_tag: String::new() }
+                // Of several phones behind a forking proxy the first.
+                let remote_tag = calling.early.first().map(|early| early.dialog.id.remote_tag.clone()).unwrap_or_default();
+                DialogId { call_id: calling.call_id.clone(), local_tag: calling.tag.clone(), remote_tag }
             }
             Stage::Offered { dialog, .. } | Stage::Up(dialog) | Stage::Leaving(dialog) => dialog.id.clone(),
         })
@@ -374,6 +381,9 @@ impl UserAgent {
     fn handle_failure(&mut self, now: Instant, endpoint: &mut Endpoint, tx: ClientTx, status: u16) {
         match self.clients.remove(&tx) {
             Some(Use::Invite(id)) => {
+                if self.go_on_by_spare(now, endpoint, id) {
+                    return;
+                }
                 self.tell(id, LegEvent::Refused { status, reason: super::build::reason_phrase(status).to_owned() });
                 self.forget(id);
             }

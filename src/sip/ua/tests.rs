@@ -29,6 +29,8 @@ struct Pair {
     texts: Vec<String>,
     /// Goes into the next INVITE.
     headers: Vec<(String, String)>,
+    /// Other flows to B.
+    spare: Vec<Way>,
     /// Sent by one side from here on, thrown away if its first line has this word.
     lose: Option<(usize, &'static str)>,
 }
@@ -68,6 +70,7 @@ impl Pair {
             log: vec![],
             texts: vec![],
             headers: vec![],
+            spare: vec![],
             lose: None,
         }
     }
@@ -86,6 +89,7 @@ impl Pair {
             credentials,
             routes: vec![],
             headers: self.headers.clone(),
+            spare: self.spare.clone(),
         };
         side.agent.invite(self.now, &mut side.endpoint, leg, invite);
         leg
@@ -194,6 +198,7 @@ fn words(event: &LegEvent) -> String {
         LegEvent::Trying => "trying".to_owned(),
         LegEvent::Ringing { status, .. } => format!("ringing {status}"),
         LegEvent::Answered { body: b } => format!("answered{}", body(b)),
+        LegEvent::FlowFailed { uri, .. } => format!("no flow to {uri}"),
         LegEvent::Refused { status, .. } => format!("refused {status}"),
         LegEvent::Redirected { status, to } => format!("redirected {status} to {to}"),
         LegEvent::Acked { body: b } => format!("acked{}", body(b)),
@@ -233,6 +238,54 @@ fn a_call_from_ring_to_bye() {
     assert_eq!(pair.sides[A].heard, ["ringing 180", "answered answer", "ended HungUp"]);
     assert_eq!(pair.sides[B].heard, ["incoming", "acked", "info application/dtmf-relay"]);
     assert_nothing_left(&pair);
+}
+
+#[test]
+fn a_device_is_called_by_its_other_flow_when_one_has_failed() {
+    let way = |uri: &str| Way {
+        uri: uri.into(),
+        flow: Flow::udp("10.0.0.1:5060".parse().unwrap(), "10.0.0.2:5060".parse().unwrap()),
+        routes: vec!["<sip:10.0.0.2;lr>".into()],
+    };
+    let start = |spare: &[&str]| {
+        let mut pair = Pair::new(50, 0);
+        pair.spare = spare.iter().map(|uri| way(uri)).collect();
+        pair.invite(None);
+        pair.run_until(20);
+        pair
+    };
+    let refuse = |pair: &mut Pair, status| pair.on(B, |ua, now, ep, leg| ua.reject(now, ep, leg, status, &[]));
+    let mut pair = start(&["sip:b@second", "sip:b@third"]);
+    refuse(&mut pair, 430);
+    pair.run_until(50);
+    refuse(&mut pair, 408);
+    pair.run_until(100);
+    pair.on(B, |ua, now, ep, leg| ua.answer(now, ep, leg, Bytes::from_static(b"answer")));
+    pair.run_until(150);
+    pair.on(A, |ua, now, ep, leg| ua.hangup(now, ep, leg, None));
+    pair.run_until(100_000);
+    assert_eq!(pair.sides[A].heard, ["no flow to sip:b@10.0.0.2", "answered answer"]);
+    let invites: Vec<_> = pair.sides[B].incoming.iter().map(|i| (i.uri().unwrap().as_str().to_owned(), i.cseq().unwrap().number)).collect();
+    assert_eq!(invites, [("sip:b@10.0.0.2".into(), 1), ("sip:b@second".into(), 2), ("sip:b@third".into(), 3)]);
+    assert_eq!(pair.sides[B].incoming[1].header(Name::Route), Some(&b"<sip:10.0.0.2;lr>"[..]));
+    assert_nothing_left(&pair);
+    // What the device says for itself holds, and when all flows have failed that is the answer.
+    for (status, spare, heard) in
+        [(486, &["sip:b@second"][..], &["refused 486"][..]), (430, &[], &["no flow to sip:b@10.0.0.2", "refused 430"])]
+    {
+        let mut pair = start(spare);
+        refuse(&mut pair, status);
+        pair.run_until(100_000);
+        assert_eq!(pair.sides[A].heard, heard);
+        assert_nothing_left(&pair);
+    }
+    // Nobody hears of the first at all.
+    let mut pair = Pair::new(51, 0);
+    pair.spare = vec![way("sip:b@second")];
+    pair.lose = Some((A, "sip:b@10.0.0.2 SIP/2.0"));
+    pair.invite(None);
+    pair.run_until(33_000);
+    assert_eq!(pair.sides[B].heard, ["incoming"]);
 }
 
 #[test]
