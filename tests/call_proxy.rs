@@ -90,8 +90,7 @@ async fn phones_behind_a_proxy_register_call_and_are_called_through_it() {
     let contacts = bed.running.handle.contacts().await;
     assert!(contacts[0].path[0].contains(&proxy.at.to_string()), "{:?}", contacts[0].path);
     // Called, from a phone that the proxy does not know; then it calls itself.
-    let routed = ("    Contact: <sip:[local_ip]", "    [last_Record-Route:]\n    Contact: <sip:[local_ip]");
-    let callee = bed.phone_behind(proxy.at, 2, port, "uas_answer.xml", "x", &[("CALLER", "2041"), routed]);
+    let callee = bed.phone_behind(proxy.at, 2, port, "uas_answer.xml", "x", &[("CALLER", "2041"), ROUTED]);
     bed.phone(1, free_port(), "uac_call.xml", "2042", &[("PAUSE", "200")]).succeeds().await;
     let log = callee.log();
     callee.succeeds().await;
@@ -103,6 +102,9 @@ async fn phones_behind_a_proxy_register_call_and_are_called_through_it() {
     callee.succeeds().await;
     bed.tells(|event| matches!(event, Event::CallEnded { cause, .. } if cause == "caller hung up")).await;
 }
+
+/// What a phone says that answers behind a proxy.
+const ROUTED: (&str, &str) = ("    Contact: <sip:[local_ip]", "    [last_Record-Route:]\n    Contact: <sip:[local_ip]");
 
 /// Flow `number` of one device (RFC 5626).
 fn flow(number: u8) -> [(&'static str, String); 2] {
@@ -126,7 +128,7 @@ async fn a_phone_with_two_flows_rings_once_and_by_the_other_when_its_proxy_has_l
     registers(&well, 1).await;
     registers(&ill, 2).await;
     assert_eq!(bed.running.handle.contacts().await.len(), 2);
-    let callee = bed.phone_behind(well.at, 2, port, "uas_answer.xml", "x", &[("CALLER", "2041")]);
+    let callee = bed.phone_behind(well.at, 2, port, "uas_answer.xml", "x", &[("CALLER", "2041"), ROUTED]);
     bed.phone(1, free_port(), "uac_call.xml", "2042", &[("PAUSE", "200")]).succeeds().await;
     callee.succeeds().await;
     bed.tells(|event| matches!(event, Event::Unregistered { reason, .. } if reason.contains("lost its flow"))).await;
@@ -136,7 +138,7 @@ async fn a_phone_with_two_flows_rings_once_and_by_the_other_when_its_proxy_has_l
     let second = Proxy::start(&bed);
     registers(&second, 2).await;
     bed.events.lock().unwrap().clear();
-    let callee = bed.phone_behind(second.at, 2, port, "uas_answer.xml", "x", &[("CALLER", "2041")]);
+    let callee = bed.phone_behind(second.at, 2, port, "uas_answer.xml", "x", &[("CALLER", "2041"), ROUTED]);
     bed.phone(1, free_port(), "uac_call.xml", "2042", &[("PAUSE", "200")]).succeeds().await;
     callee.succeeds().await;
     bed.ended("caller hung up").await;

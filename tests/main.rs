@@ -35,5 +35,6 @@ mod sip_ws;
 mod store;
 mod story;
 mod tree;
+mod trunk_names;
 mod trunks;
 mod voicemail;

@@ -248,6 +248,8 @@ async fn we_connect_only_to_whom_we_believe() {
             assert_eq!(got, OPTIONS);
         } else {
             assert!(accepted.is_err(), "nothing may be said to a stranger");
+            let why = next(&mut server.inbox).await;
+            assert!(matches!(&why, Inbound::Distrusted { reason, .. } if reason.contains("`sip.tls_trust`")), "{why:?}");
         }
         assert!(matches!(next(&mut server.inbox).await, Inbound::Closed { flow: closed } if closed.peer == flow.peer));
     }

@@ -1,6 +1,12 @@
 //! What an admin may set about calls, and what it means.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +30,8 @@ pub struct Settings {
     /// The file of routes: numbers inside and outside, hours, who may call what, trunks; as config/routes.yaml. Without it
     /// people call inside only.
     pub routes: Option<PathBuf>,
+    /// Name servers that know where providers are, as `192.168.40.1` or `192.168.40.1:5353`. None: those of /etc/resolv.conf.
+    pub name_servers: Vec<String>,
     /// Seconds that a called extension rings before the caller is told that nobody answers; 5 to 600.
     pub ring_timeout_secs: u64,
     /// Seconds after which a call must have been confirmed by one side or the other, or it is taken for dead and ended
@@ -59,6 +67,7 @@ impl Default for Settings {
             ivr_number: "0".to_owned(),
             emergency: BTreeMap::new(),
             routes: None,
+            name_servers: Vec::new(),
             ring_timeout_secs: 45,
             session_expires_secs: ua::Session::default().expires_secs,
             session_min_secs: ua::Session::default().min_secs,
@@ -99,6 +108,8 @@ pub enum Error {
     NoMusic,
     #[error("`calls.codecs` is empty: list at least pcma or pcmu")]
     NoCodec,
+    #[error("`calls.name_servers` has '{0}': write an address, as 192.168.40.1 or 192.168.40.1:5353")]
+    NameServer(String),
     #[error("`calls.{0}` is 0: write at least 1")]
     Zero(&'static str),
 }
@@ -126,6 +137,8 @@ pub struct Config {
     pub max_calls_extension: usize,
     pub max_contacts: usize,
     pub retry_after_secs: u32,
+    /// None: the system's.
+    pub name_servers: Vec<SocketAddr>,
     pub capture: Limits,
     /// Groups, park places, star codes.
     pub features: Arc<Rules>,
@@ -196,6 +209,11 @@ impl Settings {
             "silence" => HoldMusic::Silence,
             path => HoldMusic::File(path.into()),
         };
+        let server = |text: &String| {
+            let at = text.parse().or_else(|_| text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53)));
+            at.map_err(|_| Error::NameServer(text.clone()))
+        };
+        let name_servers = self.name_servers.iter().map(server).collect::<Result<_, _>>()?;
         for (key, value) in [
             ("max_calls", self.max_calls),
             ("max_calls_unbound", self.max_calls_unbound),
@@ -217,6 +235,7 @@ impl Settings {
             max_calls_extension: self.max_calls_extension,
             max_contacts: self.max_contacts,
             retry_after_secs: self.retry_after_secs,
+            name_servers,
             features: Arc::default(),
             capture: Limits {
                 per_side: self.capture_side_kib << 10,
@@ -252,6 +271,7 @@ mod tests {
         assert_eq!(with(|s| s.session_expires_secs = 89), Error::SessionExpires(89));
         assert_eq!(with(|s| s.session_min_secs = 30), Error::SessionMin(30));
         assert_eq!(with(|s| s.max_calls = 0), Error::Zero("max_calls"));
+        assert_eq!(with(|s| s.name_servers = vec!["dns".into()]), Error::NameServer("dns".into()));
         assert_eq!(with(|s| drop(s.emergency.insert("112".into(), vec![]))), Error::EmergencyTarget("112".into()));
         assert_eq!(with(|s| drop(s.emergency.insert("11x".into(), vec!["1".parse().unwrap()]))), Error::EmergencyNumber("11x".into()));
     }

@@ -11,6 +11,7 @@ pub mod half;
 mod inbound;
 mod invite;
 mod ledger;
+mod locate;
 pub mod presence;
 pub mod routing;
 pub mod switch;

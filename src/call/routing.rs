@@ -93,10 +93,20 @@ impl Route {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ways {
     pub hops: VecDeque<Hop>,
+    /// Servers of the first hop's trunk that were asked already.
+    pub tried: usize,
     /// Ring when no hop takes the call.
     pub then: Vec<Extension>,
     /// It is a call for help.
     pub help: Option<Help>,
+}
+
+impl Ways {
+    /// The trunk has been tried.
+    pub fn leave_trunk(&mut self) {
+        self.tried = 0;
+        self.hops.pop_front();
+    }
 }
 
 /// A call for help: unlimited, and each way is tried whatever its state.
@@ -176,7 +186,7 @@ impl From<Decision> for Route {
             Outcome::Outside(outside) => Self::Outside(Ways { hops: outside.hops.into(), ..Ways::default() }),
             Outcome::Emergency(call) => {
                 let help = Some(Help { location: call.location, test: call.test });
-                Self::Outside(Ways { hops: call.hops.into(), then: call.extensions, help })
+                Self::Outside(Ways { hops: call.hops.into(), then: call.extensions, help, tried: 0 })
             }
             Outcome::Refused(refusal) => Self::Refused(match refusal {
                 Refusal::NoSuchNumber | Refusal::Rejected(Reject::NotFound) => Cause::Unknown,

@@ -13,7 +13,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,6 +21,7 @@ use std::{
 use super::{
     half::Diversion,
     invite::{anonymous, diverted},
+    locate::Question,
 };
 use crate::{
     media::SessionId,
@@ -42,11 +43,14 @@ use crate::{
 /// What is to be done for the trunks.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Find the addresses of a host: answer with [`Trunks::resolved`].
+    /// Find the servers of a host: answer with [`Trunks::resolved`].
     Resolve {
         trunk: Arc<str>,
-        host: String,
-        port: u16,
+        question: Question,
+    },
+    /// Register at the first server: answer with [`Trunks::register`].
+    Register {
+        trunk: Arc<str>,
     },
     /// Ask with OPTIONS whether it is there: answer with [`Trunks::asked`].
     Ask {
@@ -63,6 +67,8 @@ pub enum Action {
 pub struct Way {
     pub transport: Transport,
     pub peer: SocketAddr,
+    /// There is no further server to try.
+    pub last: bool,
 }
 
 /// Why it may not.
@@ -135,11 +141,14 @@ pub struct Trunks {
 /// One trunk.
 struct Line {
     trunk: Arc<Trunk>,
+    /// Of its servers, in the order in which they are tried; the first is in use.
     addresses: Vec<SocketAddr>,
     resolve_at: Option<Instant>,
     state: State,
     since: Instant,
     reason: Option<String>,
+    /// Why a server's certificate is not believed.
+    distrust: Option<String>,
     /// Questions in a row that nobody answered.
     unanswered: u32,
     asking: Option<Asking>,
@@ -164,8 +173,10 @@ struct Bucket {
     filled: Instant,
 }
 
-/// How long an address of a name is believed.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(300);
+/// How long what name servers say is believed at least and at most, whatever they say of that.
+const RESOLVE_AGAIN: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(3600)];
+/// Servers that one call tries.
+const MOST_SERVERS: usize = 4;
 /// After a name had no address.
 const RESOLVE_RETRY: Duration = Duration::from_secs(15);
 /// Pauses between questions to a trunk that is down, doubled up to the longest.
@@ -198,6 +209,7 @@ impl Trunks {
                 state: State::Untried,
                 since: now,
                 reason: None,
+                distrust: None,
                 unanswered: 0,
                 asking: None,
                 ask_at: None,
@@ -211,36 +223,54 @@ impl Trunks {
         self.handle_timeout(now, endpoint);
     }
 
-    /// The addresses of a trunk's host; `flow_to` says how we reach one.
+    /// The servers of a trunk, in the order in which they are to be tried, and how long that is true; `None`: for ever. Or why
+    /// there are none.
     pub fn resolved(
         &mut self,
         now: Instant,
         endpoint: &mut Endpoint,
         name: &str,
-        addresses: Vec<SocketAddr>,
-        flow_to: impl FnOnce(Transport, SocketAddr) -> Option<Flow>,
+        found: Result<(Vec<SocketAddr>, Option<Duration>), String>,
     ) {
         let Some(line) = self.lines.get_mut(name) else { return };
-        if addresses.is_empty() {
-            line.resolve_at = Some(now + RESOLVE_RETRY);
-            if line.addresses.is_empty() {
-                let reason = format!("{} has no address", line.trunk.host);
-                self.actions.extend(line.down(now, &reason));
+        let (addresses, ttl) = match found {
+            Ok(found) => found,
+            Err(reason) => {
+                line.resolve_at = Some(now + RESOLVE_RETRY);
+                if line.addresses.is_empty() {
+                    self.actions.extend(line.down(now, &reason));
+                }
+                return;
             }
-            return;
-        }
-        let is_name = line.trunk.host.parse::<IpAddr>().is_err();
-        line.resolve_at = is_name.then(|| now + RESOLVE_AGAIN);
-        let same = line.addresses.first().is_some_and(|first| addresses.contains(first));
-        if same {
-            return;
-        }
+        };
+        let [least, most] = RESOLVE_AGAIN;
+        line.resolve_at = ttl.map(|ttl| now + ttl.clamp(least, most));
+        let used = line.addresses.first().copied();
         line.addresses = addresses;
-        line.unanswered = 0;
+        // The one that is in use stays so: where it is ill another was chosen already.
+        if let Some(at) = line.addresses.iter().position(|address| Some(*address) == used) {
+            let used = line.addresses.remove(at);
+            line.addresses.insert(0, used);
+            return;
+        }
+        (line.unanswered, line.asking) = (0, None);
         if line.trunk.options_secs > 0 {
             line.ask_at = Some(now);
         }
-        let Some(expires_secs) = line.trunk.register_secs else { return self.handle_timeout(now, endpoint) };
+        self.actions.extend(line.register_there());
+        self.handle_timeout(now, endpoint);
+    }
+
+    /// Registers at the server that is in use; `flow_to` says how we reach it.
+    pub fn register(
+        &mut self,
+        now: Instant,
+        endpoint: &mut Endpoint,
+        name: &str,
+        flow_to: impl FnOnce(Transport, SocketAddr) -> Option<Flow>,
+    ) {
+        let Some(line) = self.lines.get_mut(name) else { return };
+        let Some(expires_secs) = line.trunk.register_secs else { return };
         let (Some(account), Some(peer)) = (&line.trunk.account, line.addresses.first()) else { return };
         let Some(flow) = flow_to(transport(&line.trunk), *peer) else { return };
         let Some(credentials) = credentials(&line.trunk) else { return };
@@ -255,7 +285,9 @@ impl Trunks {
         };
         let mut client = RegisterClient::new(endpoint, config);
         client.register(now, endpoint);
-        line.registration = Some(Registration { client, registered: false });
+        // Until the other server says no, calls go on as they did.
+        let registered = line.registration.as_ref().is_some_and(|registration| registration.registered);
+        line.registration = Some(Registration { client, registered });
         self.handle_timeout(now, endpoint);
     }
 
@@ -275,12 +307,14 @@ impl Trunks {
         Some(event)
     }
 
-    /// A place on this trunk for a new call to the outside. `emergency`: whatever its state.
-    pub fn take(&mut self, now: Instant, name: &str, emergency: bool) -> Result<Way, Unusable> {
+    /// A place on this trunk for a new call to the outside. `emergency`: whatever its state. `tried`: so many of its servers
+    /// were asked already and are ill.
+    pub fn take(&mut self, now: Instant, name: &str, emergency: bool, tried: usize) -> Result<Way, Unusable> {
         let line = self.lines.get_mut(name).ok_or(Unusable::Unknown)?;
-        let peer = *line.addresses.first().ok_or(Unusable::NoAddress)?;
-        let way = Way { transport: transport(&line.trunk), peer };
-        if emergency {
+        let peer = *line.addresses.get(tried).ok_or(Unusable::NoAddress)?;
+        let last = tried + 1 >= line.addresses.len().min(MOST_SERVERS);
+        let way = Way { transport: transport(&line.trunk), peer, last };
+        if emergency || tried > 0 {
             return Ok(way);
         }
         if line.state == State::Down {
@@ -320,7 +354,7 @@ impl Trunks {
             // By UDP providers send from the port that they listen on; a phone may live at the same address. A connection that
             // they open comes from any port.
             let from_host = line.addresses.iter().any(|at| match flow.transport.is_reliable() {
-                true => trunk.transport == settings::Transport::Tcp && at.ip() == flow.peer.ip(),
+                true => transport(trunk) == flow.transport && at.ip() == flow.peer.ip(),
                 false => *at == flow.peer,
             });
             from_host || trunk.accept_from.iter().any(|net| net.contains(&flow.peer.ip().to_canonical()))
@@ -342,13 +376,23 @@ impl Trunks {
         }
     }
 
-    /// A call met silence or a broken connection: ask at once.
-    pub fn suspect(&mut self, now: Instant, name: &str) {
-        if let Some(line) = self.lines.get_mut(name)
-            && line.trunk.options_secs > 0
-            && line.asking.is_none()
-        {
+    /// A call met silence or a broken connection at this server: ask at once, or go on with the next.
+    pub fn suspect(&mut self, now: Instant, name: &str, peer: SocketAddr) {
+        let Some(line) = self.lines.get_mut(name) else { return };
+        if line.trunk.options_secs == 0 {
+            // Nobody asks it; so the next call need not find out again.
+            if line.addresses.first() == Some(&peer) {
+                self.actions.extend(line.use_next());
+            }
+        } else if line.asking.is_none() {
             line.ask_at = Some(now);
+        }
+    }
+
+    /// The certificate of a server is not believed.
+    pub fn distrusted(&mut self, peer: SocketAddr, reason: &str) {
+        for line in self.lines.values_mut().filter(|line| transport(&line.trunk) == Transport::Tls && line.addresses.contains(&peer)) {
+            line.distrust = Some(reason.to_owned());
         }
     }
 
@@ -367,7 +411,8 @@ impl Trunks {
             }
             other => {
                 let reason = if other == Some(503) { "it says that it takes no calls (503)" } else { "it does not answer" };
-                self.actions.extend(line.missed(now, reason));
+                let missed = line.missed(now, reason);
+                self.actions.extend(missed);
             }
         }
     }
@@ -378,8 +423,9 @@ impl Trunks {
             if line.resolve_at.is_some_and(|at| at <= now) {
                 // Until the answer is there it is not asked again.
                 line.resolve_at = Some(now + RESOLVE_RETRY);
-                let (trunk, host, port) = (name.clone(), line.trunk.host.clone(), line.trunk.port);
-                self.actions.push_back(Action::Resolve { trunk, host, port });
+                let Trunk { host, port, transport, .. } = &*line.trunk;
+                let question = Question { host: host.clone(), port: *port, transport: *transport };
+                self.actions.push_back(Action::Resolve { trunk: name.clone(), question });
             }
             if line.asking.as_ref().is_some_and(|asking| asking.give_up <= now) {
                 line.asking = None;
@@ -457,6 +503,7 @@ impl Line {
     fn up(&mut self, now: Instant) -> Option<Action> {
         self.unanswered = 0;
         self.reason = None;
+        self.distrust = None;
         if self.state == State::Up {
             return None;
         }
@@ -473,19 +520,32 @@ impl Line {
         news.then(|| Action::Tell(Event::TrunkDown { trunk: self.trunk.name.to_string(), reason: reason.to_owned() }))
     }
 
-    /// A question was not answered: ask again, and the next address if there is one.
-    fn missed(&mut self, now: Instant, reason: &str) -> Option<Action> {
-        self.unanswered += 1;
-        if self.addresses.len() > 1 {
-            self.addresses.rotate_left(1);
+    /// Goes on with the next server, if there is one.
+    fn use_next(&mut self) -> Option<Action> {
+        if self.addresses.len() < 2 {
+            return None;
         }
+        self.addresses.rotate_left(1);
+        self.register_there()
+    }
+
+    fn register_there(&self) -> Option<Action> {
+        self.trunk.register_secs.map(|_| Action::Register { trunk: self.trunk.name.clone() })
+    }
+
+    /// A question was not answered: ask again, and the next server if there is one.
+    fn missed(&mut self, now: Instant, reason: &str) -> Vec<Action> {
+        self.unanswered += 1;
+        let mut actions: Vec<_> = self.use_next().into_iter().collect();
         if self.unanswered < PATIENCE {
             self.ask_at = Some(now);
-            return None;
+            return actions;
         }
         let pause = FIRST_PAUSE * 2u32.saturating_pow((self.unanswered - PATIENCE).min(6));
         self.ask_at = Some(now + pause.min(LONGEST_PAUSE));
-        self.down(now, reason)
+        let reason = self.distrust.take().unwrap_or_else(|| reason.to_owned());
+        actions.extend(self.down(now, &reason));
+        actions
     }
 
     fn registration_events(&mut self, now: Instant) -> Vec<Action> {
@@ -498,11 +558,15 @@ impl Line {
                 }
                 register_client::Event::Failed { status, .. } => {
                     self.registration.iter_mut().for_each(|registration| registration.registered = false);
-                    let reason = match status {
-                        408 => "it does not answer our registration".to_owned(),
-                        status => format!("it refuses our registration ({status})"),
+                    let reason = match (status, self.distrust.take()) {
+                        (408 | 503, Some(distrust)) => distrust,
+                        (408, None) => "it does not answer our registration".to_owned(),
+                        (status, _) => format!("it refuses our registration ({status})"),
                     };
                     actions.extend(self.down(now, &reason));
+                    if matches!(status, 408 | 503) {
+                        actions.extend(self.use_next());
+                    }
                 }
                 register_client::Event::Unregistered => {}
             }
@@ -532,6 +596,7 @@ fn transport(trunk: &Trunk) -> Transport {
     match trunk.transport {
         settings::Transport::Udp => Transport::Udp,
         settings::Transport::Tcp => Transport::Tcp,
+        settings::Transport::Tls => Transport::Tls,
     }
 }
 
@@ -615,14 +680,16 @@ mod tests {
         now: Instant,
         endpoint: Endpoint,
         trunks: Trunks,
+        registers: Vec<bytes::Bytes>,
     }
 
     fn settings(change: impl FnOnce(&mut Trunk)) -> Trunk {
         let mut trunk = Trunk {
             name: "first".into(),
             host: "192.0.2.5".into(),
-            port: 5060,
+            port: None,
             transport: settings::Transport::Udp,
+            authorities: None,
             domain: "192.0.2.5".into(),
             account: None,
             register_secs: None,
@@ -645,12 +712,11 @@ mod tests {
 
     impl Bed {
         fn new(change: impl FnOnce(&mut Trunk)) -> Self {
-            let mut bed =
-                Self { now: Instant::now(), endpoint: Endpoint::new(endpoint::Config::default(), [1; 32]), trunks: Trunks::default() };
+            let endpoint = Endpoint::new(endpoint::Config::default(), [1; 32]);
+            let mut bed = Self { now: Instant::now(), endpoint, trunks: Trunks::default(), registers: Vec::new() };
             bed.configure(settings(change));
-            let flow_to = |_, peer| Some(Flow::udp("10.0.0.1:5060".parse().unwrap(), peer));
             assert!(matches!(bed.trunks.poll_action(), Some(Action::Resolve { .. })));
-            bed.trunks.resolved(bed.now, &mut bed.endpoint, "first", vec![peer()], flow_to);
+            bed.resolved(&[peer()], None);
             bed
         }
 
@@ -659,12 +725,24 @@ mod tests {
             self.trunks.configure(self.now, &mut self.endpoint, &all);
         }
 
+        fn resolved(&mut self, servers: &[SocketAddr], ttl_secs: Option<u64>) {
+            let found = Ok((servers.to_vec(), ttl_secs.map(Duration::from_secs)));
+            self.trunks.resolved(self.now, &mut self.endpoint, "first", found);
+        }
+
         /// What is to be done now, in a word or two each.
         fn actions(&mut self) -> Vec<String> {
             let mut words = Vec::new();
             while let Some(action) = self.trunks.poll_action() {
                 words.push(match action {
-                    Action::Resolve { host, .. } => format!("resolve {host}"),
+                    Action::Resolve { question, .. } => format!("resolve {}", question.host),
+                    Action::Register { trunk } => {
+                        let flow_to = |_, peer| Some(Flow::udp("10.0.0.1:5060".parse().unwrap(), peer));
+                        self.trunks.register(self.now, &mut self.endpoint, &trunk, flow_to);
+                        let request = self.endpoint.poll_transmit().expect("a REGISTER");
+                        self.registers.push(request.bytes);
+                        format!("register at {}", request.flow.peer)
+                    }
                     Action::Ask { peer, .. } => format!("ask {peer}"),
                     Action::Tell(Event::TrunkUp { .. }) => "up".to_owned(),
                     Action::Tell(Event::TrunkDown { reason, .. }) => format!("down: {reason}"),
@@ -689,7 +767,7 @@ mod tests {
         }
 
         fn take(&mut self) -> Result<Way, Unusable> {
-            self.trunks.take(self.now, "first", false)
+            self.trunks.take(self.now, "first", false, 0)
         }
     }
 
@@ -704,7 +782,7 @@ mod tests {
         assert_eq!(bed.waits(), (6, vec!["ask 192.0.2.5:5060".into()]));
         assert_eq!(bed.waits(), (6, vec!["down: it does not answer".into()]));
         assert_eq!(bed.take(), Err(Unusable::Down));
-        assert!(bed.trunks.take(bed.now, "first", true).is_ok(), "for help it is tried all the same");
+        assert!(bed.trunks.take(bed.now, "first", true, 0).is_ok(), "for help it is tried all the same");
         for pause in [2, 4, 8, 16, 32, 60, 60] {
             assert_eq!(bed.waits(), (pause, vec!["ask 192.0.2.5:5060".into()]));
             assert_eq!(bed.waits(), (6, vec![]));
@@ -719,16 +797,71 @@ mod tests {
     }
 
     #[test]
+    fn of_several_servers_the_next_is_used_when_one_is_ill() {
+        let server = |last: u8| SocketAddr::from(([192, 0, 2, last], 5060));
+        let registers = |trunk: &mut Trunk| {
+            trunk.account = Some(Account { user: "acct".into(), login: "acct".into(), password: Secret::new("p") });
+            trunk.register_secs = Some(600);
+        };
+        let mut bed = Bed::new(registers);
+        bed.actions();
+        bed.resolved(&[server(1), server(2)], Some(60));
+        assert_eq!(bed.actions(), ["register at 192.0.2.1:5060", "ask 192.0.2.1:5060"]);
+        // One call tries one after the other.
+        let way = |bed: &mut Bed, tried| bed.trunks.take(bed.now, "first", false, tried).map(|way| (way.peer, way.last));
+        assert_eq!((way(&mut bed, 0), way(&mut bed, 1)), (Ok((server(1), false)), Ok((server(2), true))));
+        assert_eq!(way(&mut bed, 2), Err(Unusable::NoAddress));
+        // Silence: the other is asked, and the registration goes there.
+        assert_eq!(bed.asked(None), ["register at 192.0.2.2:5060", "ask 192.0.2.2:5060"]);
+        bed.asked(Some(200));
+        assert_eq!(way(&mut bed, 0), Ok((server(2), false)));
+        // What is in use stays, also when name servers put it last; a new one is taken where it is gone.
+        bed.resolved(&[server(1), server(3), server(2)], Some(60));
+        assert_eq!((bed.actions(), way(&mut bed, 0), way(&mut bed, 1)), (vec![], Ok((server(2), false)), Ok((server(1), false))));
+        bed.resolved(&[server(3)], Some(60));
+        assert_eq!(bed.actions(), ["register at 192.0.2.3:5060", "ask 192.0.2.3:5060"]);
+        // Nobody asks the one that is never to be asked: its calls find out.
+        let mut bed = Bed::new(|trunk| trunk.options_secs = 0);
+        bed.resolved(&[server(1), server(2)], Some(1));
+        bed.trunks.suspect(bed.now, "first", server(2));
+        assert_eq!(way(&mut bed, 0), Ok((server(1), false)));
+        bed.trunks.suspect(bed.now, "first", server(1));
+        assert_eq!(way(&mut bed, 0), Ok((server(2), false)));
+        // What is true for a second only is asked again after half a minute all the same.
+        assert_eq!(bed.waits(), (30, vec!["resolve 192.0.2.5".into()]));
+        bed.trunks.resolved(bed.now, &mut bed.endpoint, "first", Err("gone".into()));
+        assert_eq!((bed.actions(), way(&mut bed, 0)), (vec![], Ok((server(2), false))), "what is known is better than nothing");
+        assert_eq!(bed.waits(), (15, vec!["resolve 192.0.2.5".into()]));
+    }
+
+    #[test]
+    fn why_a_certificate_is_not_believed_is_told() {
+        let mut bed = Bed::new(|trunk| trunk.transport = settings::Transport::Tls);
+        bed.actions();
+        bed.trunks.distrusted(peer(), "its certificate is for somebody else");
+        bed.asked(None);
+        bed.actions();
+        assert_eq!(bed.asked(None), ["down: its certificate is for somebody else"]);
+        // By UDP nobody has seen one.
+        let mut bed = Bed::new(|_| {});
+        bed.actions();
+        bed.trunks.distrusted(peer(), "its certificate is for somebody else");
+        bed.asked(None);
+        bed.actions();
+        assert_eq!(bed.asked(None), ["down: it does not answer"]);
+    }
+
+    #[test]
     fn a_call_that_meets_silence_makes_us_ask_at_once() {
         let mut bed = Bed::new(|_| {});
         bed.actions();
         bed.asked(Some(200));
-        bed.trunks.suspect(bed.now, "first");
+        bed.trunks.suspect(bed.now, "first", peer());
         assert_eq!(bed.waits(), (0, vec!["ask 192.0.2.5:5060".into()]));
         // Nobody asks a trunk that is never to be asked.
         let mut bed = Bed::new(|trunk| trunk.options_secs = 0);
         assert_eq!(bed.actions(), [""; 0]);
-        bed.trunks.suspect(bed.now, "first");
+        bed.trunks.suspect(bed.now, "first", peer());
         assert_eq!(bed.trunks.poll_timeout(), None);
     }
 
@@ -777,7 +910,8 @@ mod tests {
             trunk.register_secs = Some(600);
             trunk.options_secs = 0;
         });
-        let register = crate::sip::Message::parse(bed.endpoint.poll_transmit().expect("a REGISTER").bytes).unwrap();
+        assert_eq!(bed.actions(), ["register at 192.0.2.5:5060"]);
+        let register = crate::sip::Message::parse(bed.registers.remove(0)).unwrap();
         bed.trunks.lives(bed.now, "first");
         assert_eq!(bed.actions(), [""; 0]);
         let answer = |bed: &mut Bed, request: &crate::sip::Message, status| {

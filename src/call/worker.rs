@@ -10,6 +10,7 @@ mod contacts;
 mod ground;
 mod handle;
 mod load;
+mod names;
 mod records;
 mod requests;
 mod translate;
@@ -33,6 +34,7 @@ use self::{
     ground::Ground,
     handle::{Command, Of},
     load::Gauges,
+    names::Names,
     records::Records,
 };
 pub use self::{
@@ -177,6 +179,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     let (media_events, media_inbox) = mpsc::channel(MEDIA_EVENTS);
     let handle = Handle { commands: commands.clone(), retry_after_secs: calls.retry_after_secs };
     let hold_music = hold_music(&calls.hold_music);
+    let names = Names::new(&calls.name_servers);
     let (max_legs, session) = (calls.max_calls * 4 + 64, calls.session);
     let agent = UserAgent::new(ua::Config { max_legs, retry_after_secs: calls.retry_after_secs, session });
     let capture = Capture::new(calls.capture);
@@ -207,6 +210,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         guard,
         gone: VecDeque::new(),
         notifier: Notifier::new(),
+        names,
         watching,
         accounts: neighbours.accounts,
         events: neighbours.events,
@@ -242,6 +246,8 @@ struct Engine {
     gone: VecDeque<ContactKey>,
     notifier: Notifier,
     watching: Watching,
+    /// Who is asked for addresses.
+    names: Names,
     /// What was said in each call.
     capture: Capture,
     accounts: Arc<dyn Accounts>,
@@ -320,6 +326,10 @@ impl Engine {
             Inbound::Message { flow, bytes } => {
                 self.capture.note(now, Way::In, flow, &bytes);
                 self.ground.endpoint.handle_message(now, flow, bytes);
+            }
+            Inbound::Distrusted { flow, reason } => {
+                tracing::warn!(peer = %flow.peer, reason, "no connection by TLS");
+                self.ground.trunks.distrusted(flow.peer, &reason);
             }
             Inbound::Closed { flow } => {
                 self.ground.registrar.handle_flow_closed(flow.id);
@@ -409,6 +419,7 @@ impl Engine {
             Command::Reload { config } => {
                 self.capture.set_limits(config.capture);
                 self.hold_music = hold_music(&config.hold_music);
+                self.names = Names::new(&config.name_servers);
                 self.ground.agent.set_session(config.session);
                 self.switch.reload(Arc::new(*config));
                 self.configure_trunks(now);
@@ -416,11 +427,7 @@ impl Engine {
             Command::Trunks { answer } => {
                 let _ = answer.send(self.ground.trunks.list(now));
             }
-            Command::Resolved { trunk, addresses } => {
-                let ground = &mut self.ground;
-                let flow_to = |transport, peer| ground.transports.flow_to(transport, peer).ok();
-                ground.trunks.resolved(now, &mut ground.endpoint, &trunk, addresses, flow_to);
-            }
+            Command::Resolved { trunk, found } => self.resolved(now, &trunk, found),
             Command::Service { call, command, answer } => {
                 if let (Some(tap), Some(answer)) = (self.ground.taps.get_mut(&call), answer) {
                     tap.transfer = Some(answer);

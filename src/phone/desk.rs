@@ -682,7 +682,11 @@ impl<'a> Line<'a> {
                 self.desk.say(News::CallEnded { how: how.to_owned() });
             }
             LegEvent::Referred { .. } => self.agent.refuse_refer(now, &mut self.endpoint, call.leg, 603),
-            LegEvent::ReofferAnswered { .. } | LegEvent::ReofferFailed { .. } | LegEvent::ReferProgress { .. } | LegEvent::Info { .. } => {}
+            LegEvent::FlowFailed { .. }
+            | LegEvent::ReofferAnswered { .. }
+            | LegEvent::ReofferFailed { .. }
+            | LegEvent::ReferProgress { .. }
+            | LegEvent::Info { .. } => {}
         }
     }
 }

@@ -22,13 +22,21 @@ use crate::{
     yaml::{self, Fault},
 };
 
-/// Makes a plan of a file's `text`; `passwords` are those of the trunks, by name.
+/// What the files of a trunk hold.
+#[derive(Default)]
+pub struct Files {
+    pub password: Option<Secret>,
+    /// In PEM.
+    pub authorities: Option<String>,
+}
+
+/// Makes a plan of a file's `text`; `files` are those of the trunks, by name.
 ///
 /// The rules are checked, and then the file's own tests are run.
-pub fn check(file: &str, text: &str, base: Base, passwords: &BTreeMap<String, Secret>) -> Result<Plan, Vec<Fault>> {
+pub fn check(file: &str, text: &str, base: Base, files: &BTreeMap<String, Files>) -> Result<Plan, Vec<Fault>> {
     let settings: Settings = yaml::read(file, text).map_err(|fault| vec![fault])?;
     let mut checker = Checker { file, text, faults: Vec::new() };
-    let plan = checker.plan(settings, base, passwords);
+    let plan = checker.plan(settings, base, files);
     if !checker.faults.is_empty() {
         checker.faults.sort_by_key(|fault| (fault.line, fault.column));
         return Err(checker.faults);
@@ -45,14 +53,11 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn plan(&mut self, settings: Settings, base: Base, passwords: &BTreeMap<String, Secret>) -> Plan {
+    fn plan(&mut self, settings: Settings, base: Base, files: &BTreeMap<String, Files>) -> Plan {
         let site = self.site(&settings);
         let zone = self.zone(settings.time_zone.as_ref());
-        let trunks: BTreeMap<Arc<str>, Arc<Trunk>> = settings
-            .trunks
-            .iter()
-            .map(|(name, trunk)| (Arc::from(&**name), Arc::new(self.trunk(name, trunk, passwords.get(name)))))
-            .collect();
+        let trunks: BTreeMap<Arc<str>, Arc<Trunk>> =
+            settings.trunks.iter().map(|(name, trunk)| (Arc::from(&**name), Arc::new(self.trunk(name, trunk, files.get(name))))).collect();
         let known: BTreeSet<&str> = trunks.keys().map(|name| &**name).collect();
         let holidays = settings.holidays.iter().map(|(name, days)| (name.clone(), self.holidays(days))).collect();
         let hours = settings.hours.iter().map(|(name, hours)| (name.clone(), self.hours(&hours.value, &holidays))).collect();
@@ -416,8 +421,10 @@ impl Checker<'_> {
         }
     }
 
-    fn trunk(&mut self, name: &str, written: &Spanned<TrunkSettings>, password: Option<&Secret>) -> Trunk {
+    fn trunk(&mut self, name: &str, written: &Spanned<TrunkSettings>, files: Option<&Files>) -> Trunk {
         let trunk = &written.value;
+        let password = files.and_then(|files| files.password.as_ref());
+        let authorities = files.and_then(|files| files.authorities.as_deref()).map(Arc::<str>::from);
         let (host, port) = self.host(&trunk.host);
         let user = trunk.user.as_ref().map(|user| self.word(user));
         let login = trunk.login.as_ref().map(|login| self.word(login));
@@ -438,6 +445,11 @@ impl Checker<'_> {
                 self.fault(&written.referenced, format!("'{name}' has no account to show: name its `user`, or choose another `caller_id`"));
             }
             _ => {}
+        }
+        if authorities.is_some() && trunk.transport != settings::Transport::Tls {
+            self.fault(&written.referenced, format!("the `ca_file` of '{name}' is for certificates: write `transport: tls`"));
+        } else if authorities.as_ref().is_some_and(|pem| !pem.contains("-----BEGIN CERTIFICATE-----")) {
+            self.fault(&written.referenced, format!("the `ca_file` of '{name}' holds no certificate in PEM"));
         }
         if !(60..=86_400).contains(&trunk.expires_secs) {
             self.fault(&written.referenced, format!("`expires_secs` is {}: write 60 to 86400", trunk.expires_secs));
@@ -462,6 +474,7 @@ impl Checker<'_> {
             host,
             port,
             transport: trunk.transport,
+            authorities,
             register_secs: trunk.register.then_some(trunk.expires_secs),
             account,
             accept_from,
@@ -475,21 +488,21 @@ impl Checker<'_> {
         }
     }
 
-    fn host(&mut self, written: &Spanned<String>) -> (String, u16) {
+    fn host(&mut self, written: &Spanned<String>) -> (String, Option<u16>) {
         if let Ok(address) = written.value.parse::<std::net::SocketAddr>() {
-            return (address.ip().to_string(), address.port());
+            return (address.ip().to_string(), Some(address.port()));
         }
         let (host, port) = match written.value.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') => (host, port.parse().ok()),
-            _ => (written.value.as_str(), Some(5060)),
+            Some((host, port)) if !host.contains(':') => (host, port.parse().ok().map(Some)),
+            _ => (written.value.as_str(), Some(None)),
         };
         let name = host.parse::<std::net::IpAddr>().is_ok()
             || (!host.is_empty() && host.len() < 254 && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-')));
-        match port.filter(|port| name && *port != 0) {
+        match port.filter(|port| name && *port != Some(0)) {
             Some(port) => (host.to_owned(), port),
             None => {
                 self.fault(&written.referenced, format!("'{}' is no host: write sip.example.com, or 203.0.113.5:5061", written.value));
-                (host.to_owned(), 5060)
+                (host.to_owned(), None)
             }
         }
     }

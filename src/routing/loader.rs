@@ -1,8 +1,16 @@
-//! Reads a file of routes and the passwords of its trunks.
+//! Reads a file of routes, and the passwords and certificates of its trunks.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
-use super::{Base, Plan, check::check, settings::Settings};
+use super::{
+    Base, Plan,
+    check::{Files, check},
+    settings::Settings,
+};
 use crate::{
     model::Secret,
     yaml::{self, Fault},
@@ -16,18 +24,21 @@ pub fn load(path: Option<&Path>, base: Base) -> Result<Plan, Vec<Fault>> {
         .map_err(|error| vec![Fault::in_file(&*file, format!("cannot be read: {error}")).hint("`calls.routes` names it")])?;
     let settings: Settings = yaml::read(&file, &text).map_err(|fault| vec![fault])?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let mut passwords = BTreeMap::new();
+    let mut files: BTreeMap<String, Files> = BTreeMap::new();
     let mut faults = Vec::new();
     for (name, trunk) in &settings.trunks {
-        let Some(secret) = &trunk.value.password_file else { continue };
-        match fs::read_to_string(folder.join(secret)) {
-            Ok(text) => drop(passwords.insert(name.clone(), Secret::new(text.trim_end_matches(['\r', '\n'])))),
-            Err(error) => {
-                let place = &trunk.referenced;
-                let message = format!("the password file {} of '{name}' cannot be read: {error}", folder.join(secret).display());
-                faults.push(Fault::at(&file, &text, place.line(), place.column(), message));
-            }
-        }
+        let mut read = |what: &str, path: &Option<PathBuf>| {
+            let path = folder.join(path.as_ref()?);
+            fs::read_to_string(&path)
+                .map_err(|error| {
+                    let message = format!("the {what} file {} of '{name}' cannot be read: {error}", path.display());
+                    faults.push(Fault::at(&file, &text, trunk.referenced.line(), trunk.referenced.column(), message));
+                })
+                .ok()
+        };
+        let password = read("password", &trunk.value.password_file).map(|text| Secret::new(text.trim_end_matches(['\r', '\n'])));
+        let authorities = read("certificate", &trunk.value.ca_file);
+        files.insert(name.clone(), Files { password, authorities });
     }
-    if faults.is_empty() { check(&file, &text, base, &passwords) } else { Err(faults) }
+    if faults.is_empty() { check(&file, &text, base, &files) } else { Err(faults) }
 }

@@ -223,10 +223,14 @@ pub enum Reject {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrunkSettings {
-    /// The provider: a name or address, with a port where it is not 5060.
+    /// The provider: a name or address, with a port where it is not the usual one. A name without a port is looked up by its SRV
+    /// records (RFC 3263), then by its addresses.
     pub host: Text,
     #[serde(default)]
     pub transport: Transport,
+    /// For `tls`: PEM file of the authority that signed the provider's certificate, where it is none of `sip.tls_trust`.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
     /// The domain of the account, where it is not `host`.
     #[serde(default)]
     pub domain: Option<Text>,
@@ -285,6 +289,8 @@ pub enum Transport {
     #[default]
     Udp,
     Tcp,
+    /// The provider's certificate must be one for `host` (RFC 5922). Needs `sip.tls`.
+    Tls,
 }
 
 /// Where a trunk reads and writes who calls.

@@ -17,8 +17,11 @@ pub struct Trunk {
     pub name: Arc<str>,
     /// Name or address.
     pub host: String,
-    pub port: u16,
+    /// `None`: what the SRV records of the name say, or else the usual one.
+    pub port: Option<u16>,
     pub transport: Transport,
+    /// Authorities in PEM that the provider's certificate is believed by, instead of the usual ones.
+    pub authorities: Option<Arc<str>>,
     /// Host part of the account and of the numbers that are called.
     pub domain: String,
     pub account: Option<Account>,

@@ -86,8 +86,8 @@ pub trait World {
     fn reserve_service(&mut self, call: CallId, errand: &Errand) -> bool;
     /// May messages be left for this number?
     fn has_mailbox(&self, number: &str) -> bool;
-    /// A place on a trunk for a new call. `emergency`: whatever its state.
-    fn take_trunk(&mut self, now: Instant, trunk: &str, emergency: bool) -> Result<Seat, Unusable>;
+    /// A place on a trunk for a new call. `emergency`: whatever its state. `tried`: servers of it that were ill.
+    fn take_trunk(&mut self, now: Instant, trunk: &str, emergency: bool, tried: usize) -> Result<Seat, Unusable>;
     /// Groups of the directory that the user of an extension is in.
     fn groups(&self, extension: &str) -> Vec<String>;
     /// Where a device is.

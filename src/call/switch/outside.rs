@@ -24,6 +24,8 @@ pub struct Seat {
     pub flow: Flow,
     /// How long the trunk may be silent after an INVITE.
     pub silence: Duration,
+    /// It has no further server that could be tried.
+    pub last: bool,
 }
 
 impl Switch {
@@ -48,7 +50,8 @@ impl Switch {
             let Some(call) = self.calls.get_mut(&id) else { return false };
             let Some(ways) = &mut call.ways else { return false };
             let emergency = ways.help.is_some();
-            let Some(mut hop) = ways.hops.pop_front() else {
+            let tried = ways.tried;
+            let Some(mut hop) = ways.hops.front().cloned() else {
                 let then = std::mem::take(&mut ways.then);
                 call.ways = None;
                 if then.is_empty() {
@@ -59,9 +62,21 @@ impl Switch {
             };
             // Who is called for help must know who calls.
             hop.caller.withheld |= call.shown.is_hidden() && !emergency;
-            let seat = match world.take_trunk(now, &hop.trunk, emergency) {
-                Ok(seat) => seat,
+            let seat = match world.take_trunk(now, &hop.trunk, emergency, tried) {
+                Ok(seat) if seat.last => {
+                    ways.leave_trunk();
+                    seat
+                }
+                Ok(seat) => {
+                    ways.tried += 1;
+                    seat
+                }
+                Err(_) if tried > 0 => {
+                    ways.leave_trunk();
+                    continue;
+                }
                 Err(why) => {
+                    ways.leave_trunk();
                     tracing::info!(call = %id, trunk = %hop.trunk, "the trunk is passed over: it {}", why.as_str());
                     call.failure =
                         Some(if matches!(why, Unusable::Full | Unusable::TooFast) { Cause::Overload } else { Cause::Unavailable });
@@ -131,8 +146,12 @@ impl Switch {
     }
 
     /// Whether the next way is worth trying after this answer: not when it was the called one's own.
-    pub(super) fn may_go_elsewhere(call: &Call, status: Option<u16>) -> bool {
-        let Some(ways) = &call.ways else { return false };
+    pub(super) fn may_go_elsewhere(call: &mut Call, status: Option<u16>) -> bool {
+        let Some(ways) = &mut call.ways else { return false };
+        // Another server of the same provider is for those that do not answer or have no time (RFC 3263 §4.3).
+        if ways.tried > 0 && !matches!(status, None | Some(408 | 500 | 503 | 504)) {
+            ways.leave_trunk();
+        }
         ways.help.is_some() || matches!(status, None | Some(401 | 402 | 403 | 407 | 408 | 500..=599))
     }
 

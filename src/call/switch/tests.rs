@@ -68,10 +68,10 @@ impl World for Paper {
         let id = self.random();
         Some(MediaPort { id: SessionId(id), address: SocketAddr::from(([10, 0, 0, 1], 16_000 + 2 * id as u16)) })
     }
-    fn take_trunk(&mut self, _: Instant, trunk: &str, _: bool) -> Result<Seat, Unusable> {
+    fn take_trunk(&mut self, _: Instant, trunk: &str, _: bool, tried: usize) -> Result<Seat, Unusable> {
         match trunk {
             "full" => Err(Unusable::Full),
-            _ => Ok(Seat { flow: flow(), silence: Duration::from_secs(6) }),
+            _ => Ok(Seat { flow: flow(), silence: Duration::from_secs(6), last: trunk != "two" || tried == 1 }),
         }
     }
     fn groups(&self, _: &str) -> Vec<String> {
@@ -479,9 +479,13 @@ const TRUNKS: &str = "country: DE\nemergency: { numbers: [\"112\"], trunks: [ful
 
 /// A bed whose office has trunks: `full` never takes a call.
 fn with_trunks(phones: &[(&'static str, u8)]) -> Bed {
+    with_routes(phones, TRUNKS)
+}
+
+fn with_routes(phones: &[(&'static str, u8)], routes: &str) -> Bed {
     let mut bed = Bed::new(phones);
     let settings = Settings::default();
-    let plan = crate::routing::check("routes.yaml", TRUNKS, settings.base(), &Default::default()).unwrap();
+    let plan = crate::routing::check("routes.yaml", routes, settings.base(), &Default::default()).unwrap();
     bed.switch.reload(Arc::new(Config { plan: Arc::new(plan), ..settings.check().unwrap() }));
     bed
 }
@@ -502,6 +506,25 @@ fn one_trunk_after_the_other_is_asked() {
     assert_eq!(bed.answers(1, 0), ["remote Pcmu SendRecv", "remote Pcmu SendRecv", "answer caller 0 sendrecv", "bridge"]);
     bed.leg(bed.called[1], LegEvent::Ended { how: LegEnd::HungUp });
     bed.assert_over("callee hung up");
+}
+
+#[test]
+fn the_other_server_of_a_provider_is_asked_before_another_provider() {
+    for (answers, asked) in [
+        (&[503, 503][..], &["two", "two", "second"][..]),
+        (&[408, 486], &["two", "two"]),
+        // The account is refused: the other server would say the same.
+        (&[403], &["two", "second"]),
+        (&[404], &["two"]),
+    ] {
+        let mut bed = with_routes(&[], &TRUNKS.replace("first", "two"));
+        let mut words = bed.dials(CALLER, "01712345678", Some(OFFER));
+        for (at, status) in answers.iter().enumerate() {
+            words.extend(bed.leg(bed.called[at], LegEvent::Refused { status: *status }));
+        }
+        let trunks: Vec<_> = words.iter().filter_map(|word| word.split(" by ").nth(1)?.split(' ').next()).collect();
+        assert_eq!(trunks, asked, "{answers:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Engine, ServiceCall, ServiceControl,
     contacts::Kept,
-    ground::{Ground, SERVICE_EVENTS},
+    ground::{Ground, OnTrunk, SERVICE_EVENTS},
     translate,
 };
 use crate::{
@@ -39,7 +39,7 @@ impl Engine {
                 let caller = caller.filter(|caller| caller.starts_with('+')).and_then(as_written);
                 let shown = trunk::Presented { display_name: &display_name, caller: caller.as_deref(), diversions: &diversions };
                 let invite = trunk::invite(settings, &hop, shown, &own, flow, offer);
-                on_trunk.insert(leg, (hop.trunk.clone(), false));
+                on_trunk.insert(leg, OnTrunk { trunk: hop.trunk.clone(), peer: flow.peer, lives: false });
                 agent.invite(now, endpoint, leg, invite);
             }
             Action::HoldTrunk { trunk, media } => trunks.hold(&trunk, media),
@@ -57,8 +57,8 @@ impl Engine {
                 agent.reject(now, endpoint, leg, status, &headers);
             }
             Action::Hangup { leg, elsewhere } => {
-                if let Some((trunk, false)) = on_trunk.remove(&leg) {
-                    trunks.suspect(now, &trunk);
+                if let Some(OnTrunk { trunk, peer, lives: false }) = on_trunk.remove(&leg) {
+                    trunks.suspect(now, &trunk, peer);
                 }
                 let reason = elsewhere.then_some("SIP;cause=200;text=\"Call completed elsewhere\"");
                 agent.hangup(now, endpoint, leg, reason);

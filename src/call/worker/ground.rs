@@ -50,10 +50,17 @@ pub(super) struct Ground {
     /// Calls that are with the voice menu, or on their way there.
     pub(super) taps: HashMap<CallId, Tap>,
     pub(super) trunks: Trunks,
-    /// Legs that we call by a trunk, and whether the provider has shown a sign of life.
-    pub(super) on_trunk: HashMap<LegId, (Arc<str>, bool)>,
+    /// Legs that we call by a trunk.
+    pub(super) on_trunk: HashMap<LegId, OnTrunk>,
     /// Trunks that were asked whether they are there.
     pub(super) asked: HashMap<RequestId, Arc<str>>,
+}
+
+pub(super) struct OnTrunk {
+    pub(super) trunk: Arc<str>,
+    pub(super) peer: SocketAddr,
+    /// The provider has shown a sign of life.
+    pub(super) lives: bool,
 }
 
 pub(super) struct Tap {
@@ -130,11 +137,11 @@ impl World for Ground {
         true
     }
 
-    fn take_trunk(&mut self, now: Instant, trunk: &str, emergency: bool) -> Result<Seat, Unusable> {
-        let way = self.trunks.take(now, trunk, emergency)?;
+    fn take_trunk(&mut self, now: Instant, trunk: &str, emergency: bool, tried: usize) -> Result<Seat, Unusable> {
+        let way = self.trunks.take(now, trunk, emergency, tried)?;
         let silence = self.trunks.settings(trunk).map_or(6, |trunk| trunk.silence_secs);
         let flow = self.transports.flow_to(way.transport, way.peer).map_err(|_| Unusable::NoAddress)?;
-        Ok(Seat { flow, silence: Duration::from_secs(u64::from(silence)) })
+        Ok(Seat { flow, silence: Duration::from_secs(u64::from(silence)), last: way.last })
     }
 
     fn groups(&self, extension: &str) -> Vec<String> {

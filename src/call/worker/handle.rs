@@ -12,6 +12,7 @@ use crate::{
     call::{
         Config,
         half::{Cause, Snapshot},
+        locate::Found,
         presence::{Lamp, Mailbox},
         routing::{Caller, Errand},
         switch::{Originate, OriginateError, ServiceCommand},
@@ -128,7 +129,7 @@ pub(super) enum Command {
     },
     Resolved {
         trunk: Arc<str>,
-        addresses: Vec<SocketAddr>,
+        found: Result<Found, String>,
     },
     Notify {
         order: Box<notify::Order>,

@@ -21,6 +21,7 @@ use ipnet::IpNet;
 
 pub use flow::{Flow, FlowId, Transmit, Transport};
 pub use socket::{Inbound, Transports};
+pub use tls::Far;
 
 /// What to listen on, and how much of it.
 #[derive(Clone, Debug)]

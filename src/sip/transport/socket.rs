@@ -16,6 +16,7 @@ use super::{
     Config, Flow, Ports, Transmit, Transport,
     rate::Rates,
     tcp::{self, Connections},
+    tls::Far,
     udp::{self, Udp},
 };
 
@@ -28,6 +29,11 @@ pub enum Inbound {
     Message {
         flow: Flow,
         bytes: Bytes,
+    },
+    /// No stream was made: who answered is not whom we wanted. It is told as closed, too.
+    Distrusted {
+        flow: Flow,
+        reason: String,
     },
     /// A stream is closed, or could not be made, or does not take what is sent.
     Closed {
@@ -99,6 +105,11 @@ impl Transports {
             },
             _ => self.connections.send(&flow, bytes),
         }
+    }
+
+    /// From now on a stream by TLS to this address must lead to `far`, and not just to the address.
+    pub fn expect(&self, peer: SocketAddr, far: Far) {
+        self.connections.expect(peer, far);
     }
 
     /// Where UDP is listened for, with the ports that the system chose where 0 was asked for.

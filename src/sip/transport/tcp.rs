@@ -14,7 +14,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -29,6 +28,7 @@ use super::{
     framing::{Frame, Framer},
     rate::{Rates, Verdict},
     socket::Inbound,
+    tls::{self, Far},
     websocket,
 };
 
@@ -55,6 +55,8 @@ pub(super) struct Connections {
 struct Table {
     by_id: HashMap<FlowId, Entry>,
     by_peer: HashMap<(Transport, SocketAddr), FlowId>,
+    /// Whom streams by TLS must lead to.
+    expected: HashMap<SocketAddr, Far>,
     accepted: HashMap<IpAddr, usize>,
 }
 
@@ -134,6 +136,10 @@ impl Connections {
         }
     }
 
+    pub(super) fn expect(&self, peer: SocketAddr, far: Far) {
+        self.table().expected.insert(peer, far);
+    }
+
     /// Connections that are up or coming up.
     pub(super) fn len(&self) -> usize {
         self.table().by_id.len()
@@ -183,6 +189,9 @@ impl Connections {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
+        if let Some(reason) = ended.as_ref().err().and_then(tls::distrust) {
+            let _ = self.inbound.send(Inbound::Distrusted { flow, reason }).await;
+        }
         self.ended(flow, ended).await;
     }
 
@@ -215,9 +224,10 @@ impl Connections {
         if flow.transport != Transport::Tls {
             return self.talk(stream, flow, mail).await;
         }
-        let tls = self.config.identity.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        let name = ServerName::IpAddress(flow.peer.ip().into());
-        let stream = self.in_time(TlsConnector::from(tls.client()).connect(name, stream)).await?;
+        let Some(tls) = self.config.identity.as_ref() else { return Err(tls::no_identity()) };
+        let far = self.table().expected.get(&flow.peer).cloned().unwrap_or_else(|| Far::at(flow.peer.ip()));
+        let (name, client) = tls.client(&far).map_err(io::Error::other)?;
+        let stream = self.in_time(TlsConnector::from(client).connect(name, stream)).await?;
         self.talk(stream, flow, mail).await
     }
 
