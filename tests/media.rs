@@ -165,6 +165,56 @@ fn a_bridge_carries_tones_both_ways() {
     }
 }
 
+/// One speaks, several hear, each in its own sound format and on whatever thread; nobody hears them, and who leaves hears
+/// no more.
+#[test]
+fn one_speaks_and_many_hear() {
+    for threads in [1, 3] {
+        let media = start(threads);
+        let ((speaker, _said), mut alice) = (open(&media), Peer::new(Codec::Pcma, 440.0));
+        media.command(speaker.id, Command::SetRemote(Remote::new(alice.address(), Codec::Pcma)));
+        let mut listeners: Vec<_> = [Codec::Pcma, Codec::Pcmu, Codec::G722, Codec::Pcma]
+            .into_iter()
+            .map(|codec| {
+                let ((session, events), peer) = (open(&media), Peer::new(codec, 1000.0));
+                media.command(session.id, Command::SetRemote(Remote::new(peer.address(), codec)));
+                media.command(session.id, Command::Overhear(speaker.id));
+                (session, peer, events)
+            })
+            .collect();
+        let mut speak = |listeners: &mut Vec<(Session, Peer, Events)>| {
+            for_frames(40, || {
+                alice.send_frame(speaker.local);
+                alice.hear();
+                for (session, peer, _) in listeners.iter_mut() {
+                    peer.send_frame(session.local);
+                    peer.hear();
+                }
+            });
+            let own = alice.measure(1000.0, 4000);
+            assert!(own.1 < -60.0, "{threads} threads: who speaks hears nobody: {own:?}");
+        };
+        speak(&mut listeners);
+        for (_, peer, _) in &listeners {
+            let (share, dbfs) = peer.measure(440.0, peer.codec.sample_rate() as usize / 3);
+            assert!(share > 0.98 && (dbfs + 15.26).abs() < 0.5, "{threads} threads, {:?}: {share} of the energy, {dbfs} dBFS", peer.codec);
+            assert!(peer.packets.windows(2).all(|w| w[0].2 == w[1].2 && w[1].0 == w[0].0.wrapping_add(1)), "one stream, in order");
+        }
+        // One leaves, one talks with another, the rest hears on.
+        media.command(listeners[0].0.id, Command::Unbridge);
+        media.command(listeners[3].0.id, Command::Bridge(listeners[0].0.id));
+        speak(&mut listeners);
+        let heard = |peer: &Peer, hz| peer.measure(hz, peer.codec.sample_rate() as usize / 3).0;
+        assert!(heard(&listeners[0].1, 1000.0) > 0.98 && heard(&listeners[3].1, 1000.0) > 0.98, "{threads} threads: they talk");
+        assert!(heard(&listeners[1].1, 440.0) > 0.98 && heard(&listeners[2].1, 440.0) > 0.98, "{threads} threads: they hear on");
+        // The end of who speaks is the end for all.
+        media.command(speaker.id, Command::Close);
+        for_frames(30, || listeners.iter_mut().for_each(|(_, peer, _)| peer.hear()));
+        assert!(listeners[1].1.measure(440.0, 1600).1 < -60.0 && listeners[2].1.measure(440.0, 3200).1 < -60.0);
+        media.shutdown();
+    }
+}
+
 /// A prompt comes through at its level, without gaps, and its end is told once; stopping is immediate.
 #[test]
 fn a_prompt_is_heard_and_its_end_is_told() {

@@ -242,7 +242,10 @@ pub enum Command {
     StopPlay,
     /// Joins two sessions: each hears the other. Given to one of them it counts for both.
     Bridge(SessionId),
-    /// Parts them again; given to one of them it counts for both.
+    /// Hears what that session hears, and is heard by nobody: one speaks, many listen. Instead of whoever it was joined with;
+    /// over with [`Self::Unbridge`], and when that session is closed.
+    Overhear(SessionId),
+    /// Parts them again; given to one of them it counts for both. Who overhears a session goes on doing so.
     Unbridge,
     /// Presses keys: by telephone-event, or as tones if the far end knows none.
     SendKeys(Keys),

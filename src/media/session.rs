@@ -56,7 +56,7 @@ pub struct CoreConfig {
     pub inband_dtmf: bool,
 }
 
-/// What one session hands to the one it is bridged to: a packet without its header.
+/// What one session hands to the one that it is bridged to, and to those that overhear it: a packet without its header.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
     pub kind: FrameKind,
@@ -168,7 +168,7 @@ impl Core {
         }
     }
 
-    /// Does what it was told. `Bridge`, `Unbridge`, `TellTo` and `Close` concern the worker, which calls [`Self::set_bridged`].
+    /// Does what it was told. Who is joined with whom, `TellTo` and `Close` concern the worker, which calls [`Self::set_bridged`].
     pub fn handle_command(&mut self, now: Instant, command: Command) {
         match command {
             Command::SetRemote(remote) => self.set_remote(now, remote),
@@ -189,7 +189,7 @@ impl Core {
             Command::Record(to) => self.change_ear(to.is_some(), |ear| ear.recorder = to.map(Recorder::new)),
             Command::Key(key) => self.note_key(now, key, Way::Signalling),
             Command::Blind(blind) => self.blind = blind,
-            Command::Bridge(_) | Command::Unbridge | Command::TellTo(_) | Command::Close => {}
+            Command::Bridge(_) | Command::Overhear(_) | Command::Unbridge | Command::TellTo(_) | Command::Close => {}
         }
     }
 

@@ -1,7 +1,7 @@
 //! The threads that move audio: sockets, the 20 ms tick and commands in one epoll loop each.
 //!
 //! A session lives on one thread (its *lane*) for its whole life, named by its id. Frames of a bridged session go straight
-//! to the other one if both share a lane, and through a bounded channel if not. Nothing here waits for anybody: commands
+//! to the other one if both share a lane, and through a bounded channel if not; so do those that others overhear. Nothing here waits for anybody: commands
 //! come by a bounded channel with an eventfd, events leave by `try_send`, and what does not fit is counted.
 
 use std::{
@@ -79,8 +79,11 @@ enum Message {
     Command(SessionId, Command),
     /// The other half of a bridge.
     Join(SessionId, SessionId),
-    /// The session's partner has left it.
+    /// The session's partner, or whom it overheard, has left it.
     Part(SessionId, SessionId),
+    /// Somebody overhears the session from now on, or does so no more.
+    Listener(SessionId, SessionId),
+    Deaf(SessionId, SessionId),
     Stats(SessionId, oneshot::Sender<Stats>),
     Stop,
 }
@@ -303,6 +306,10 @@ struct Slot {
     rtcp: Option<UdpSocket>,
     events: mpsc::Sender<(SessionId, MediaEvent)>,
     peer: Option<SessionId>,
+    /// Whom it overhears.
+    hears: Option<SessionId>,
+    /// Who overhears it.
+    listeners: Vec<SessionId>,
 }
 
 /// Added up here and given to the metrics once a second.
@@ -383,6 +390,7 @@ impl Worker {
                     self.join(id, with);
                     self.tell_lane(Message::Join(with, id), with);
                 }
+                Message::Command(id, Command::Overhear(whom)) => self.overhear(id, whom),
                 Message::Command(id, Command::Unbridge) => self.unbridge(id),
                 Message::Command(id, Command::TellTo(events)) => {
                     if let Some(slot) = self.sessions.get_mut(&id) {
@@ -397,6 +405,8 @@ impl Worker {
                 }
                 Message::Join(id, with) => self.join(id, with),
                 Message::Part(id, from) => self.part(id, from),
+                Message::Listener(id, who) => self.listener(id, who),
+                Message::Deaf(id, who) => self.deaf(id, who),
                 Message::Stats(id, reply) => {
                     if let Some(slot) = self.sessions.get(&id) {
                         let _ = reply.send(slot.core.stats());
@@ -423,7 +433,7 @@ impl Worker {
         }
         let phase = id.0 / MAX_LANES % PHASES;
         let start = self.start_of(now, phase);
-        self.sessions.insert(id, Slot { core: Core::new(start, core), rtp, rtcp, events, peer: None });
+        self.sessions.insert(id, Slot { core: Core::new(start, core), rtp, rtcp, events, peer: None, hears: None, listeners: Vec::new() });
         if let Some(group) = self.phases.get_mut(phase as usize) {
             group.push(id);
         }
@@ -457,6 +467,9 @@ impl Worker {
         slot.core.handle_command(now, Command::StopPlay);
         slot.flush(id, &mut self.counts);
         slot.tell(id, MediaEvent::Stats(slot.core.stats()), &mut self.counts);
+        for listener in std::mem::take(&mut slot.listeners) {
+            self.tell_lane(Message::Part(listener, id), listener);
+        }
         let _ = self.epoll.delete(&slot.rtp);
         if let Some(rtcp) = &slot.rtcp {
             let _ = self.epoll.delete(rtcp);
@@ -474,23 +487,61 @@ impl Worker {
     fn join(&mut self, id: SessionId, with: SessionId) {
         let Some(slot) = self.sessions.get_mut(&id) else { return };
         let before = slot.peer.replace(with).filter(|before| *before != with);
+        let heard = slot.hears.take();
         slot.core.set_bridged(true);
         if let Some(before) = before {
             self.tell_lane(Message::Part(before, id), before);
+        }
+        if let Some(heard) = heard {
+            self.tell_lane(Message::Deaf(heard, id), heard);
         }
     }
 
     fn unbridge(&mut self, id: SessionId) {
         let Some(slot) = self.sessions.get_mut(&id) else { return };
-        slot.core.set_bridged(false);
-        if let Some(peer) = slot.peer.take() {
+        let (peer, heard) = (slot.peer.take(), slot.hears.take());
+        slot.core.set_bridged(!slot.listeners.is_empty());
+        if let Some(peer) = peer {
             self.tell_lane(Message::Part(peer, id), peer);
+        }
+        if let Some(heard) = heard {
+            self.tell_lane(Message::Deaf(heard, id), heard);
         }
     }
 
     fn part(&mut self, id: SessionId, from: SessionId) {
-        if let Some(slot) = self.sessions.get_mut(&id).filter(|slot| slot.peer == Some(from)) {
-            slot.peer = None;
+        let Some(slot) = self.sessions.get_mut(&id) else { return };
+        let left = [&mut slot.peer, &mut slot.hears].map(|other| other.take_if(|other| *other == from).is_some());
+        if left.contains(&true) {
+            slot.core.set_bridged(!slot.listeners.is_empty());
+        }
+    }
+
+    fn overhear(&mut self, id: SessionId, whom: SessionId) {
+        self.unbridge(id);
+        let Some(slot) = self.sessions.get_mut(&id).filter(|_| id != whom) else { return };
+        slot.hears = Some(whom);
+        slot.core.set_bridged(true);
+        self.tell_lane(Message::Listener(whom, id), whom);
+    }
+
+    fn listener(&mut self, id: SessionId, who: SessionId) {
+        match self.sessions.get_mut(&id) {
+            Some(slot) => {
+                slot.listeners.push(who);
+                if slot.peer.is_none() {
+                    slot.core.set_bridged(true);
+                }
+            }
+            // It was closed meanwhile.
+            None => self.tell_lane(Message::Part(who, id), who),
+        }
+    }
+
+    fn deaf(&mut self, id: SessionId, who: SessionId) {
+        let Some(slot) = self.sessions.get_mut(&id) else { return };
+        slot.listeners.retain(|listener| *listener != who);
+        if slot.listeners.is_empty() && slot.peer.is_none() {
             slot.core.set_bridged(false);
         }
     }
@@ -501,6 +552,8 @@ impl Worker {
         match message {
             Message::Join(id, with) if lane == self.number => self.join(id, with),
             Message::Part(id, from) if lane == self.number => self.part(id, from),
+            Message::Listener(id, who) if lane == self.number => self.listener(id, who),
+            Message::Deaf(id, who) if lane == self.number => self.deaf(id, who),
             message => {
                 if self.lanes.get(lane).is_none_or(|lane| lane.send(message).is_err()) {
                     metrics::counter!("plugtone_media_commands_lost_total").increment(1);
@@ -523,9 +576,26 @@ impl Worker {
             }
             let frame = slot.core.handle_packet(now, from, bytes);
             slot.flush(id, &mut self.counts);
-            if let (Some(frame), Some(peer)) = (frame, slot.peer) {
+            let Some(frame) = frame else { continue };
+            let overheard = !slot.listeners.is_empty();
+            if let Some(peer) = slot.peer {
                 self.deliver(now, peer, &frame);
             }
+            if overheard {
+                self.spread(now, id, &frame);
+            }
+        }
+    }
+
+    /// Gives a frame to all who overhear the session.
+    fn spread(&mut self, now: Instant, id: SessionId, frame: &Frame<'_>) {
+        // Lent for the while, so that nothing is copied.
+        let Some(listeners) = self.sessions.get_mut(&id).map(|slot| std::mem::take(&mut slot.listeners)) else { return };
+        for listener in &listeners {
+            self.deliver(now, *listener, frame);
+        }
+        if let Some(slot) = self.sessions.get_mut(&id) {
+            slot.listeners = listeners;
         }
     }
 
