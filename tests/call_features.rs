@@ -1,24 +1,48 @@
 //! Star codes, forwards, groups, pick-up and park, with SIPp as the phones.
 
-use plugtone::{
-    features::{self, Change, book::When},
-    model::Event,
-    store::Store,
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use super::call::{Bed, free_port};
+use plugtone::{
+    features::{self, Change, book::When},
+    ivr,
+    media::{self, Clip, Media, SessionConfig},
+    model::Event,
+    store::{CallLegQuery, Store},
+};
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{
+    call::{Bed, free_port, named_port},
+    voicemail::voice,
+};
 
 const RULES: &str = "
 groups: [{number: '600', members: ['2042', '2043'], strategy: in_order}]
+paging: [{number: '650', name: All, members: ['2042', '2043']}]
 park: {number: '700', places: 701-702}
 ";
 
-/// An office with a group and two park places.
+/// An office with groups and two park places, whose service speaks.
 async fn office() -> Bed {
-    let bed = Bed::start().await;
+    let mut bed = Bed::start().await;
+    speaks(&mut bed, &ivr::settings::Settings::default()).await;
     let features: features::Settings = serde_yaml::from_str(RULES).expect("good");
     bed.reload_with(|config| config.features = features.check().expect("sound").into()).await;
     bed
+}
+
+async fn speaks(bed: &mut Bed, settings: &ivr::settings::Settings) {
+    let ivr = voice(bed, settings).await;
+    let inbox = std::mem::replace(&mut bed.service, mpsc::channel(1).1);
+    tokio::spawn(async move { ivr.serve(inbox).await });
+}
+
+async fn said(bed: &Bed, words: &str) {
+    bed.tells(|event| matches!(event, Event::IvrPrompt { text, .. } if text == words)).await;
 }
 
 async fn diverted(bed: &Bed, by: &str, to: &str, reason: &str) {
@@ -30,15 +54,35 @@ async fn diverted(bed: &Bed, by: &str, to: &str, reason: &str) {
 async fn a_star_code_is_heard_to_be_done_and_outlives_the_server() {
     let bed = office().await;
     let (one, other) = (bed.registers(2).await, bed.registers(5).await);
-    // The phone hears the beep and is hung up.
-    bed.phone(2, free_port(), "uac_called_off.xml", "*722043", &[]).succeeds().await;
+    // The phone hears what is set and is hung up.
+    let phones = Media::start(media::Config::default()).expect("media");
+    let (told, mut hears) = mpsc::channel(64);
+    let ear = phones.open(SessionConfig::new(Ipv4Addr::LOCALHOST.into(), told)).expect("a session");
+    let port = ear.local.port();
+    let dials = bed.phone(2, free_port(), "uac_called_off.xml", "*722043", &[("[media_port]", &port.to_string())]);
+    let server = SocketAddr::from((Ipv4Addr::LOCALHOST, named_port(&dials, port).await));
+    phones.command(ear.id, media::Command::SetRemote(media::Remote::new(server, media::Codec::Pcma)));
+    phones.command(ear.id, media::Command::Listen(true));
+    dials.succeeds().await;
     bed.ended("menu done").await;
+    said(&bed, "All your calls are now forwarded to, 2 0 4 3").await;
+    phones.command(ear.id, media::Command::Close);
+    let mut sounds = Vec::new();
+    while let Ok(event) = timeout(Duration::from_secs(5), hears.recv()).await.map(|event| event.expect("an event").1) {
+        match event {
+            media::MediaEvent::Heard(heard) => sounds.push(heard.sound),
+            media::MediaEvent::Stats(_) => break,
+            _ => {}
+        }
+    }
+    assert!(sounds.iter().any(|sound| matches!(sound, media::Sound::Speech)), "{sounds:?}");
     let kept = bed.store.wishes().await.expect("read");
     assert!(kept.len() == 1 && kept[0].0 == "extension/2042" && kept[0].1.contains("\"always\":\"2043\""), "{kept:?}");
     bed.running.handle.stop().await;
     bed.running.task.await.expect("ended");
     bed.store.close().await;
-    let bed = Bed::within(bed.folder, |_| {}).await;
+    let mut bed = Bed::within(bed.folder, |_| {}).await;
+    speaks(&mut bed, &ivr::settings::Settings::default()).await;
     assert_eq!(bed.running.handle.wishes("2042").await.always.as_deref(), Some("2043"));
     let _ = (one, other);
     let other = bed.registers(5).await;
@@ -54,7 +98,24 @@ async fn a_star_code_is_heard_to_be_done_and_outlives_the_server() {
     diverted(&bed, "2042", "2043", "unconditional").await;
     // And off again.
     bed.phone(2, free_port(), "uac_called_off.xml", "*73", &[]).succeeds().await;
+    said(&bed, "All your calls are not forwarded.").await;
     assert!(bed.store.wishes().await.expect("read").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_words_a_beep_says_that_it_is_done() {
+    let mut bed = Bed::start().await;
+    let own = bed.folder.path().join("ivr/prompts/en");
+    std::fs::create_dir_all(&own).expect("a folder");
+    // Prompts as somebody recorded them before there were confirmations.
+    let shipped = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/ivr/prompts/en/prompts.yaml")).expect("prompts");
+    let before: String = shipped.lines().filter(|line| !line.starts_with("set-")).map(|line| format!("{line}\n")).collect();
+    std::fs::write(own.join("prompts.yaml"), before).expect("written");
+    let settings = ivr::settings::Settings { path: Some(bed.folder.path().join("ivr")), ..Default::default() };
+    speaks(&mut bed, &settings).await;
+    bed.phone(2, free_port(), "uac_called_off.xml", "*78", &[]).succeeds().await;
+    said(&bed, "[beep]").await;
+    assert!(bed.running.handle.wishes("2042").await.do_not_disturb);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,6 +162,66 @@ async fn a_colleague_picks_up_what_rings() {
     rings.succeeds().await;
     caller.succeeds().await;
     bed.ended("callee hung up").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_speaks_and_the_phones_of_many_let_it_be_heard() {
+    let bed = office().await;
+    // SIPp speaks SIP for the phones; their ears and mouths are media sessions of the test.
+    let phones = Media::start(media::Config::default()).expect("media");
+    let (told, _hears) = mpsc::channel(64);
+    let open = || phones.open(SessionConfig::new(Ipv4Addr::LOCALHOST.into(), told.clone())).expect("a session");
+    let (mouth, ears) = (open(), [open(), open()]);
+    let ports = [bed.registers(2).await, bed.registers(5).await];
+    let hear = |last: u8, port: u16, ear: u16, codec: &str| {
+        let edits = [
+            // It takes the call by itself, and only hears.
+            ("From: [^\\r\\n]*CALLER", "sip:2041@[^|]*answer-after=0[^|]*a=sendonly"),
+            ("a=sendrecv", "a=recvonly"),
+            ("RTP/AVP 8 0 101", codec),
+            ("[media_port]", &ear.to_string()),
+        ];
+        bed.phone(last, port, "uas_answer.xml", "x", &edits)
+    };
+    let one = hear(2, ports[0], ears[0].local.port(), "RTP/AVP 8 101");
+    let other = hear(5, ports[1], ears[1].local.port(), "RTP/AVP 0 101");
+    let speaks = bed.phone(1, free_port(), "uac_call.xml", "650", &[("PAUSE", "4000"), ("[media_port]", &mouth.local.port().to_string())]);
+    bed.tells(|event| matches!(event, Event::CallAnswered { to, .. } if to == "650")).await;
+    let wave: Vec<i16> = (0..8000).map(|i| (8000.0 * (i as f32 * 0.35).sin()) as i16).collect();
+    let clip = Arc::new(Clip::new("tone", 8000, &wave));
+    let silence = Arc::new(Clip::new("silence", 8000, &[0; 1600]));
+    let codecs = [media::Codec::Pcma, media::Codec::Pcma, media::Codec::Pcmu];
+    let said = [&clip, &silence, &silence];
+    for (((session, sipp), codec), clip) in [mouth, ears[0], ears[1]].iter().zip([&speaks, &one, &other]).zip(codecs).zip(said) {
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, named_port(sipp, session.local.port()).await));
+        phones.command(session.id, media::Command::SetRemote(media::Remote::new(server, codec)));
+        let play = media::Command::Play { playback: media::PlaybackId(1), clips: vec![clip.clone()], repeat: true };
+        phones.command(session.id, play);
+    }
+    for ear in &ears {
+        phones.command(ear.id, media::Command::Listen(true));
+    }
+    let heard = async |session: &media::Session| phones.stats(session.id).await.expect("figures");
+    let until = Instant::now() + Duration::from_secs(3);
+    for ear in &ears {
+        // 0.35 radians a sample are 446 Hz.
+        while !matches!(heard(ear).await.sound, Some(media::Sound::Tone { hz }) if (hz - 446.0).abs() < 3.0) {
+            assert!(Instant::now() < until, "{:?}", heard(ear).await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(heard(ear).await.lost < 5, "one stream");
+    }
+    // Both hang up with who speaks; a record for each.
+    speaks.succeeds().await;
+    one.succeeds().await;
+    other.succeeds().await;
+    bed.ended("caller hung up").await;
+    let records = async || bed.store.call_legs(CallLegQuery { limit: 10, ..CallLegQuery::default() }).await.expect("read");
+    let until = Instant::now() + Duration::from_secs(5);
+    while records().await.iter().filter(|leg| leg.ended.is_some() && leg.dialled == "650" && leg.answered.is_some()).count() < 3 {
+        assert!(Instant::now() < until, "{:#?}", records().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -65,6 +65,7 @@ fn it_names_every_key() {
         ("features", "features: { zz: 1 }"),
         ("features.codes", "features: { codes: { zz: 1 } }"),
         ("features.groups", "features: { groups: [{ zz: 1 }] }"),
+        ("features.paging", "features: { paging: [{ zz: 1 }] }"),
         ("features.park", "features: { park: { zz: 1 } }"),
         ("ivr", "ivr: { zz: 1 }"),
         ("voicemail", "voicemail: { zz: 1 }"),

@@ -27,7 +27,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("call", &["features", "media", "routing", "rtp", "sdp", "sip", "store"]),
     ("provisioning", &["binding", "dhcp", "directory", "sip", "store", "template"]),
     // services
-    ("ivr", &["binding", "call", "directory", "media", "provisioning"]),
+    ("ivr", &["binding", "call", "directory", "features", "media", "provisioning"]),
     // `ivr` lends its voice and its log-in.
     ("voicemail", &["call", "ivr", "media", "store"]),
     // doors

@@ -48,6 +48,37 @@ const PIN: &str = "73519428";
 const PYTHON: &str = "/usr/bin/python3";
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Where events of this office go.
+fn events(bed: &Bed) -> Events {
+    let told = bed.events.clone();
+    Events::new(move |event| told.lock().unwrap().push(event))
+}
+
+/// The voice of an office.
+pub async fn voice(bed: &Bed, menu: &IvrSettings) -> Ivr {
+    let limits = Limits {
+        per_device: 3,
+        per_user: 10,
+        per_source: 30,
+        pause_ms: 50,
+        longest_pause_ms: 1000,
+        lockout_ms: 600_000,
+        forget_ms: 3_600_000,
+    };
+    let events = events(bed);
+    let range = ("2001".parse::<Extension>().unwrap(), "2099".parse().unwrap());
+    let config = Onboards { devices_per_extension: 1, extensions: range, reload: ReloadSettings::default(), limits };
+    let methods = Arc::new(|_: Option<&str>, _: Option<&str>| ReloadMethod::default());
+    let identities = Identities::new(MasterKey::new([7; 32]));
+    let started = Onboarding::start(bed.store.clone(), identities, events.clone(), config, methods).await;
+    let (onboarding, mut orders) = started.expect("starts");
+    tokio::spawn(async move { while orders.recv().await.is_some() {} });
+    let hash = hash_pin(&Keys::from(PIN)).expect("hashes");
+    let users = format!("users: [{{ login: '{NUMBER}', display_name: Ada Lovelace, extension: '2041', pin_hash: '{hash}' }}]\n");
+    let directory: Arc<dyn Directory> = Arc::new(Users::parse(&users, Path::new("users.yaml")).expect("users"));
+    Ivr::new(menu, loader::load(menu).expect("prompts"), bed.media.clone(), onboarding, directory, events)
+}
+
 struct Office {
     bed: Bed,
     voicemail: Voicemail,
@@ -57,29 +88,8 @@ impl Office {
     async fn opens(change: impl FnOnce(&mut Settings)) -> Self {
         let mut bed = Bed::start().await;
         let inbox = std::mem::replace(&mut bed.voicemail, mpsc::channel(1).1);
-        let told = bed.events.clone();
-        let events = Events::new(move |event| told.lock().unwrap().push(event));
-        let limits = Limits {
-            per_device: 3,
-            per_user: 10,
-            per_source: 30,
-            pause_ms: 50,
-            longest_pause_ms: 1000,
-            lockout_ms: 600_000,
-            forget_ms: 3_600_000,
-        };
-        let range = ("2001".parse::<Extension>().unwrap(), "2099".parse().unwrap());
-        let config = Onboards { devices_per_extension: 1, extensions: range, reload: ReloadSettings::default(), limits };
-        let methods = Arc::new(|_: Option<&str>, _: Option<&str>| ReloadMethod::default());
-        let identities = Identities::new(MasterKey::new([7; 32]));
-        let started = Onboarding::start(bed.store.clone(), identities, events.clone(), config, methods).await;
-        let (onboarding, mut orders) = started.expect("starts");
-        tokio::spawn(async move { while orders.recv().await.is_some() {} });
-        let hash = hash_pin(&Keys::from(PIN)).expect("hashes");
-        let users = format!("users: [{{ login: '{NUMBER}', display_name: Ada Lovelace, extension: '2041', pin_hash: '{hash}' }}]\n");
-        let directory: Arc<dyn Directory> = Arc::new(Users::parse(&users, Path::new("users.yaml")).expect("users"));
-        let menu = IvrSettings::default();
-        let ivr = Ivr::new(&menu, loader::load(&menu).expect("prompts"), bed.media.clone(), onboarding, directory, events.clone());
+        let events = events(&bed);
+        let ivr = voice(&bed, &IvrSettings::default()).await;
         let mut settings = Settings { shortest_secs: 1, ..Settings::default() };
         change(&mut settings);
         let config = settings.check().expect("good settings").expect("switched on");

@@ -180,6 +180,8 @@ pub(super) struct Half {
     pub media: MediaPort,
     pub sdp: sdp::Session,
     pub state: HalfState,
+    /// It hears and is heard by nobody.
+    pub listens: bool,
     /// What the phone itself allows since its last offer: `sendonly` when it holds.
     pub wants: Direction,
     /// What we last told it that it may do, seen from us.
@@ -204,6 +206,7 @@ impl Half {
             mac,
             line: 1,
             owned: true,
+            listens: false,
             media,
             sdp,
             state,
@@ -251,6 +254,8 @@ pub enum Cause {
     ServiceDone,
     /// Ended through the API.
     Requested,
+    /// It was to end by then.
+    TooLong,
     /// A phone vanished in the middle.
     Lost,
     /// No media port, or too much to do.
@@ -276,6 +281,7 @@ impl Cause {
             Self::Transferred => "transferred",
             Self::ServiceDone => "menu done",
             Self::Requested => "ended on request",
+            Self::TooLong => "too long",
             Self::Lost => "phone lost",
             Self::Overload => "too much to do",
         }
@@ -285,7 +291,9 @@ impl Cause {
     pub fn status(self) -> u16 {
         match self {
             Self::CallerHungUp | Self::Cancelled | Self::Transferred => 487,
-            Self::CalleeHungUp | Self::NoAnswer | Self::Unavailable | Self::ServiceDone | Self::Requested | Self::Lost => 480,
+            Self::CalleeHungUp | Self::NoAnswer | Self::Unavailable | Self::ServiceDone | Self::Requested | Self::TooLong | Self::Lost => {
+                480
+            }
             // 482 is said of requests that come round, and phones show it as a fault of the network.
             Self::Circle => 480,
             Self::Busy => 486,

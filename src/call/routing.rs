@@ -13,7 +13,7 @@ use super::{
     switch::World,
 };
 use crate::{
-    features::Book,
+    features::{Book, Confirmation},
     model::{Extension, LineNumber, MacAddr},
     routing::{Decision, Hop, Office, Outcome, Party, Refusal, hours::Switch, settings::Reject},
 };
@@ -72,10 +72,19 @@ pub enum Errand {
     Menu,
     /// Tell the phone of itself.
     Diagnosis,
+    /// Tell it what a star code has done.
+    Confirm(Confirmation),
     /// Take a message for somebody.
     Leave { mailbox: Extension },
     /// Play what is in a mailbox: of the one who calls from his own phone, or of whoever proves to be its owner.
     Listen { mailbox: Option<Extension> },
+}
+
+impl Errand {
+    /// Voicemail does it, and not the voice menu.
+    pub fn is_of_voicemail(&self) -> bool {
+        matches!(self, Self::Leave { .. } | Self::Listen { .. })
+    }
 }
 
 impl Route {

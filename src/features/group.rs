@@ -75,6 +75,12 @@ impl Turns {
         self.ended.insert(extension.to_owned(), self.clock);
     }
 
+    /// Has nobody heard of a call of this extension?
+    #[cfg(test)]
+    pub fn idle(&self, extension: &str) -> bool {
+        !self.ended.contains_key(extension)
+    }
+
     /// Who rings for a call to the group, wave by wave.
     pub fn waves(&mut self, group: &Group) -> Vec<Vec<Extension>> {
         let mut members = group.members.clone();

@@ -6,14 +6,18 @@
 
 pub mod book;
 pub mod code;
+pub mod confirmation;
 pub mod group;
+pub mod paging;
 pub mod park;
 pub mod settings;
 
 pub use self::{
     book::{Book, Change, Reach, Wishes},
     code::{Code, Codes},
+    confirmation::Confirmation,
     group::{Group, Strategy},
+    paging::Paging,
     park::Places,
     settings::{Rules, Settings},
 };

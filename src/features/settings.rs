@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{book, code::Codes, group::Group};
+use super::{book, code::Codes, group::Group, paging::Paging};
 use crate::model::Extension;
 
 /// Park places of an office at most.
@@ -20,6 +20,8 @@ pub struct Settings {
     pub codes: Codes,
     /// Numbers behind which several people are.
     pub groups: Vec<Group>,
+    /// Numbers by which many are spoken to at once.
+    pub paging: Vec<Paging>,
     /// Who may take each other's calls with `codes.group_pickup`: lists of extensions. Members of a ring group may anyway.
     pub pickup_groups: Vec<Vec<Extension>>,
     pub park: Park,
@@ -48,6 +50,7 @@ impl Default for Settings {
         Self {
             codes: Codes::default(),
             groups: Vec::new(),
+            paging: Vec::new(),
             pickup_groups: Vec::new(),
             park: Park::default(),
             night: BTreeMap::new(),
@@ -78,6 +81,8 @@ pub enum Error {
     Bounds(Extension),
     #[error("`features.groups` has {group}: {fault}")]
     Overflow { group: Extension, fault: book::Error },
+    #[error("`features.paging` has {number}: {fault}")]
+    Paging { number: Extension, fault: &'static str },
     #[error("`features.park.places` is '{0}': write the first and the last place, as 701-710; 1000 at most")]
     Places(String),
     #[error("`features.park` has a number but no places: write places, as 701-710")]
@@ -88,7 +93,7 @@ pub enum Error {
     ParkTimeout(u64),
     #[error("`features.night` has '{0}': write one or two digits")]
     NightKey(String),
-    #[error("{0} is a number of `features` twice: as a group and for parking")]
+    #[error("{0} is a number of `features` twice: a group, a paging group and a park place each want one of their own")]
     SameNumber(Extension),
 }
 
@@ -97,6 +102,7 @@ pub enum Error {
 pub struct Rules {
     pub codes: Codes,
     groups: HashMap<String, Group>,
+    paging: HashMap<String, Paging>,
     pickup: Vec<HashSet<String>>,
     pub park_number: Option<String>,
     places: Option<(u32, u32)>,
@@ -144,10 +150,18 @@ impl Settings {
                 return Err(Error::ParkIsPlace(number.clone()));
             }
         }
-        if let Some(group) =
-            self.groups.iter().find(|group| within(group.number.as_str()) || Some(&group.number) == self.park.number.as_ref())
-        {
-            return Err(Error::SameNumber(group.number.clone()));
+        let mut paging = HashMap::new();
+        for one in &self.paging {
+            if let Some(fault) = one.fault() {
+                return Err(Error::Paging { number: one.number.clone(), fault });
+            }
+            if paging.insert(one.number.to_string(), one.clone()).is_some() || groups.contains_key(one.number.as_str()) {
+                return Err(Error::SameNumber(one.number.clone()));
+            }
+        }
+        let numbers = self.groups.iter().map(|group| &group.number).chain(self.paging.iter().map(|one| &one.number));
+        if let Some(number) = numbers.into_iter().find(|number| within(number.as_str()) || Some(*number) == self.park.number.as_ref()) {
+            return Err(Error::SameNumber(number.clone()));
         }
         if !(10..=3600).contains(&self.park.timeout_secs) {
             return Err(Error::ParkTimeout(self.park.timeout_secs));
@@ -160,6 +174,7 @@ impl Settings {
         Ok(Rules {
             codes: self.codes.clone(),
             groups,
+            paging,
             pickup: self.pickup_groups.iter().map(|list| all(list)).chain(of_groups).collect(),
             park_number: self.park.number.as_ref().map(Extension::to_string),
             places,
@@ -193,6 +208,10 @@ impl Rules {
         self.groups.get(number)
     }
 
+    pub fn paging(&self, number: &str) -> Option<&Paging> {
+        self.paging.get(number)
+    }
+
     pub fn is_place(&self, number: &str) -> bool {
         self.places.is_some_and(|range| is_place(range, number))
     }
@@ -201,9 +220,12 @@ impl Rules {
         self.places.into_iter().flat_map(|(first, last)| first..=last).map(|place| place.to_string())
     }
 
-    /// A number of an office that is nobody's phone: a group, a park place.
+    /// A number of an office that is nobody's phone: a group, a paging group, a park place.
     pub fn has(&self, number: &str) -> bool {
-        self.groups.contains_key(number) || self.is_place(number) || self.park_number.as_deref() == Some(number)
+        self.groups.contains_key(number)
+            || self.paging.contains_key(number)
+            || self.is_place(number)
+            || self.park_number.as_deref() == Some(number)
     }
 
     /// May `who` take a call that rings at `at`?
@@ -228,6 +250,7 @@ mod tests {
     fn the_section_is_read_and_slips_are_named() {
         let rules = read(
             "groups: [{number: '600', members: ['2041', '2042'], strategy: longest_idle, overflow: '2000'}]\n\
+             paging: [{number: '650', name: All, members: ['2041', '2042'], speakers: ['2041']}]\n\
              pickup_groups: [['2043', '2044']]\n\
              park: {number: '700', places: 701-703}\n\
              night: {'0': office}\n\
@@ -236,6 +259,8 @@ mod tests {
         .unwrap();
         assert!(rules.has("600") && rules.has("700") && rules.has("703") && !rules.has("704") && !rules.has("0701"));
         assert!(rules.picks_up("2041", "2042") && rules.picks_up("2043", "2044") && !rules.picks_up("2041", "2044"));
+        let paging = rules.paging("650").unwrap();
+        assert!(rules.has("650") && paging.may_speak("2041") && !paging.may_speak("2042") && paging.longest_secs == 180);
         assert!(rules.may_turn_night("2041") && !rules.may_turn_night("2042"));
         assert_eq!(rules.places().collect::<Vec<_>>(), ["701", "702", "703"]);
         for (text, start) in [
@@ -245,6 +270,10 @@ mod tests {
             ("groups: [{number: '600', members: ['1'], ring_secs: 1}]", "`features.groups` has 600, whose ring_secs"),
             ("groups: [{number: '600', members: ['1'], overflow: x}]", "`features.groups` has 600: 'x' cannot be dialled"),
             ("groups: [{number: '701', members: ['1']}]\npark: {places: 701-702}", "701 is a number of `features` twice"),
+            ("paging: [{number: '650', members: []}]", "`features.paging` has 650: name 1 to 100 members"),
+            ("paging: [{number: '650', members: ['1'], longest_secs: 1}]", "`features.paging` has 650: longest_secs is out of bounds"),
+            ("paging: [{number: '650', members: ['1']}]\ngroups: [{number: '650', members: ['1']}]", "650 is a number of `features` twice"),
+            ("paging: [{number: '701', members: ['1']}]\npark: {places: 701-702}", "701 is a number of `features` twice"),
             ("park: {places: 702-701}", "`features.park.places` is '702-701'"),
             ("park: {number: '700'}", "`features.park` has a number but no places"),
             ("park: {number: '701', places: 701-702}", "`features.park.number` 701 is one of the places"),

@@ -150,7 +150,8 @@ mod tests {
             assert!(clip.duration().as_millis() > 120, "{id} is too short: {:?}", clip.duration());
         }
         assert!(loaded.flow.prompts().into_iter().all(|id| loaded.prompts.recording(id).is_some()));
-        assert!(crate::ivr::diagnosis::PROMPTS.into_iter().all(|id| loaded.prompts.recording(id).is_some()));
+        let wanted = crate::ivr::diagnosis::PROMPTS.into_iter().chain(crate::ivr::confirmation::PROMPTS);
+        assert!(wanted.into_iter().all(|id| loaded.prompts.recording(id).is_some()));
         assert!(speech::all_pieces().iter().all(|id| loaded.prompts.recording(id).is_some()));
         assert!(load_all(&Settings::default()).expect("all good").iter().any(|flow| flow.name == "welcome"));
     }

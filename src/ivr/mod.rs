@@ -6,6 +6,7 @@
 //! (`binding`, `provisioning`).
 
 pub mod collect;
+pub mod confirmation;
 pub mod diagnosis;
 pub mod flow;
 pub mod loader;

@@ -20,7 +20,7 @@ use tokio::{
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
-    diagnosis,
+    confirmation, diagnosis,
     loader::{self, Loaded},
     machine::{Action, BindAnswer, Facts, LoginAnswer, Machine, Ticket},
     settings::{Settings, TTS_LIMIT},
@@ -35,7 +35,8 @@ use crate::{
         worker::{ServiceCall, ServiceControl},
     },
     directory::{Denied, Directory},
-    media::{Clip, Command, Media, MediaEvent, PlaybackId, SessionId},
+    features::Confirmation,
+    media::{self, Clip, Command, Media, MediaEvent, PlaybackId, SessionId},
     model::{
         CallId, Events, Extension, Keys, LineNumber, MacAddr, Timestamp, User,
         event::{CheckOutcome, Event},
@@ -49,7 +50,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const LOGIN_WITHIN: Duration = Duration::from_secs(10);
 /// Events of a phone that are looked through for its last fault.
 const LOOKED_BACK: usize = 200;
-/// A phone tells of itself for no longer.
+/// Nothing is announced for longer.
 const LONGEST_REPORT: Duration = Duration::from_secs(90);
 /// Commands that speak names at once.
 const SPEAKERS: usize = 4;
@@ -188,9 +189,23 @@ impl Ivr {
         check.log_in(number, pin, LOGIN_WITHIN).await
     }
 
+    /// Says what a star code has done, and hangs up. Prompts of one's own may not have the words: then a beep says that it is done.
+    async fn confirm(&self, call: ServiceCall, done: &Confirmation) {
+        let report = confirmation::report(done);
+        let missing = report.iter().find(|said| matches!(said, Utterance::Prompt(id) if !self.has_prompt(id)));
+        let (text, clips) = match missing {
+            None => self.say(&report),
+            Some(missing) => {
+                debug!(?missing, "there is no such prompt");
+                ("[beep]".to_owned(), vec![Arc::new(media::tone::clip(media::Country::default(), media::tone::Signal::Beep))])
+            }
+        };
+        self.announce(call, text, clips).await;
+    }
+
     /// Tells a phone of itself, and hangs up.
-    async fn diagnose(&self, mut call: ServiceCall) {
-        let (id, mac, phone) = (call.call, call.caller.mac, &call.caller);
+    async fn diagnose(&self, call: ServiceCall) {
+        let (mac, phone) = (call.caller.mac, &call.caller);
         let events = self.shared.onboarding.timeline(mac, LOOKED_BACK).await;
         let facts = diagnosis::Facts {
             extension: phone.user.clone(),
@@ -200,7 +215,12 @@ impl Ivr {
             fault: events.iter().rev().find_map(|recorded| diagnosis::fault(&recorded.event)),
         };
         let (text, clips) = self.say(&diagnosis::report(&facts));
-        self.shared.events.tell(Event::IvrPrompt { mac: Some(mac), call: id, text });
+        self.announce(call, text, clips).await;
+    }
+
+    /// Plays this and hangs up; a key ends it.
+    async fn announce(&self, mut call: ServiceCall, text: String, clips: Vec<Arc<Clip>>) {
+        self.shared.events.tell(Event::IvrPrompt { mac: Some(call.caller.mac), call: call.call, text });
         self.shared.media.command(call.session, Command::Play { playback: PlaybackId(1), clips, repeat: false });
         let heard = async {
             while let Some((_, event)) = call.events.recv().await {
@@ -217,8 +237,12 @@ impl Ivr {
     pub async fn serve(&self, mut inbox: mpsc::Receiver<ServiceCall>) {
         while let Some(call) = inbox.recv().await {
             let ivr = self.clone();
+            let span = info_span!("announcement", call = %call.call, mac = %call.caller.mac);
+            if let Errand::Confirm(done) = call.errand.clone() {
+                tokio::spawn(async move { ivr.confirm(call, &done).await }.instrument(span));
+                continue;
+            }
             if call.errand == Errand::Diagnosis {
-                let span = info_span!("diagnosis", call = %call.call, mac = %call.caller.mac);
                 tokio::spawn(async move { ivr.diagnose(call).await }.instrument(span));
                 continue;
             }

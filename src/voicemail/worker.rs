@@ -343,7 +343,9 @@ impl Attendant {
                 let messages = voicemail.messages(mailbox.as_str()).await.unwrap_or_default();
                 (Stage::Listen(Listen::new(now, messages)), mailbox.to_string())
             }
-            Errand::Listen { mailbox: None } | Errand::Menu | Errand::Diagnosis => (Stage::SignIn(SignIn::new(now)), String::new()),
+            Errand::Listen { mailbox: None } | Errand::Menu | Errand::Diagnosis | Errand::Confirm(_) => {
+                (Stage::SignIn(SignIn::new(now)), String::new())
+            }
         };
         let events = voicemail.0.with.events.clone();
         events.tell(Event::VoicemailReached { mac, call: id, mailbox: mailbox.clone(), leaves: matches!(stage, Stage::Leave(_)) });

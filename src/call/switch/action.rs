@@ -114,6 +114,11 @@ pub enum Action {
         near: SessionId,
         far: SessionId,
     },
+    /// It hears what `whom` hears, and is heard by nobody.
+    Overhear {
+        media: SessionId,
+        whom: SessionId,
+    },
     /// Both stay open and hear nothing of each other.
     Unbridge {
         media: SessionId,
@@ -128,11 +133,11 @@ pub enum Action {
         media: SessionId,
         on: bool,
     },
-    /// Whoever is on hold hears music.
-    /// Once: it is done.
+    /// Once: it is done, or it is time to speak.
     Beep {
         media: SessionId,
     },
+    /// Whoever is on hold hears music.
     HoldMusic {
         media: SessionId,
         on: bool,

@@ -21,6 +21,9 @@ use crate::{
 
 impl Switch {
     pub(super) fn on_answered(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, body: Option<Bytes>) {
+        if self.is_paged(id, leg) {
+            return self.on_page_answered(now, world, id, leg, body);
+        }
         let Some(call) = self.calls.get_mut(&id) else { return };
         let Some(place) = call.place_of(leg) else { return };
         let side = call.side_mut(place);

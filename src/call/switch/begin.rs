@@ -146,6 +146,7 @@ impl Switch {
             referred_by: None,
             diversions: Vec::new(),
             auto_answer: false,
+            direction: Direction::SendRecv,
             codecs: self.config.codecs.clone(),
             foreign: Vec::new(),
             purpose,
@@ -278,7 +279,7 @@ impl Switch {
     /// Whoever is called may want to call back.
     fn note_caller(&mut self, call: &Call, targets: &[Extension]) {
         if let ([target], Some(number)) = (targets, call.number())
-            && self.config.features.group(target.as_str()).is_none()
+            && !self.config.features.has(target.as_str())
         {
             self.desk.last.entry(target.to_string()).or_default().caller = Some(number.to_owned());
         }

@@ -21,7 +21,7 @@ impl Switch {
             return self.on_early_reoffer(id, leg, body);
         }
         let music = self.config.hold_music != HoldMusic::Silence;
-        let other_wants = call.other_of(leg).map_or(Direction::SendRecv, |other| told(other.wants, music));
+        let other_wants = told(call.wanted_of(leg), music);
         let Some(half) = call.half_mut(leg) else { return };
         let Some(body) = body else {
             let sdp = half.sdp.offer(other_wants, None, &[]);
@@ -85,7 +85,7 @@ impl Switch {
     pub(super) fn align(&mut self, id: CallId, leg: LegId) {
         let music = self.config.hold_music != HoldMusic::Silence;
         let Some(call) = self.calls.get_mut(&id) else { return };
-        let wants = call.other_of(leg).map_or(Direction::SendRecv, |other| other.wants);
+        let wants = call.wanted_of(leg);
         let parked = matches!(call.far, Side::Parked);
         let Some(half) = call.half_mut(leg).filter(|half| half.is_up()) else { return };
         let (music, told) = (music && (parked || !wants.receives()), told(wants, music));

@@ -1,5 +1,5 @@
 //! Star codes: a phone dials one, and something of its user's is changed, taken or called. What changes is stored before
-//! the phone hears so: a beep for done, the busy tone's rhythm for not.
+//! the phone hears so. The service says what is set now ([`Confirmation`]); where it has no room, a beep says that it is done.
 
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,13 @@ use crate::{
         half::{Cause, HalfState},
         routing::Errand,
     },
-    features::{Change, Code, book::Row},
+    features::{Change, Code, Confirmation, book::Row},
     model::{CallId, Event, Extension},
     routing::hours::Switch as Night,
     sdp::Description,
 };
 
-/// How long what is heard of a star code lasts.
+/// How long the beep is listened to.
 const HEARD: Duration = Duration::from_millis(1500);
 /// How long the disk may take.
 const STORED_WITHIN: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ impl Switch {
             Code::CallBack => return self.want_call_back(now, world, incoming, last.dialled),
             Code::CancelCallBack => {
                 self.desk.call_backs.retain(|one| one.from.as_str() != user);
-                return self.confirm(now, world, incoming, None);
+                return self.confirm(now, world, incoming, None, Confirmation::CallBack { to: None });
             }
             Code::Diagnosis => {
                 let Ok(offer) = incoming.offer.as_deref().map(Description::parse).transpose() else {
@@ -83,19 +83,19 @@ impl Switch {
             Code::Night(key) => {
                 let Some(hours) = self.config.features.night.get(&key).cloned() else { return self.no_such(incoming) };
                 if !self.config.features.may_turn_night(&user) {
-                    return self.no(incoming, Cause::NotAllowed);
+                    return self.confirm(now, world, incoming, None, Confirmation::NotAllowed);
                 }
                 let to = if self.desk.book.night(&hours) == Night::Auto { Night::Night } else { Night::Auto };
                 let Some(row) = self.turn_night(&hours, to) else { return self.no_such(incoming) };
                 tracing::info!(%user, %hours, to = to.as_str(), "night switch turned");
-                return self.confirm(now, world, incoming, Some(row));
+                return self.confirm(now, world, incoming, Some(row), Confirmation::Night { closed: to == Night::Night });
             }
         };
-        match self.desk.book.change(&user, change) {
-            Ok(row) => self.confirm(now, world, incoming, Some(row)),
+        match self.desk.book.change(&user, change.clone()) {
+            Ok(row) => self.confirm(now, world, incoming, Some(row), Confirmation::Changed(change)),
             Err(fault) => {
                 tracing::info!(%user, %fault, "a star code is refused");
-                self.no(incoming, Cause::NotAllowed)
+                self.confirm(now, world, incoming, None, Confirmation::Impossible)
             }
         }
     }
@@ -118,22 +118,34 @@ impl Switch {
             return self.no(incoming, Cause::Overload);
         }
         tracing::info!(%from, %to, "wants to be called back");
+        let done = Confirmation::CallBack { to: Some(to.to_string()) };
         self.desk.call_backs.push(CallBack { from, to, until: now + self.config.features.call_back });
-        self.confirm(now, world, incoming, None)
+        self.confirm(now, world, incoming, None, done)
     }
 
-    /// Answers with a beep, once the row, if there is one, is stored.
-    fn confirm(&mut self, now: Instant, world: &mut dyn World, incoming: &Incoming, row: Option<Row>) -> Option<Coded> {
+    /// Answers once the row, if there is one, is stored, and has the service say what is done. Without a row and a place there it
+    /// is refused if nothing was done.
+    fn confirm(&mut self, now: Instant, world: &mut dyn World, incoming: &Incoming, row: Option<Row>, done: Confirmation) -> Option<Coded> {
         let Ok(offer) = incoming.offer.as_deref().map(Description::parse).transpose() else {
             return self.no(incoming, Cause::NothingInCommon);
         };
-        let Some(half) = self.near_half(world, incoming, offer, Purpose::Bridge { near: None }) else {
+        let id = self.new_id(world);
+        let errand = Errand::Confirm(done);
+        let spoken = world.reserve_service(id, &errand);
+        if !spoken && matches!(errand, Errand::Confirm(Confirmation::NotAllowed | Confirmation::Impossible)) {
+            return self.no(incoming, Cause::NotAllowed);
+        }
+        let purpose = if spoken { Purpose::Service(id) } else { Purpose::Bridge { near: None } };
+        let Some(half) = self.near_half(world, incoming, offer, purpose) else {
+            if spoken {
+                self.actions.push_back(Action::ServiceEnded { call: id, cause: Cause::Overload });
+            }
             return self.no(incoming, Cause::Overload);
         };
-        let id = self.new_id(world);
         let mut call = self.new_call(now, incoming);
         call.near = Side::One(Box::new(half));
-        call.far = Side::Tone;
+        call.far = Side::Code { spoken };
+        call.errand = errand;
         self.insert(now, id, call);
         self.set_deadline(id, now + STORED_WITHIN);
         match row {
@@ -145,13 +157,18 @@ impl Switch {
 
     /// What a star code has changed is stored, or cannot be.
     pub fn kept(&mut self, now: Instant, id: CallId, stored: bool) {
-        if !self.calls.get(&id).is_some_and(|call| matches!(call.far, Side::Tone)) {
-            return;
-        }
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let Side::Code { spoken } = call.far else { return };
         if !stored {
             return self.end(now, id, Cause::Overload, None, None);
         }
-        if self.answer_near(now, id, None)
+        if spoken {
+            call.far = Side::Menu { handed: false };
+            if let Some(at) = call.deadline.take() {
+                self.deadlines.remove(&(at, id));
+            }
+            self.answer_near(now, id, None);
+        } else if self.answer_near(now, id, None)
             && let Some(near) = self.calls.get(&id).and_then(|call| call.near.one())
         {
             self.actions.push_back(Action::Beep { media: near.media.id });

@@ -20,7 +20,11 @@ impl Switch {
 
     /// The caller sees whose phone rings.
     pub(super) fn identify_callee(&mut self, id: CallId, callee: LegId) {
-        let Some(call) = self.calls.get(&id).filter(|call| call.place_of(callee) == Some(Place::Far)) else { return };
+        let Some(call) =
+            self.calls.get(&id).filter(|call| call.place_of(callee) == Some(Place::Far) && !matches!(call.far, Side::Paged(_)))
+        else {
+            return;
+        };
         let (Side::One(near), Some(far)) = (&call.near, call.far.halves().find(|half| half.leg == callee)) else { return };
         if near.owned {
             self.actions.push_back(Action::Identify { leg: near.leg, who: shown(far) });

@@ -59,7 +59,9 @@ impl Desk {
         if before == now {
             return;
         }
-        let resources = [before.map(|(resource, _)| resource), now.map(|(resource, _)| resource)];
+        let now = now.map(|(resource, _)| resource);
+        // One that it lights already is told once.
+        let resources = [before.map(|(resource, _)| resource).filter(|before| Some(before) != now.as_ref()), now];
         for resource in resources.into_iter().flatten() {
             let calls = self.lighting.entry(resource.clone()).or_default();
             calls.retain(|one| *one != call);

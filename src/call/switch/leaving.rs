@@ -19,7 +19,7 @@ impl Switch {
         let silent = self.calls.iter().find_map(|(id, call)| {
             let half = call.near.halves().chain(call.far.halves()).find(|half| half.media.id == media)?;
             let should_send = half.is_up() && half.sdp.agreed().is_some_and(|agreed| agreed.direction.receives());
-            (should_send && matches!(call.far, Side::One(_))).then_some(*id)
+            (should_send && matches!(call.far, Side::One(_) | Side::Paged(_))).then_some(*id)
         });
         if let Some(id) = silent {
             self.end(now, id, Cause::Lost, None, None);
@@ -32,6 +32,9 @@ impl Switch {
         let cause = match (call.place_of(leg), how) {
             // One of several phones that ring is gone; the others ring on.
             (Some(Place::Near), _) if ringing(&call.near) => return self.on_refused(now, world, id, leg, Cause::Unavailable, None),
+            (Some(Place::Far), _) if matches!(call.far, Side::Paged(_)) => {
+                return self.on_page_left(now, world, id, leg, Cause::Unavailable);
+            }
             (Some(Place::Far), _) if ringing(&call.far) => return self.on_refused(now, world, id, leg, Cause::Unavailable, None),
             (Some(_), LegEnd::Lost) => Cause::Lost,
             (Some(_), LegEnd::Cancelled) => Cause::Cancelled,
@@ -56,7 +59,10 @@ impl Switch {
                 self.callers.remove(&call.caller.user);
             }
         }
-        if matches!(call.far, Side::Menu { .. }) || call.lent || call.next.as_ref().is_some_and(|next| next.errand().is_some()) {
+        if matches!(call.far, Side::Menu { .. } | Side::Code { spoken: true })
+            || call.lent
+            || call.next.as_ref().is_some_and(|next| next.errand().is_some())
+        {
             self.actions.push_back(Action::ServiceEnded { call: id, cause });
         }
         if let Some(transfer) = call.transfer {
@@ -70,7 +76,7 @@ impl Switch {
         for half in call.near.into_halves().into_iter().chain(call.far.into_halves()) {
             self.legs.remove(&half.leg);
             // Of people outside nothing is remembered.
-            if half.is_up() && half.owned {
+            if half.is_up() && half.owned && !half.listens {
                 self.desk.turns.talked(&half.user);
             }
             if Some(half.leg) != gone {

@@ -15,7 +15,8 @@
 //!  Offered      Called…      diverted: by a phone's 302 or a user's setting, before anybody answers (`divert.rs`)
 //!  Up           Up           talking;                 who leaves ends it
 //!  Up           Parked       waits at a number:        who dials it is joined (`park.rs`)
-//!  Offered      Tone         a star code:              stored, answer near, a beep (`codes.rs`)
+//!  Offered      Paged        many hear one:            the first takes it → answer near (`page.rs`)
+//!  Offered      Code         a star code:              stored, answer near, its ACK → hand over (`codes.rs`)
 //!  Up           Called…      transferred by a phone:  far 200 → bridge, the phone that asked is hung up (`transfer.rs`)
 //! ```
 //! Between "it is for 2041" and a phone that rings are wishes, groups and forwards: `reach.rs`.
@@ -31,6 +32,7 @@ mod desk;
 mod divert;
 mod leaving;
 mod outside;
+mod page;
 mod park;
 mod parties;
 mod reach;
@@ -236,9 +238,13 @@ impl Switch {
             let Some(call) = self.calls.get_mut(&id) else { continue };
             call.deadline = None;
             self.touched.insert(id);
-            if matches!(call.far, Side::Tone) {
+            if matches!(call.far, Side::Code { .. }) {
                 self.end(now, id, Cause::ServiceDone, None, None);
-            } else if !self.on_park_timeout(now, world, id) && !self.on_no_sign(now, world, id) && !self.ring_later(now, world, id) {
+            } else if !self.on_page_timeout(now, world, id)
+                && !self.on_park_timeout(now, world, id)
+                && !self.on_no_sign(now, world, id)
+                && !self.ring_later(now, world, id)
+            {
                 self.nobody(now, world, id, Cause::NoAnswer, None);
             }
         }

@@ -41,16 +41,18 @@ impl Call {
         near.chain(far).collect()
     }
 
-    /// The lamp that the call lights: of the place where it waits, of the group that it rings at.
+    /// The lamp that the call lights: of the place where it waits, of the group that it rings at or that hears it.
     fn lamp(&self) -> Option<(String, Lamp)> {
         let state = match &self.far {
             Side::Parked => DialogState::Confirmed,
-            Side::Ringing(_) => DialogState::Early,
+            Side::Paged(page) if page.is_heard() => DialogState::Confirmed,
+            Side::Ringing(_) | Side::Paged(_) => DialogState::Early,
             _ => return None,
         };
-        let resource = match (&self.parked, &self.seeking) {
-            (Some(parked), _) if state == DialogState::Confirmed => parked.place.clone(),
-            (None, Some(seeking)) if seeking.group => seeking.user.clone(),
+        let resource = match (&self.far, &self.parked, &self.seeking) {
+            (Side::Paged(page), ..) => page.number.clone(),
+            (_, Some(parked), _) if state == DialogState::Confirmed => parked.place.clone(),
+            (_, None, Some(seeking)) if seeking.group => seeking.user.clone(),
             _ => return None,
         };
         let CallerId { user, display_name } = self.shown.clone();

@@ -17,7 +17,7 @@ use crate::{
         routing::{Caller, Origin, Route, route},
     },
     features::{
-        Group,
+        Group, Paging,
         book::{Reach, When},
     },
     model::{CallId, Extension, MacAddr},
@@ -44,6 +44,8 @@ pub(super) enum Arrival {
         to: String,
         when: When,
     },
+    /// Many hear it.
+    Page(Paging),
     /// Nothing rings.
     Refuse(Cause),
 }
@@ -66,6 +68,9 @@ impl Switch {
         };
         if let Some(group) = self.config.features.group(target.as_str()).cloned() {
             return self.arrive_at_group(world, &group, except);
+        }
+        if let Some(paging) = self.config.features.paging(target.as_str()) {
+            return Arrival::Page(paging.clone());
         }
         let user = target.to_string();
         let talks = self.desk.book.of(&user).is_some_and(|wishes| wishes.one_call_only) && self.is_engaged(&user);
@@ -148,6 +153,7 @@ impl Switch {
                     self.nobody(now, world, id, Cause::Unavailable, None);
                 }
             }
+            Arrival::Page(group) => self.page(now, world, id, &group),
             Arrival::Divert { by, to, when } => self.send_on(now, world, id, by, to, when),
             Arrival::Refuse(cause) => {
                 if let Some(call) = self.calls.get_mut(&id) {

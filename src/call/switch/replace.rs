@@ -39,6 +39,8 @@ impl Switch {
         match rings {
             // Whoever has an owner may pick up; a call that is up moves between phones of one user only.
             _ if incoming.caller.provisional => return Err(403),
+            // Who is spoken to with many others is nobody to be called.
+            _ if matches!(call.far, Side::Paged(_)) => return Err(603),
             // RFC 3891 §3: the early dialog of a call that somebody places is not to be replaced.
             false if !half.is_up() => return Err(481),
             false if replaced.early_only => return Err(486),

@@ -22,6 +22,8 @@ pub(super) struct Plan {
     pub(super) referred_by: Option<String>,
     pub(super) diversions: Vec<Diversion>,
     pub(super) auto_answer: bool,
+    /// Who may speak, seen from us.
+    pub(super) direction: Direction,
     pub(super) codecs: Vec<Codec>,
     pub(super) foreign: Vec<Attribute>,
     pub(super) purpose: Purpose,
@@ -87,7 +89,7 @@ impl Switch {
         rings
     }
 
-    fn far_plan(&self, id: CallId) -> Option<Plan> {
+    pub(super) fn far_plan(&self, id: CallId) -> Option<Plan> {
         let call = self.calls.get(&id)?;
         let near = call.near.one()?;
         let (codecs, foreign) = self.far_codecs(id);
@@ -96,6 +98,7 @@ impl Switch {
             referred_by: call.transfer.as_ref().map(|transfer| transfer.user.clone()),
             diversions: call.diversions.clone(),
             auto_answer: call.auto_answer && call.diversions.is_empty(),
+            direction: Direction::SendRecv,
             codecs,
             foreign,
             purpose: Purpose::Bridge { near: Some(near.media.id) },
@@ -110,7 +113,7 @@ impl Switch {
             let Some(media) = world.open_media(&contact.flow, plan.purpose) else { break };
             let leg = world.new_leg();
             let mut sdp = sdp::Session::new(world.random(), media.address, &plan.codecs);
-            let offer = sdp.offer(Direction::SendRecv, None, &plan.foreign);
+            let offer = sdp.offer(plan.direction, None, &plan.foreign);
             self.legs.insert(leg, id);
             let mut half = Half::new(leg, target.as_str(), contact.mac, media, sdp, HalfState::Called);
             half.line = contact.line;
@@ -191,8 +194,11 @@ impl Switch {
 
     /// A phone that we call did not take the call.
     pub(super) fn on_refused(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, cause: Cause, status: Option<u16>) {
+        let Some(place) = self.calls.get(&id).and_then(|call| call.place_of(leg)) else { return };
+        if self.is_paged(id, leg) {
+            return self.on_page_left(now, world, id, leg, cause);
+        }
         let Some(call) = self.calls.get_mut(&id) else { return };
-        let Some(place) = call.place_of(leg) else { return };
         let side = call.side_mut(place);
         let Side::Ringing(halves) = side else { return };
         let Some(at) = halves.iter().position(|half| half.leg == leg) else { return };

@@ -6,13 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{CallerId, park::Parked, reach::Seeking, ringing::Group, transfer::Transfer};
+use super::{CallerId, page::Page, park::Parked, reach::Seeking, ringing::Group, transfer::Transfer};
 use crate::{
     call::{
         half::{CallState, Cause, Diversion, Half, Snapshot},
         routing::{Caller, Errand, Route, Ways},
     },
     model::{CallId, Extension, MacAddr},
+    sdp::Direction,
     sip::ua::LegId,
 };
 
@@ -67,14 +68,18 @@ pub(super) enum Side {
     /// Phones that we call, all at once.
     Ringing(Vec<Half>),
     One(Box<Half>),
+    /// Phones that hear the near side and are not heard.
+    Paged(Page),
     /// The voice menu; `handed` once the call is in its inbox.
     Menu {
         handed: bool,
     },
     /// It waits at a number, with music.
     Parked,
-    /// A star code: it hears that it is done, once it is.
-    Tone,
+    /// A star code whose work is not stored yet. `spoken`: the service is to say what is done; otherwise a beep does.
+    Code {
+        spoken: bool,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -166,7 +171,7 @@ impl Call {
 
     pub(super) fn half_mut(&mut self, leg: LegId) -> Option<&mut Half> {
         let waiting = self.transfer.as_mut().and_then(|transfer| transfer.by.as_deref_mut());
-        let sides = [&mut self.near, &mut self.far].into_iter().find_map(|side| side.one_mut().filter(|half| half.leg == leg));
+        let sides = [&mut self.near, &mut self.far].into_iter().find_map(|side| side.half_mut(leg));
         sides.or(waiting.filter(|half| half.leg == leg))
     }
 
@@ -178,12 +183,21 @@ impl Call {
         }
     }
 
+    /// What a leg may do, as the other side wants it: all, while there is none; one that listens is never heard.
+    pub(super) fn wanted_of(&self, leg: LegId) -> Direction {
+        match self.half(leg) {
+            Some(half) if half.listens => Direction::SendOnly,
+            _ => self.other_of(leg).map_or(Direction::SendRecv, |other| other.wants),
+        }
+    }
+
     pub(super) fn snapshot(&self, call: CallId, now: Instant) -> Snapshot {
         let state = match (&self.near, &self.far) {
-            (_, Side::Menu { .. } | Side::Tone) => CallState::Menu,
+            (_, Side::Menu { .. } | Side::Code { .. }) => CallState::Menu,
             (_, Side::Parked) => CallState::Parked,
             (Side::Ringing(_), _) => CallState::RingingCaller,
             (_, Side::One(_)) => CallState::Talking,
+            (_, Side::Paged(page)) if page.is_heard() => CallState::Talking,
             _ => CallState::Ringing,
         };
         Snapshot {
@@ -204,7 +218,8 @@ impl Side {
         match self {
             Self::Ringing(halves) => Box::new(halves.iter()),
             Self::One(half) => Box::new(std::iter::once(half.as_ref())),
-            Self::None | Self::Menu { .. } | Self::Parked | Self::Tone => Box::new(std::iter::empty()),
+            Self::Paged(page) => Box::new(page.halves.iter()),
+            Self::None | Self::Menu { .. } | Self::Parked | Self::Code { .. } => Box::new(std::iter::empty()),
         }
     }
 
@@ -212,7 +227,8 @@ impl Side {
         match self {
             Self::Ringing(halves) => halves,
             Self::One(half) => vec![*half],
-            Self::None | Self::Menu { .. } | Self::Parked | Self::Tone => Vec::new(),
+            Self::Paged(page) => page.halves,
+            Self::None | Self::Menu { .. } | Self::Parked | Self::Code { .. } => Vec::new(),
         }
     }
 
@@ -223,9 +239,11 @@ impl Side {
         }
     }
 
-    pub(super) fn one_mut(&mut self) -> Option<&mut Half> {
+    /// The half of this leg, where none is still looked for.
+    fn half_mut(&mut self, leg: LegId) -> Option<&mut Half> {
         match self {
-            Self::One(half) => Some(half),
+            Self::One(half) if half.leg == leg => Some(half),
+            Self::Paged(page) => page.halves.iter_mut().find(|half| half.leg == leg),
             _ => None,
         }
     }

@@ -205,6 +205,7 @@ impl Bed {
                 Action::RefuseReoffer { leg, status } => format!("refuse reoffer {} {status}", name(leg)),
                 Action::SetRemote { params, .. } => format!("remote {:?} {:?}", params.codec, params.direction),
                 Action::Bridge { .. } => "bridge".into(),
+                Action::Overhear { .. } => "overhear".into(),
                 Action::Unbridge { .. } => "unbridge".into(),
                 Action::Key { key, .. } => format!("key {key}"),
                 Action::RingBack { on, .. } => format!("ring-back {on}"),
@@ -215,6 +216,7 @@ impl Bed {
                 }
                 Action::CloseMedia { .. } => "close".into(),
                 Action::HandOver { errand: Errand::Menu | Errand::Diagnosis, .. } => "hand over".into(),
+                Action::HandOver { errand: Errand::Confirm(done), .. } => format!("say {done:?}"),
                 Action::HandOver { errand: Errand::Leave { mailbox }, .. } => format!("leave for {mailbox}"),
                 Action::HandOver { errand: Errand::Listen { mailbox }, .. } => format!("listen to {mailbox:?}"),
                 Action::ServiceEnded { cause, .. } => format!("menu: {}", cause.as_str()),

@@ -120,7 +120,7 @@ impl Switch {
         let call = self.calls.get(&second_id).ok_or(481_u16)?;
         let own = call.near.halves().chain(call.far.halves()).any(|other| other.leg == second && other.user == half.user);
         // Knowing the tags of somebody else's call gives no right to it.
-        if !own || call.transfer.is_some() || call.lent {
+        if !own || call.transfer.is_some() || call.lent || matches!(call.far, Side::Paged(_)) {
             return Err(603);
         }
         if matches!(call.far, Side::Ringing(_)) && call.place_of(second) == Some(Place::Near) {

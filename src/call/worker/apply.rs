@@ -71,6 +71,7 @@ impl Engine {
             Action::ReferProgress { leg, status } => agent.refer_progress(now, endpoint, leg, status),
             Action::SetRemote { media: id, params } => media.command(id, media::Command::SetRemote(translate::remote(params))),
             Action::Bridge { near, far } => media.command(near, media::Command::Bridge(far)),
+            Action::Overhear { media: id, whom } => media.command(id, media::Command::Overhear(whom)),
             Action::Unbridge { media: id } => media.command(id, media::Command::Unbridge),
             Action::Key { media: id, key } => {
                 if let Some(key) = media::Key::from_char(key) {

@@ -128,7 +128,7 @@ impl World for Ground {
     }
 
     fn reserve_service(&mut self, call: CallId, errand: &Errand) -> bool {
-        let inbox = if matches!(errand, Errand::Menu | Errand::Diagnosis) { &self.service } else { &self.voicemail };
+        let inbox = if errand.is_of_voicemail() { &self.voicemail } else { &self.service };
         let Ok(permit) = inbox.clone().try_reserve_owned() else {
             metrics::counter!("plugtone_call_service_full_total").increment(1);
             return false;

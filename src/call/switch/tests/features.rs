@@ -9,6 +9,7 @@ const SETTINGS: &str = "
 groups:
   - {number: '2600', name: Sales, members: ['2042', '2043'], strategy: in_order, ring_secs: 10, overflow: '2044'}
   - {number: '2601', members: ['2042', '2043'], ring_secs: 10}
+paging: [{number: '2650', name: All, members: ['2041', '2042', '2043', '2044'], speakers: ['2041', '2042'], longest_secs: 60}]
 pickup_groups: [['2041', '2043']]
 park: {number: '2700', places: 2701-2702, timeout_secs: 60}
 ";
@@ -37,6 +38,15 @@ impl Bed {
         let call = self.keeping.pop().expect("something is to be stored");
         self.switch.kept(self.now, call, true);
         self.actions()
+    }
+
+    /// The service has said what is done, and hangs up.
+    fn heard_out(&mut self) -> String {
+        let mut said = self.leg(CALLER, LegEvent::Acked { sdp: None });
+        let id = self.switch.legs[&CALLER];
+        self.switch.handle_service(self.now, &mut self.world, id, ServiceCommand::Hangup);
+        assert_eq!(self.actions(), ["menu: menu done", "hang up caller", "close"]);
+        said.pop().expect("something is said")
     }
 
     fn refused(&mut self, which: usize, status: u16) -> Vec<String> {
@@ -170,25 +180,120 @@ fn a_group_rings_all_its_members_at_once() {
 }
 
 #[test]
+fn one_speaks_and_the_phones_of_many_let_it_be_heard() {
+    let mut bed = office();
+    let invite = "invite for 2041 0 sendonly answering by itself";
+    assert_eq!(bed.dials(CALLER, "2650", Some(OFFER)), [invite; 3], "but not the speaker's own");
+    assert_eq!(bed.lamps(), ["2650 Early 2041"]);
+    let heard = bed.answers(0, 8);
+    assert_eq!(heard, ["remote Pcma SendOnly", "overhear", "remote Pcma SendRecv", "answer caller 8 sendrecv"]);
+    assert_eq!(bed.seen, ["caller sees 2650"]);
+    bed.leg(CALLER, LegEvent::Acked { sdp: None });
+    assert_eq!(bed.lamps(), ["2650 Confirmed 2041"]);
+    assert_eq!(bed.answers(1, 0), ["remote Pcmu SendOnly", "overhear"]);
+    // The third does not take the call by itself: it is called off, and it is time to speak.
+    assert_eq!(bed.passes(3), ["hang up callee2", "close", "beep"]);
+    // Nobody of them is heard, takes the call elsewhere, or is taken out of it.
+    let held = bed.offers(bed.called[1], "sendrecv");
+    assert_eq!(held, ["answer reoffer callee1 0 sendonly", "remote Pcmu SendOnly"]);
+    let to = || "2044".to_owned();
+    assert_eq!(bed.leg(bed.called[0], LegEvent::Referred { to: to(), replaces: None }), ["refuse refer callee0 491"]);
+    assert_eq!(bed.leg(CALLER, LegEvent::Referred { to: to(), replaces: None }), ["refuse refer caller 603"]);
+    assert_eq!(bed.dials_as("2044", 4, LegId(900_007), "**2042"), ["refuse caller 404"]);
+    // Who hangs up hears no more, with the last it is over.
+    assert_eq!(bed.leg(bed.called[0], LegEvent::Ended { how: LegEnd::HungUp }), ["close"]);
+    assert_eq!(bed.leg(bed.called[1], LegEvent::Ended { how: LegEnd::HungUp }), ["close", "hang up caller", "close"]);
+    bed.assert_over("callee hung up");
+    assert_eq!(bed.lamps(), ["2650 dark"]);
+}
+
+#[test]
+fn who_speaks_to_many_ends_it_for_all_and_so_does_the_clock() {
+    let mut bed = office();
+    bed.dials(CALLER, "2650", Some(OFFER));
+    for (which, status) in [(0, 480), (1, 486)] {
+        bed.refused(which, status);
+    }
+    assert_eq!(bed.answers(2, 8).last().unwrap(), "beep", "who said no is not waited for");
+    let over = bed.leg(CALLER, LegEvent::Ended { how: LegEnd::HungUp });
+    assert_eq!(over, ["close", "hang up callee2", "close"]);
+    bed.assert_over("caller hung up");
+    // A handset that was put aside.
+    bed.dials(CALLER, "2650", Some(OFFER));
+    (3..6).for_each(|which| drop(bed.answers(which, 8)));
+    assert!(bed.passes(59).is_empty());
+    assert_eq!(bed.passes(1).len(), 8);
+    bed.assert_over("too long");
+    // Nobody takes it.
+    bed.dials(CALLER, "2650", Some(OFFER));
+    assert_eq!(bed.passes(10).last_chunk(), Some(&["refuse caller 480".to_owned(), "close".to_owned()]));
+    bed.assert_over("no answer");
+    assert!(bed.switch.desk.turns.idle("2042"), "who only heard has not talked");
+}
+
+#[test]
+fn whoever_is_not_to_be_disturbed_hears_nothing_and_not_everybody_may_speak() {
+    let mut bed = office();
+    bed.wish("2043", Change::DoNotDisturb(true));
+    bed.dials_as("2044", 4, LegId(900_007), "0");
+    assert_eq!(bed.dials(CALLER, "2650", Some(OFFER)).len(), 1, "one talks, one wants to be left alone");
+    assert_eq!(bed.dials_as("2043", 3, LegId(900_009), "2650"), ["refuse caller 403", "close"]);
+    // Nor may somebody be sent there, not even on behalf of who may.
+    let mut bed = office();
+    bed.wish("2042", forward(When::Always, "2650"));
+    assert_eq!(bed.dials_as("2043", 3, LegId(900_009), "2042"), ["refuse caller 403", "close"]);
+    // Everybody talks already.
+    let mut bed = office();
+    bed.dials_as("2043", 3, LegId(900_009), "2042");
+    bed.dials_as("2044", 4, LegId(900_010), "0");
+    assert_eq!(bed.dials(CALLER, "2650", Some(OFFER)), ["refuse caller 486", "close"]);
+}
+
+#[test]
 fn a_star_code_is_stored_before_it_is_confirmed() {
     let mut bed = office();
     let kept = bed.dials(CALLER, "*722043", Some(OFFER));
     assert_eq!(kept.len(), 1, "no answer yet: {kept:?}");
     assert!(kept[0].starts_with("keep extension/2041 {\"always\":\"2043\""), "{kept:?}");
-    assert_eq!(bed.stored(), ["remote Pcmu SendRecv", "answer caller 0 sendrecv", "beep"]);
+    assert_eq!(bed.stored(), ["remote Pcmu SendRecv", "answer caller 0 sendrecv"]);
     assert_eq!(bed.switch.wishes("2041").always.as_deref(), Some("2043"));
-    bed.leg(CALLER, LegEvent::Acked { sdp: None });
-    assert_eq!(bed.passes(2), ["hang up caller", "close"]);
+    assert_eq!(bed.heard_out(), "say Changed(Forward { when: Always, to: Some(\"2043\") })");
     bed.assert_over("menu done");
     // The disk is full.
     bed.dials(CALLER, "*73", Some(OFFER));
     let call = bed.keeping.pop().unwrap();
     bed.switch.kept(bed.now, call, false);
-    assert_eq!(bed.actions(), ["refuse caller 503 after 10", "close"]);
+    assert_eq!(bed.actions(), ["menu: too much to do", "refuse caller 503 after 10", "close"]);
     // The disk does not answer at all.
     bed.dials(CALLER, "*78", Some(OFFER));
-    assert_eq!(bed.passes(10), ["refuse caller 480", "close"]);
+    assert_eq!(bed.passes(10), ["menu: menu done", "refuse caller 480", "close"]);
     bed.assert_over("menu done");
+    // The service has no room: a beep says that it is done.
+    bed.world.places = 0;
+    bed.dials(CALLER, "*79", Some(OFFER));
+    assert_eq!(bed.stored(), ["remote Pcmu SendRecv", "answer caller 0 sendrecv", "beep"]);
+    bed.leg(CALLER, LegEvent::Acked { sdp: None });
+    assert_eq!(bed.passes(2), ["hang up caller", "close"]);
+    bed.assert_over("menu done");
+}
+
+#[test]
+fn what_may_not_or_cannot_be_is_said_and_changes_nothing() {
+    let mut bed = office();
+    let settings = format!("{SETTINGS}night: {{'0': office}}\nnight_extensions: ['2042']\n");
+    let settings: features::Settings = serde_yaml::from_str(&settings).unwrap();
+    let config = crate::call::Config { features: Arc::new(settings.check().unwrap()), ..(*bed.switch.config).clone() };
+    bed.switch.reload(Arc::new(config));
+    let answered = ["remote Pcmu SendRecv", "answer caller 0 sendrecv"];
+    assert_eq!(bed.dials(CALLER, "*280", Some(OFFER)), answered);
+    assert_eq!(bed.heard_out(), "say NotAllowed");
+    for number in 0..200 {
+        bed.wish("2041", Change::Block(number.to_string()));
+    }
+    assert_eq!(bed.dials(CALLER, "*30999", Some(OFFER)), answered);
+    assert_eq!(bed.heard_out(), "say Impossible");
+    bed.world.places = 0;
+    assert_eq!(bed.dials(CALLER, "*280", Some(OFFER)), ["refuse caller 403"]);
 }
 
 #[test]
@@ -210,7 +315,7 @@ fn codes_call_what_was_called_before() {
     // A speed dial.
     bed.dials(CALLER, "*75072043", Some(OFFER));
     bed.stored();
-    bed.passes(2);
+    bed.heard_out();
     assert_eq!(bed.dials(CALLER, "*07", Some(OFFER)), ["invite for 2041 0 sendrecv"]);
     bed.leg(CALLER, LegEvent::Ended { how: LegEnd::Cancelled });
     bed.actions();
@@ -274,8 +379,8 @@ fn one_is_called_back_when_the_other_is_free() {
     bed.leg(LegId(900_007), LegEvent::Acked { sdp: None });
     bed.wish("2042", Change::OneCallOnly(true));
     assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)), ["refuse caller 486"]);
-    assert!(bed.dials(CALLER, "*37", Some(OFFER)).contains(&"beep".to_owned()));
-    bed.passes(2);
+    bed.dials(CALLER, "*37", Some(OFFER));
+    assert_eq!(bed.heard_out(), "say CallBack { to: Some(\"2042\") }");
     bed.switch.handle_free(bed.now, &mut bed.world);
     assert!(bed.actions().is_empty(), "2042 still talks");
     bed.leg(LegId(900_007), LegEvent::Ended { how: LegEnd::HungUp });
