@@ -101,13 +101,14 @@ impl Switch {
             return self.on_page_left(now, world, id, leg, Cause::NothingInCommon);
         };
         (half.state, half.told) = (HalfState::Up, Direction::SendOnly);
-        let (media, codec) = (half.media.id, params.codec);
+        let media = half.media.id;
         self.actions.extend([Action::SetRemote { media, params }, Action::Overhear { media, whom: near_media }]);
         if first {
             self.set_deadline(id, now + GATHERED_WITHIN);
             match near_up {
                 true => self.tell_heard(now, id),
-                false if !self.answer_near(now, id, Some(codec)) => return,
+                // In the sound format that the speaker likes best: those who hear may have several.
+                false if !self.answer_near(now, id, None) => return,
                 false => {}
             }
         }

@@ -186,7 +186,7 @@ fn one_speaks_and_the_phones_of_many_let_it_be_heard() {
     assert_eq!(bed.dials(CALLER, "2650", Some(OFFER)), [invite; 3], "but not the speaker's own");
     assert_eq!(bed.lamps(), ["2650 Early 2041"]);
     let heard = bed.answers(0, 8);
-    assert_eq!(heard, ["remote Pcma SendOnly", "overhear", "remote Pcma SendRecv", "answer caller 8 sendrecv"]);
+    assert_eq!(heard, ["remote Pcma SendOnly", "overhear", "remote Pcmu SendRecv", "answer caller 0 sendrecv"]);
     assert_eq!(bed.seen, ["caller sees 2650"]);
     bed.leg(CALLER, LegEvent::Acked { sdp: None });
     assert_eq!(bed.lamps(), ["2650 Confirmed 2041"]);
