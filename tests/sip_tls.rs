@@ -29,7 +29,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
-use crate::sip_transport::{OPTIONS, config, local, message, next};
+use crate::{
+    call::free_port,
+    sip_transport::{OPTIONS, config, local, message, next},
+};
 
 struct Server {
     transports: Transports,
@@ -253,4 +256,86 @@ async fn we_connect_only_to_whom_we_believe() {
         }
         assert!(matches!(next(&mut server.inbox).await, Inbound::Closed { flow: closed } if closed.peer == flow.peer));
     }
+}
+
+/// A whole server that listens by TLS only, with a certificate that was made elsewhere.
+struct Whole {
+    child: Child,
+    at: SocketAddr,
+    folder: TempDir,
+}
+
+impl Whole {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (port, api) = (free_port(), free_port());
+        let at = local(port);
+        let text = format!(
+            "extensions: {{ range: 2041-2099 }}\ndirectory: {{ file: {{ path: users.yaml }} }}\ndhcp: {{ mode: off }}\ntftp: {{ enabled: false }}\n\
+             ftp: {{ enabled: false }}\nhttp: {{ enabled: false }}\nstore: {{ path: plugtone.db }}\napi: {{ listen: \"127.0.0.1:{api}\" }}\n\
+             sip: {{ udp: [], tcp: [], tls: [\"{at}\"], tls_certificate: sip.pem, tls_key: sip.key }}\n"
+        );
+        std::fs::write(folder.path().join("plugtone.yaml"), text).unwrap();
+        let users = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/demo/users.yaml");
+        std::fs::copy(users, folder.path().join("users.yaml")).unwrap();
+        certify(folder.path(), "first").await;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plugtone"));
+        command.args(["serve", "--config", "plugtone.yaml"]).current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let waits = async {
+            while TcpStream::connect(at).await.is_err() {
+                assert!(child.try_wait().unwrap().is_none(), "the server has ended");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), waits).await.expect("it listens");
+        Self { child, at, folder }
+    }
+
+    fn hears_hup(&self) {
+        let pid = self.child.id().expect("it runs").to_string();
+        assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    }
+
+    /// Whether a phone that believes this certificate only is served.
+    async fn serves(&self, believes: &str) -> bool {
+        let mut phone = openssl(self.at, &self.folder.path().join(believes), &[]);
+        says(&mut phone, b"\r\n\r\n").await;
+        let mut pong = [0; 2];
+        matches!(timeout(Duration::from_secs(10), phone.stdout.as_mut().unwrap().read_exact(&mut pong)).await, Ok(Ok(_)))
+    }
+}
+
+/// Makes a certificate that signs itself, as `sip.pem` and under its name.
+async fn certify(folder: &Path, name: &str) {
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-subj", &format!("/CN={name}"), "-out", "sip.pem", "-keyout", "sip.key"])
+        .current_dir(folder)
+        .stderr(Stdio::null())
+        .status()
+        .await;
+    assert!(made.unwrap().success());
+    std::fs::copy(folder.join("sip.pem"), folder.join(name)).unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_told_to_read_again_shows_its_new_certificate() {
+    let server = Whole::start().await;
+    assert!(server.serves("first").await);
+    let mut old = openssl(server.at, &server.folder.path().join("first"), &[]);
+    says(&mut old, b"\r\n\r\n").await;
+    hears(&mut old, b"\r\n").await;
+    certify(server.folder.path(), "second").await;
+    assert!(!server.serves("second").await, "nobody has told it");
+    server.hears_hup();
+    let exchanged = async { while !server.serves("second").await {} };
+    timeout(Duration::from_secs(20), exchanged).await.expect("it shows the new one");
+    assert!(!server.serves("first").await);
+    // Who was connected stays so, and a spoilt file changes nothing.
+    std::fs::write(server.folder.path().join("sip.pem"), "no certificate").unwrap();
+    server.hears_hup();
+    says(&mut old, b"\r\n\r\n").await;
+    hears(&mut old, b"\r\n").await;
+    assert!(server.serves("second").await);
 }
