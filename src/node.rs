@@ -615,9 +615,9 @@ fn noticing(told: Events, onboarding: Onboarding) -> Events {
             Event::DhcpDiscover { mac, family, .. } => {
                 onboarding.seen(Sighting { family: family.clone(), phone: family.is_some(), ..Sighting::of(*mac) });
             }
-            Event::LeaseGranted { mac, address, family, .. } => {
-                let address = Some(IpAddr::V4(*address));
-                onboarding.seen(Sighting { family: family.clone(), phone: family.is_some(), address, ..Sighting::of(*mac) });
+            Event::LeaseGranted { mac, address, family, port, .. } => {
+                let (address, family, port) = (Some(IpAddr::V4(*address)), family.clone(), port.clone());
+                onboarding.seen(Sighting { phone: family.is_some(), family, address, port, ..Sighting::of(*mac) });
             }
             Event::CallStarted { mac: Some(mac), call, .. } => onboarding.call_began(*mac, *call, CallKind::Other),
             Event::CallEnded { mac: Some(mac), call, .. } => onboarding.call_ended(*mac, *call),

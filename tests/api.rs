@@ -356,6 +356,34 @@ async fn a_call_is_placed_seen_followed_and_ended() {
     assert_eq!(program.get("/api/v1/calls").await, json!([]));
     assert_eq!(program.ask("DELETE", &path, &[], "").await.status, 404, "once is enough");
 
+    // What was said in it: a side for each phone, by either name, without the passwords; a file that Wireshark reads.
+    let captured = program.get("/api/v1/calls/captured").await;
+    let sides: Vec<_> = captured.as_array().expect("a list").iter().filter(|side| side["id"] == json!(id)).collect();
+    assert_eq!(sides.len(), 2, "{captured}");
+    for side in sides {
+        assert_eq!(side["last_status"], 200, "{side}");
+        let by_side = program.get(&format!("/api/v1/calls/{}/messages", side["sip_call_id"].as_str().expect("a Call-ID"))).await;
+        assert_eq!(by_side["messages"].as_array().map(Vec::len), side["messages"].as_u64().map(|count| count as usize), "{side}");
+    }
+    let messages = program.get(&format!("{path}/messages")).await["messages"].clone();
+    let messages = messages.as_array().expect("a list");
+    let of = |method: &str, status: Option<u16>| {
+        let that = |one: &&Value| one["method"] == method && one["status"] == json!(status);
+        messages.iter().filter(that).count()
+    };
+    assert!(of("INVITE", None) >= 2 && of("INVITE", Some(200)) >= 2 && of("BYE", None) >= 2, "{messages:#?}");
+    assert!(messages.iter().all(|one| one["text"].as_str().is_some_and(|text| !text.is_empty()) && one["at_us"].as_u64() > Some(0)));
+    let pcap = program.ask("GET", &format!("{path}/pcap"), &[], "").await;
+    assert_eq!((pcap.status, pcap.header("content-type")), (200, "application/vnd.tcpdump.pcap"));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), &pcap.body).expect("written");
+    let read = std::process::Command::new("tshark").arg("-r").arg(file.path()).args(["-T", "fields", "-e", "sip.Method"]).output();
+    let read = String::from_utf8(read.expect("cannot run tshark: install the Debian package tshark").stdout).expect("text");
+    assert_eq!((read.lines().count(), read.lines().filter(|line| *line == "INVITE").count()), (messages.len(), of("INVITE", None)));
+    let nothing = program.ask("GET", "/api/v1/calls/00000000000004d2/messages", &[], "").await;
+    assert_eq!(nothing.status, 404);
+    nothing.problem("a call that never was");
+
     // Its account: the one who wanted the call was called first.
     let until = Instant::now() + PATIENCE;
     let records = loop {
@@ -962,5 +990,87 @@ async fn a_phone_says_whose_it_is_where_and_what_went_wrong() {
     journal.until("its fault", says("Its last fault was this. A call was refused.")).await;
     desk.press("#").await;
     desk.until_hung_up().await.expect("it is hung up");
+    office.node.stop().await;
+}
+
+/// A question of DHCP as a switch passes it on that knows the port it came from.
+fn from_port(kind: u8, mac: MacAddr, port: &str, more: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let mut packet = vec![0; 236];
+    packet[..3].copy_from_slice(&[1, 1, 6]);
+    packet[28..34].copy_from_slice(&mac.0);
+    packet.extend([99, 130, 83, 99]);
+    let circuit = [&[1, port.len() as u8], port.as_bytes()].concat();
+    let option_82 = [circuit, b"\x02\x06floor2".to_vec()].concat();
+    for (code, value) in [(53, vec![kind]), (60, b"yealink".to_vec())].iter().chain(more).chain(&[(82, option_82)]) {
+        packet.extend([*code, value.len() as u8]);
+        packet.extend(value);
+    }
+    packet.push(255);
+    packet
+}
+
+/// Has a lease given to the phone at this port.
+async fn plugged_in_at(office: &Office, mac: MacAddr, port: &str) {
+    let switch = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    let mut offer = [0; 1500];
+    let mut ask = async |packet: Vec<u8>| {
+        switch.send_to(&packet, office.node.addresses.dhcp[0]).await.expect("sent");
+        let length = tokio::time::timeout(PATIENCE, switch.recv(&mut offer)).await.expect("an answer in time").expect("an answer");
+        offer[..length].to_vec()
+    };
+    let offer = ask(from_port(1, mac, port, &[])).await;
+    let mut options = &offer[240..];
+    let mut server = Vec::new();
+    while let [code, length, rest @ ..] = options {
+        let (value, after) = rest.split_at(usize::from(*length));
+        if *code == 54 {
+            server = value.to_vec();
+        }
+        options = if after.first() == Some(&255) { &[] } else { after };
+    }
+    ask(from_port(3, mac, port, &[(50, offer[16..20].to_vec()), (54, server)])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_for_help_tells_where_the_phone_is_plugged_in() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let routes = folder.path().join("routes.yaml");
+    let rules = "emergency:\n  numbers: [\"112\"]\n  extensions: [2042]\n  locations:\n    - { device: \"floor2/*\", name: second floor }\n    \
+                 - { device: porter, name: gate }\n";
+    fs::write(&routes, rules).expect("written");
+    let office = Office::opens(|settings| settings.calls.routes = Some(routes)).await;
+    let program = Program::of(&office);
+    let mac = plugtone::phone::make::Make::of("yealink").expect("a make").mac(0xa1);
+    plugged_in_at(&office, mac, "Gi1/0/7").await;
+    let (mut adas, mut alans) = two_colleagues(&office).await;
+    assert_eq!(adas.phone.mac, mac);
+    let place = async || {
+        let device = program.get(&format!("/api/v1/devices/{mac}")).await;
+        (device["location"].as_str().map(str::to_owned), device["port"].as_str().map(str::to_owned))
+    };
+    assert_eq!(place().await, (None, Some("floor2/Gi1/0/7".to_owned())));
+    let mut journal = office.journal();
+    let mut helps = async |place: &'static str| {
+        adas.call("112").await.expect("somebody helps");
+        let told = journal.until("the call for help", |event| matches!(event, Event::EmergencyCalled { .. })).await;
+        let Event::EmergencyCalled { location, mac: from, .. } = told else { unreachable!() };
+        assert_eq!((location.as_deref(), from), (Some(place), Some(mac)));
+        adas.hang_up().await;
+        adas.until_hung_up().await.expect("it is over");
+        alans.until_hung_up().await.expect("it is over");
+    };
+    helps("second floor").await;
+    // Who says where it is knows better, until it is plugged in elsewhere.
+    let said = program.send("PUT", &format!("/api/v1/devices/{mac}/location"), &json!({ "location": "porter" })).await;
+    assert_eq!(said.status, 200, "{said:?}");
+    assert_eq!(place().await, (Some("porter".to_owned()), Some("floor2/Gi1/0/7".to_owned())));
+    helps("gate").await;
+    plugged_in_at(&office, mac, "Gi1/0/8").await;
+    let until = Instant::now() + PATIENCE;
+    while place().await != (None, Some("floor2/Gi1/0/8".to_owned())) {
+        assert!(Instant::now() < until, "{:?}", place().await);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    helps("second floor").await;
     office.node.stop().await;
 }

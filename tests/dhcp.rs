@@ -367,6 +367,7 @@ fn a_relay_passes_on_requests_and_says_where_they_came_from() {
     let holder = office.view.holder("10.88.0.50".parse().unwrap(), now()).unwrap();
     assert_eq!(holder.relay, Some(Ipv4Addr::new(10, 88, 0, 1)));
     assert!(holder.relay_info.is_some_and(|info| info.windows(3).any(|part| part == b"lan")), "the relay's circuit id");
+    assert_eq!(office.told(|event| matches!(event, Event::LeaseGranted { port: Some(port), .. } if port == "lan")), 1);
     // Renewed by unicast, past the relay.
     udhcpc.signal(libc::SIGUSR1);
     assert_eq!(phone.hears("renew")["ip"], "10.88.0.50");

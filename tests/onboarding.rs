@@ -255,6 +255,29 @@ fn another_owner_for_the_same_phone() {
 }
 
 #[test]
+fn where_a_phone_was_said_to_be_holds_until_it_is_plugged_in_elsewhere() {
+    let mut script = Script::new(1).with_phone(1);
+    let mut place = |sighting: Sighting| {
+        script.core.handle_sighting(script.at(0), sighting);
+        let record = script.core.device(mac(1)).expect("it was seen");
+        (record.location.clone(), record.port.clone())
+    };
+    let port = |port: &str| Sighting { port: Some(port.into()), ..Sighting::of(mac(1)) };
+    let said = |location: &str| Sighting { location: Some(location.into()), ..Sighting::of(mac(1)) };
+    let some = |text: &str| Some(text.to_owned());
+    for (sighting, location, at) in [
+        (said("porter"), some("porter"), None),
+        (port("sw1/7"), some("porter"), some("sw1/7")),
+        (Sighting::of(mac(1)), some("porter"), some("sw1/7")),
+        (port("sw1/7"), some("porter"), some("sw1/7")),
+        (port("sw1/8"), None, some("sw1/8")),
+        (said("lobby"), some("lobby"), some("sw1/8")),
+    ] {
+        assert_eq!(place(sighting.clone()), (location, at), "{sighting:?}");
+    }
+}
+
+#[test]
 fn two_phones_that_claim_one_mac_are_told_apart_from_one_that_moves() {
     let heard = |places: &[(u64, u8)]| {
         let mut script = Script::new(1);
@@ -360,6 +383,7 @@ fn a_restart_begins_again_what_was_cut_short() {
             last_seen: Timestamp(0),
             address: None,
             location: None,
+            port: None,
         };
         let owned = matches!(state, DeviceState::Bound | DeviceState::Reloading | DeviceState::InService);
         let binding = BindingRecord {

@@ -114,6 +114,7 @@ fn device(n: u8, generation: u32) -> DeviceRecord {
         last_seen: Timestamp(2),
         address: Some([10, 0, 0, n].into()),
         location: None,
+        port: (n == 1).then(|| "floor2/7".to_owned()),
     }
 }
 

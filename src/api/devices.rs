@@ -34,7 +34,11 @@ pub struct Device {
     pub first_seen: String,
     pub last_seen: String,
     pub address: Option<String>,
+    /// Where somebody said that it is.
     pub location: Option<String>,
+    /// The switch port that it is plugged into, by DHCP's option 82: its place where nobody said another.
+    #[schema(example = "floor2/Gi1/0/7")]
+    pub port: Option<String>,
     /// Whose it is; absent while it is nobody's.
     pub binding: Option<Binding>,
 }
@@ -135,6 +139,7 @@ fn device(record: DeviceRecord, binding: Option<BindingRecord>) -> Device {
         last_seen: record.last_seen.to_string(),
         address: record.address.map(|address| address.to_string()),
         location: record.location,
+        port: record.port,
         binding,
     }
 }

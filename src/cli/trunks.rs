@@ -1,4 +1,4 @@
-//! `trunks`: the ways to the outside, and how they stand. `locate`: says where a phone is, for calls for help.
+//! `trunks`: the ways to the outside, and how they stand. `locate`: where a phone is, for calls for help.
 
 use clap::Args;
 use hyper::Method;
@@ -9,7 +9,10 @@ use super::{
     table,
 };
 use crate::{
-    api::{devices::Place, trunks::Trunk},
+    api::{
+        devices::{Device, Place},
+        trunks::Trunk,
+    },
     model::MacAddr,
 };
 
@@ -26,15 +29,16 @@ pub struct Trunks {
     json: bool,
 }
 
-/// Says where a phone is: what `emergency.locations` of the routes matches, and the emergency service is told.
+/// Says, or shows, where a phone is: what `emergency.locations` of the routes matches, and the emergency service is told.
 #[derive(Args)]
 #[command(after_help = "Examples:
+  plugtone locate 00:15:65:aa:bb:cc
   plugtone locate 00:15:65:aa:bb:cc floor2-port7")]
 pub struct Locate {
     /// The device.
     mac: MacAddr,
-    /// Where it is.
-    location: String,
+    /// Where it is; without it, where it is thought to be is shown.
+    location: Option<String>,
     #[command(flatten)]
     server: ServerArg,
 }
@@ -69,9 +73,18 @@ impl Trunks {
 
 impl Locate {
     pub async fn run(self) -> anyhow::Result<()> {
-        let path = format!("/api/v1/devices/{}/location", self.mac);
-        let place: Place = self.server.client()?.send_json(Method::PUT, &path, &Place { location: self.location }).await?;
-        say!("{} is at {}", self.mac, place.location);
+        let (mac, client) = (self.mac, self.server.client()?);
+        let Some(location) = self.location else {
+            let device: Device = client.get(&format!("/api/v1/devices/{mac}")).await?;
+            match (device.location, device.port) {
+                (Some(location), _) => say!("{mac} is at {location}, as somebody said"),
+                (None, Some(port)) => say!("{mac} is at {port}, as its switch or DHCP relay says"),
+                (None, None) => say!("nobody knows where {mac} is: say it, or have the switches tell DHCP (option 82)"),
+            }
+            return Ok(());
+        };
+        let place: Place = client.send_json(Method::PUT, &format!("/api/v1/devices/{mac}/location"), &Place { location }).await?;
+        say!("{mac} is at {}", place.location);
         Ok(())
     }
 }

@@ -533,7 +533,8 @@ impl Server {
             relay: ask.relay(),
             relay_info: ask.packet.options.get(code::RELAY_INFO).map(<[u8]>::to_vec),
         };
-        let event = Event::LeaseGranted { mac: ask.mac, address, family: ask.class.family.clone(), lease_secs };
+        let port = ask.packet.options.get(code::RELAY_INFO).and_then(port);
+        let event = Event::LeaseGranted { mac: ask.mac, address, family: ask.class.family.clone(), lease_secs, port };
         self.commit(now, lease, Some(reply), event);
     }
 
@@ -750,6 +751,23 @@ fn given(address: Ipv4Addr) -> Option<Ipv4Addr> {
 /// What can be shown and stored of a text from the network.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(64).collect()
+}
+
+/// Where a client is plugged in, as the value of option 82 says (RFC 3046): `remote/circuit`, or the one of them that is there.
+/// What is no text is written in hexadecimal: makers put numbers there.
+fn port(info: &[u8]) -> Option<String> {
+    let word = |wanted| {
+        let id = sub_option(info, wanted).filter(|id| !id.is_empty())?;
+        Some(match str::from_utf8(id) {
+            Ok(text) if text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') => text.to_owned(),
+            _ => id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        })
+    };
+    let port = match (word(2), word(1)) {
+        (Some(remote), Some(circuit)) => format!("{remote}/{circuit}"),
+        (remote, circuit) => remote.or(circuit)?,
+    };
+    Some(port.chars().take(128).collect())
 }
 
 fn name(kind: MessageType) -> &'static str {

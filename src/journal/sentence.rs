@@ -75,8 +75,8 @@ fn words(event: &Event) -> String {
         ),
         DhcpOffer { address, .. } => format!("is offered {address}"),
         DhcpRequest { address, .. } => format!("requests {}", or(address, "its address again")),
-        LeaseGranted { address, family, lease_secs, .. } => {
-            format!("has {address} for {lease_secs} s{}", maybe(", known as ", family))
+        LeaseGranted { address, family, lease_secs, port, .. } => {
+            format!("has {address} for {lease_secs} s{}{}", maybe(", known as ", family), maybe(", plugged in at ", port))
         }
         LeaseRefused { address, reason, .. } => format!("is refused {}: {reason}", or(address, "an address")),
         LeaseReleased { address, .. } => format!("gives {address} back"),

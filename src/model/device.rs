@@ -36,8 +36,11 @@ pub struct DeviceRecord {
     pub first_seen: Timestamp,
     pub last_seen: Timestamp,
     pub address: Option<Ipv4Addr>,
-    /// Where it is: the switch port from option 82, or what an admin wrote.
+    /// Where it is, as an admin has written.
     pub location: Option<String>,
+    /// The switch port that it is plugged into, as its DHCP relay or its switch says (option 82): its place where nobody wrote
+    /// another.
+    pub port: Option<String>,
 }
 
 /// Somebody in the directory.

@@ -47,6 +47,9 @@ pub enum Event {
         address: Ipv4Addr,
         family: Option<FamilyName>,
         lease_secs: u32,
+        /// The switch port that it is plugged into, where something on the way says so (option 82).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<String>,
     },
     LeaseRefused {
         mac: MacAddr,

@@ -131,13 +131,14 @@ impl Identities {
     /// Takes over where these devices are.
     pub(super) fn located<'a>(&self, records: impl Iterator<Item = &'a DeviceRecord>) {
         let old = self.places.load();
-        let news: Vec<_> = records.filter(|record| old.get(&record.mac) != record.location.as_ref()).collect();
+        let place = |record: &'a DeviceRecord| record.location.as_ref().or(record.port.as_ref());
+        let news: Vec<_> = records.filter(|record| old.get(&record.mac) != place(record)).collect();
         if news.is_empty() {
             return;
         }
         let mut places = HashMap::clone(&old);
         for record in news {
-            match &record.location {
+            match place(record) {
                 Some(place) => places.insert(record.mac, place.clone()),
                 None => places.remove(&record.mac),
             };

@@ -80,15 +80,17 @@ pub struct Sighting {
     pub firmware: Option<String>,
     /// Where it is heard from.
     pub address: Option<IpAddr>,
-    /// Its switch port (option 82).
+    /// Where it is, as somebody writes.
     pub location: Option<String>,
+    /// Its switch port (option 82).
+    pub port: Option<String>,
     /// It is surely a phone, even if its family is not known.
     pub phone: bool,
 }
 
 impl Sighting {
     pub fn of(mac: MacAddr) -> Self {
-        Self { mac, family: None, model: None, firmware: None, address: None, location: None, phone: false }
+        Self { mac, family: None, model: None, firmware: None, address: None, location: None, port: None, phone: false }
     }
 }
 
@@ -560,6 +562,12 @@ impl Device {
         tell |= replace(&mut record.model, sighting.model);
         tell |= replace(&mut record.firmware, sighting.firmware);
         tell |= replace(&mut record.address, address);
+        // What was written was written of the place that it was at then.
+        let moved = sighting.port.is_some() && record.port.is_some() && record.port != sighting.port;
+        if moved && record.location.take().is_some() {
+            tracing::warn!(mac = %record.mac, "the phone is at another switch port: where it was said to be does not count any more");
+        }
+        tell |= replace(&mut record.port, sighting.port);
         tell |= replace(&mut record.location, sighting.location);
         let later = now.wall.secs_since(record.last_seen) >= SEEN_AGAIN;
         if tell || later {
@@ -590,6 +598,7 @@ fn unseen(at: Timestamp, mac: MacAddr) -> DeviceRecord {
         last_seen: at,
         address: None,
         location: None,
+        port: None,
     }
 }
 

@@ -296,7 +296,14 @@ impl Service {
     async fn handle(&mut self, message: Message) -> Option<oneshot::Sender<()>> {
         let now = now();
         match message {
-            Message::Seen(sighting) => self.core.handle_sighting(now, sighting),
+            Message::Seen(sighting) => {
+                let (mac, placed) = (sighting.mac, sighting.location.is_some() || sighting.port.is_some());
+                self.core.handle_sighting(now, sighting);
+                if placed {
+                    // A call for help may be next.
+                    self.identities.located(self.core.device(mac).into_iter());
+                }
+            }
             Message::CallBegan(mac, call, kind) => self.core.handle_call_began(now, mac, call, kind),
             Message::CallEnded(mac, call) => self.core.handle_call_ended(now, mac, call),
             Message::FileFetched(mac, generation) => self.core.handle_file_fetched(now, mac, generation),

@@ -102,7 +102,7 @@ fn lease_state(name: &str) -> Option<LeaseState> {
 
 // --- devices and bindings
 
-const DEVICE_COLUMNS: &str = "mac, family, model, firmware, state, generation, first_seen_ms, last_seen_ms, address, location";
+const DEVICE_COLUMNS: &str = "mac, family, model, firmware, state, generation, first_seen_ms, last_seen_ms, address, location, port";
 
 pub(super) fn devices(db: &Connection) -> rusqlite::Result<Vec<DeviceRecord>> {
     all(db, &format!("SELECT {DEVICE_COLUMNS} FROM devices ORDER BY mac"), &[], device_row)
@@ -124,6 +124,7 @@ fn device_row(row: &Row<'_>) -> rusqlite::Result<DeviceRecord> {
         last_seen: Timestamp(row.get(7)?),
         address: text_or_null(row, 8)?,
         location: row.get(9)?,
+        port: row.get(10)?,
     })
 }
 
@@ -132,11 +133,11 @@ pub(super) fn save_device(db: &Connection, device: &DeviceRecord) -> Result<()> 
     let changed = run(
         db,
         "save a device",
-        "INSERT INTO devices (mac, family, model, firmware, state, generation, first_seen_ms, last_seen_ms, address, location)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+        "INSERT INTO devices (mac, family, model, firmware, state, generation, first_seen_ms, last_seen_ms, address, location, port)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT (mac) DO UPDATE SET family = excluded.family, model = excluded.model, firmware = excluded.firmware,
            state = excluded.state, generation = excluded.generation, first_seen_ms = excluded.first_seen_ms,
-           last_seen_ms = excluded.last_seen_ms, address = excluded.address, location = excluded.location
+           last_seen_ms = excluded.last_seen_ms, address = excluded.address, location = excluded.location, port = excluded.port
          WHERE devices.generation <= excluded.generation",
         params![
             device.mac.to_string(),
@@ -149,6 +150,7 @@ pub(super) fn save_device(db: &Connection, device: &DeviceRecord) -> Result<()> 
             device.last_seen.0,
             device.address.map(|address| address.to_string()),
             device.location,
+            device.port,
         ],
     )?;
     if changed == 0 {

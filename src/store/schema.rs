@@ -261,6 +261,10 @@ DROP TABLE contacts;
 ALTER TABLE contacts_new RENAME TO contacts;
 CREATE INDEX contacts_by_mac ON contacts (mac);
 "#,
+    r#"
+-- The switch port that a device is plugged into, from option 82. `location` is what an admin wrote.
+ALTER TABLE devices ADD COLUMN port TEXT;
+"#,
 ];
 
 /// The newest schema that this program knows.

@@ -590,6 +590,7 @@ async fn give_phones(folder: &Path, phones: u32) -> anyhow::Result<()> {
             last_seen: at,
             address: None,
             location: None,
+            port: None,
         };
         let binding = BindingRecord {
             mac,

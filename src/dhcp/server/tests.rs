@@ -450,7 +450,29 @@ fn relays_are_answered_with_their_own_bytes() {
     let (ack, _) = lab.one(request);
     assert_eq!(ack.message_type(), Some(MessageType::Ack));
     assert_eq!(lab.disk[&ip("10.1.0.11")].relay_info.as_deref(), Some(&link[..]));
+    assert_eq!(lab.told(|event| matches!(event, Event::LeaseGranted { port: Some(_), .. })), 0, "it says nothing of ports");
     lab.silent(msg(MessageType::Discover, 3).relayed().head(|head| head.giaddr = ip("172.16.0.1")));
+}
+
+#[test]
+fn the_switch_port_of_a_phone_is_told_as_its_switch_writes_it() {
+    for (parts, port) in [
+        (&[(1, &b"Gi1/0/7"[..]), (2, b"floor2")][..], Some("floor2/Gi1/0/7")),
+        (&[(2, b"floor 2")], Some("floor 2")),
+        // Cisco: VLAN, module and port; the switch's MAC.
+        (&[(1, &[0, 4, 0, 20, 1, 7]), (2, &[0, 6, 0, 0x1b, 0x54, 0xaa, 0, 1])], Some("0006001b54aa0001/000400140107")),
+        (&[(1, b"port\0")], Some("706f727400")),
+        (&[(1, b""), (5, &[10, 1, 0, 0])], None),
+        (&[], None),
+    ] {
+        let info: Vec<u8> = parts.iter().flat_map(|(code, id)| [&[*code, id.len() as u8], *id].concat()).collect();
+        assert_eq!(super::port(&info).as_deref(), port, "{parts:?}");
+    }
+    // A switch that puts it in on the way, and is no relay.
+    let mut lab = Lab::new(OFFICE);
+    lab.one(msg(MessageType::Discover, 1).with(82, b"\x01\x02p7"));
+    lab.one(msg(MessageType::Request, 1).with(82, b"\x01\x02p7").wish("10.0.0.10").chose(SERVER));
+    assert_eq!(lab.told(|event| matches!(event, Event::LeaseGranted { port: Some(port), .. } if port == "p7")), 1);
 }
 
 #[test]
