@@ -272,6 +272,11 @@ impl Sipp {
         logs.map(|path| fs::read_to_string(path).unwrap_or_default()).collect()
     }
 
+    /// Without a word.
+    pub fn is_unplugged(mut self) {
+        self.child.kill().and_then(|()| self.child.wait()).expect("a child");
+    }
+
     pub async fn succeeds(self) {
         self.finishes(|_| ()).await;
     }

@@ -16,7 +16,8 @@ use plugtone::{
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    call::{Bed, free_port, named_port},
+    call::{Bed, Sipp, free_port, is_bound, named_port},
+    call_transfer::named,
     voicemail::voice,
 };
 
@@ -236,6 +237,83 @@ async fn a_call_is_parked_seen_and_taken_elsewhere() {
     waits.succeeds().await;
     bed.ended("callee hung up").await;
     bed.phone(5, free_port(), "uac_refused.xml", "701", &[("EXPECTED", "404")]).succeeds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_parked_where_its_owner_was_told() {
+    let bed = office().await;
+    let one = bed.registers(2).await;
+    let asks = bed.phone(1, free_port(), "uac_called_off.xml", "700", &[]);
+    said(&bed, "If you transfer the call here, it waits at, 7 0 1").await;
+    let target = format!("700@[remote_ip]?Replaces={}", named(&asks).await);
+    let waits = bed.phone(2, one, "uas_held.xml", "x", &[("CALLER", "2041")]);
+    bed.phone(1, free_port(), "uac_transfer_attended.xml", "2042", &[("TARGET", &target)]).succeeds().await;
+    asks.succeeds().await;
+    bed.tells(|event| matches!(event, Event::CallTransferred { by, to, .. } if by == "2041" && to == "701")).await;
+    let states: Vec<_> = bed.running.handle.list().await.iter().map(|call| call.state).collect();
+    assert_eq!(states, [plugtone::call::CallState::Parked]);
+    let takes = bed.phone(5, free_port(), "uac_called_off.xml", "701", &[]);
+    bed.tells(|event| matches!(event, Event::CallAnswered { to, .. } if to == "2043")).await;
+    let calls = bed.running.handle.list().await;
+    assert!(bed.running.handle.hangup(calls[0].call).await);
+    takes.succeeds().await;
+    waits.succeeds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_dialled_and_wanted_outlives_the_server() {
+    // Phones know where the server is: it comes back there.
+    let server = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let mut bed = Bed::at(server, tempfile::tempdir().expect("a folder"), |_| {}).await;
+    speaks(&mut bed, &ivr::settings::Settings::default()).await;
+    let (one, other) = (bed.registers(2).await, bed.registers(5).await);
+    // 2042 talks with 2041, and wants no second call.
+    bed.running.handle.wish("2042", Change::OneCallOnly(true)).await.expect("kept");
+    let talks = bed.phone(2, one, "uas_answer.xml", "x", &[("CALLER", "2041")]);
+    let calls = bed.phone(1, free_port(), "uac_call.xml", "2042", &[("PAUSE", "20000")]);
+    bed.tells(|event| matches!(event, Event::CallAnswered { to, .. } if to == "2042")).await;
+    bed.phone(5, free_port(), "uac_refused.xml", "2042", &[("EXPECTED", "486")]).succeeds().await;
+    bed.phone(5, free_port(), "uac_called_off.xml", "*37", &[]).succeeds().await;
+    said(&bed, "You will be called when, 2 0 4 2 is free.").await;
+    // The account is written behind.
+    let until = Instant::now() + Duration::from_secs(5);
+    let written =
+        async || bed.store.call_legs(CallLegQuery { user: Some("2043".into()), limit: 10, ..Default::default() }).await.expect("read");
+    while !written().await.iter().any(|leg| leg.to == "2042") {
+        assert!(Instant::now() < until, "{:#?}", written().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The plug is pulled, of the server too.
+    let until = Instant::now() + Duration::from_secs(5);
+    [talks, calls].into_iter().for_each(Sipp::is_unplugged);
+    let wanted = bed.phone(5, other, "uas_answer.xml", "x", &[("CALLER", "sip:2042@")]);
+    let called = bed.phone(2, one, "uas_answer.xml", "x", &[("CALLER", "sip:2043@")]);
+    bed.running.task.abort();
+    let _ = bed.running.task.await;
+    bed.store.close().await;
+    while is_bound(server.port()) {
+        assert!(Instant::now() < until, "the port is not free again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    let mut bed = Bed::at(server, bed.folder, |_| {}).await;
+    speaks(&mut bed, &ivr::settings::Settings::default()).await;
+    // Both are free: the phone of who wanted it rings and shows whom it is about, and then the other.
+    bed.tells(|event| matches!(event, Event::CallAnswered { to, .. } if to == "2042")).await;
+    let back = bed.running.handle.list().await;
+    assert_eq!(back[0].labels, [("call-back".to_owned(), "2042".to_owned())]);
+    assert!(bed.running.handle.hangup(back[0].call).await);
+    wanted.succeeds().await;
+    called.succeeds().await;
+    let until = Instant::now() + Duration::from_secs(5);
+    while bed.store.wishes().await.expect("read").iter().any(|(key, _)| key.starts_with("call-back/")) {
+        assert!(Instant::now() < until, "it is done, and not forgotten");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // And the number dialled last is known.
+    let called = bed.phone(2, one, "uas_answer.xml", "x", &[("CALLER", "sip:2043@")]);
+    bed.phone(5, free_port(), "uac_call.xml", "*66", &[("PAUSE", "200")]).succeeds().await;
+    called.succeeds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,7 +68,7 @@ async fn nobody_is_sent_where_the_phone_itself_may_not_call() {
 }
 
 /// How a REFER names the call that this SIPp is in.
-async fn named(sipp: &Sipp) -> String {
+pub async fn named(sipp: &Sipp) -> String {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
         assert!(Instant::now() < until, "the second call does not come about");

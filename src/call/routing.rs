@@ -74,6 +74,8 @@ pub enum Errand {
     Diagnosis,
     /// Tell it what a star code has done.
     Confirm(Confirmation),
+    /// Tell it at which place its other call will wait if it is transferred there.
+    Park { place: String },
     /// Take a message for somebody.
     Leave { mailbox: Extension },
     /// Play what is in a mailbox: of the one who calls from his own phone, or of whoever proves to be its owner.

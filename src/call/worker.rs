@@ -62,7 +62,7 @@ use crate::{
         transport::{Inbound, Transport, Transports, socket::BindError},
         ua::{self, UserAgent},
     },
-    store::{ContactKey, Store},
+    store::{CallLegQuery, ContactKey, Store},
 };
 
 /// What the engine asks and tells `provisioning`. Answer from memory; never wait.
@@ -121,6 +121,8 @@ const MOST_LISTED: usize = 200;
 const MEDIA_EVENTS: usize = 1024;
 /// Batches of contacts that may wait for the disk; while it takes no more, the registrar keeps what is due.
 const CONTACT_BATCHES: usize = 4;
+/// Legs of the account, the newest, from which the last numbers of each extension are taken at the start.
+const REMEMBERED: usize = 20_000;
 /// Subscriptions that may wait for the disk. Beyond it one is lost, which costs a phone's lamps after a restart.
 const WRITES: usize = 4096;
 /// Messages taken at once before answers go out.
@@ -185,6 +187,8 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     let capture = Capture::new(calls.capture);
     let mut switch = Switch::new(Arc::new(calls));
     switch.restore(neighbours.store.wishes().await?);
+    let legs = neighbours.store.call_legs(CallLegQuery { limit: REMEMBERED, ..CallLegQuery::default() }).await?;
+    switch.remember(legs, |number| neighbours.office.is_extension(number));
     let ground = Ground {
         agent,
         endpoint,

@@ -5,6 +5,7 @@
 //! book gives out what is to be stored ([`book::Row`]), and takes it back after a restart.
 
 pub mod book;
+pub mod call_back;
 pub mod code;
 pub mod confirmation;
 pub mod group;
@@ -14,6 +15,7 @@ pub mod settings;
 
 pub use self::{
     book::{Book, Change, Reach, Wishes},
+    call_back::{CallBack, CallBacks},
     code::{Code, Codes},
     confirmation::Confirmation,
     group::{Group, Strategy},

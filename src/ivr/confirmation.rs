@@ -1,4 +1,4 @@
-//! What a phone hears once a star code has done its work: what is set now. Pure.
+//! What a phone hears once a star code has done its work: what is set now; and at which place a call will wait. Pure.
 
 use std::time::Duration;
 
@@ -47,8 +47,16 @@ pub fn report(done: &Confirmation) -> Vec<Utterance> {
     std::iter::once(Utterance::Pause(Duration::from_millis(300))).chain(said).collect()
 }
 
+/// Where a call will wait if it is transferred; said again and again, as there is time until it is.
+pub fn place(place: &str) -> Vec<Utterance> {
+    let said = [Utterance::Prompt("park-place".to_owned()), Utterance::Digits(place.to_owned())];
+    let (before, after) = (Utterance::Pause(Duration::from_millis(300)), Utterance::Pause(Duration::from_secs(2)));
+    std::iter::once(before).chain(said).chain([after]).collect()
+}
+
 /// All prompts that this can want.
-pub const PROMPTS: [&str; 24] = [
+pub const PROMPTS: [&str; 25] = [
+    "park-place",
     "set-always",
     "set-busy",
     "set-no-answer",

@@ -203,6 +203,16 @@ impl Ivr {
         self.announce(call, text, clips).await;
     }
 
+    /// Says at which place a call will wait, until its owner transfers it or hangs up.
+    async fn tell_place(&self, mut call: ServiceCall, place: &str) {
+        let (text, clips) = self.say(&confirmation::place(place));
+        self.shared.events.tell(Event::IvrPrompt { mac: Some(call.caller.mac), call: call.call, text });
+        self.shared.media.command(call.session, Command::Play { playback: PlaybackId(1), clips, repeat: true });
+        // Closes when the call is over.
+        let _ = timeout(LONGEST_REPORT, async { while call.events.recv().await.is_some() {} }).await;
+        call.control.hang_up();
+    }
+
     /// Tells a phone of itself, and hangs up.
     async fn diagnose(&self, call: ServiceCall) {
         let (mac, phone) = (call.caller.mac, &call.caller);
@@ -240,6 +250,10 @@ impl Ivr {
             let span = info_span!("announcement", call = %call.call, mac = %call.caller.mac);
             if let Errand::Confirm(done) = call.errand.clone() {
                 tokio::spawn(async move { ivr.confirm(call, &done).await }.instrument(span));
+                continue;
+            }
+            if let Errand::Park { place } = call.errand.clone() {
+                tokio::spawn(async move { ivr.tell_place(call, &place).await }.instrument(span));
                 continue;
             }
             if call.errand == Errand::Diagnosis {

@@ -343,7 +343,7 @@ impl Attendant {
                 let messages = voicemail.messages(mailbox.as_str()).await.unwrap_or_default();
                 (Stage::Listen(Listen::new(now, messages)), mailbox.to_string())
             }
-            Errand::Listen { mailbox: None } | Errand::Menu | Errand::Diagnosis | Errand::Confirm(_) => {
+            Errand::Listen { mailbox: None } | Errand::Menu | Errand::Diagnosis | Errand::Confirm(_) | Errand::Park { .. } => {
                 (Stage::SignIn(SignIn::new(now)), String::new())
             }
         };

@@ -163,10 +163,10 @@ pub enum Action {
         call: CallId,
         taken: bool,
     },
-    /// Store this, and tell the call of a star code ([`super::Switch::kept`]).
+    /// Store this, and tell the call of a star code ([`super::Switch::kept`]), if one waits for it.
     Keep {
         row: Row,
-        call: CallId,
+        call: Option<CallId>,
     },
     Tell(Event),
 }

@@ -49,7 +49,7 @@ impl Switch {
         };
         half.state = HalfState::Up;
         for other in mem::replace(side, Side::One(Box::new(half.clone()))).into_halves() {
-            self.legs.remove(&other.leg);
+            self.legs.remove(other.leg);
             self.actions.push_back(Action::Hangup { leg: other.leg, elsewhere: true });
             self.actions.push_back(Action::CloseMedia { media: other.media.id });
         }
@@ -70,6 +70,7 @@ impl Switch {
 
     /// The one who asked for an originated call has picked up.
     pub(super) fn near_is_there(&mut self, now: Instant, world: &mut dyn World, id: CallId, mac: MacAddr) {
+        self.call_back_rings(id);
         let Some(call) = self.calls.get_mut(&id) else { return };
         call.caller.mac = mac;
         call.mac = Some(mac);

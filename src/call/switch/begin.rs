@@ -76,6 +76,12 @@ impl Switch {
         if inside && self.config.features.is_place(&incoming.dialled) {
             return self.unpark(now, world, &incoming);
         }
+        if inside && self.config.features.park_number.as_ref() == Some(&incoming.dialled) {
+            return match self.admit(&incoming.caller, &Route::Service) {
+                Ok(()) => self.offer_place(now, world, incoming),
+                Err(cause) => self.refuse(&incoming, cause),
+            };
+        }
         let route = self.route(world, &incoming.caller, incoming.origin.as_ref(), &incoming.dialled);
         if inside {
             self.desk.last.entry(incoming.caller.user.clone()).or_default().dialled = Some(incoming.dialled.clone());
@@ -287,7 +293,7 @@ impl Switch {
 
     pub(super) fn insert(&mut self, now: Instant, id: CallId, mut call: Call) {
         for half in call.near.halves() {
-            self.legs.insert(half.leg, id);
+            self.legs.insert(half.leg, id, &half.user);
         }
         *self.callers.entry(call.caller.user.clone()).or_default() += 1;
         if matches!(call.near, Side::Ringing(_)) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Action, Incoming, Purpose, Switch, World,
-    desk::CallBack,
+    desk::wall,
     state::{Place, Side},
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         half::{Cause, HalfState},
         routing::Errand,
     },
-    features::{Change, Code, Confirmation, book::Row},
+    features::{CallBack, Change, Code, Confirmation, book::Row},
     model::{CallId, Event, Extension},
     routing::hours::Switch as Night,
     sdp::Description,
@@ -23,8 +23,6 @@ use crate::{
 const HEARD: Duration = Duration::from_millis(1500);
 /// How long the disk may take.
 const STORED_WITHIN: Duration = Duration::from_secs(10);
-/// Call-backs that wait at most.
-const MOST_CALL_BACKS: usize = 1000;
 
 /// The number that a code stands for, and how it is called.
 pub(super) struct Coded {
@@ -69,8 +67,8 @@ impl Switch {
             }
             Code::CallBack => return self.want_call_back(now, world, incoming, last.dialled),
             Code::CancelCallBack => {
-                self.desk.call_backs.retain(|one| one.from.as_str() != user);
-                return self.confirm(now, world, incoming, None, Confirmation::CallBack { to: None });
+                let row = self.desk.call_backs.remove(&user);
+                return self.confirm(now, world, incoming, row, Confirmation::CallBack { to: None });
             }
             Code::Diagnosis => {
                 let Ok(offer) = incoming.offer.as_deref().map(Description::parse).transpose() else {
@@ -113,14 +111,12 @@ impl Switch {
         let from = incoming.caller.user.parse::<Extension>();
         let to = to.filter(|to| world.is_extension(to)).and_then(|to| to.parse::<Extension>().ok());
         let (Ok(from), Some(to)) = (from, to) else { return self.no_such(incoming) };
-        self.desk.call_backs.retain(|one| one.from != from);
-        if self.desk.call_backs.len() >= MOST_CALL_BACKS {
-            return self.no(incoming, Cause::Overload);
-        }
-        tracing::info!(%from, %to, "wants to be called back");
         let done = Confirmation::CallBack { to: Some(to.to_string()) };
-        self.desk.call_backs.push(CallBack { from, to, until: now + self.config.features.call_back });
-        self.confirm(now, world, incoming, None, done)
+        let patience = i64::try_from(self.config.features.call_back.as_secs()).unwrap_or(i64::MAX);
+        let wanted = CallBack { from, to, until: wall(world).plus_secs(patience) };
+        tracing::info!(from = %wanted.from, to = %wanted.to, "wants to be called back");
+        let Some(row) = self.desk.call_backs.add(wanted) else { return self.no(incoming, Cause::Overload) };
+        self.confirm(now, world, incoming, Some(row), done)
     }
 
     /// Answers once the row, if there is one, is stored, and has the service say what is done. Without a row and a place there it
@@ -149,7 +145,7 @@ impl Switch {
         self.insert(now, id, call);
         self.set_deadline(id, now + STORED_WITHIN);
         match row {
-            Some(row) => self.actions.push_back(Action::Keep { row, call: id }),
+            Some(row) => self.actions.push_back(Action::Keep { row, call: Some(id) }),
             None => self.kept(now, id, true),
         }
         None

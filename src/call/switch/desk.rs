@@ -5,16 +5,20 @@ use std::{
     time::Instant,
 };
 
-use super::{Switch, World};
+use super::{Action, Switch, World};
 use crate::{
-    call::presence::{DialogState, Lamp},
+    call::{
+        inbound::HIDDEN,
+        presence::{DialogState, Lamp},
+    },
     features::{
-        Book, Change, Places, Wishes,
+        Book, CallBacks, Change, Places, Wishes,
         book::{self, Row},
         group::Turns,
     },
-    model::{CallId, Extension},
+    model::{CallId, Timestamp},
     routing::hours::Switch as Night,
+    store::{CallLeg, LegDirection},
 };
 
 #[derive(Default)]
@@ -22,10 +26,10 @@ pub(super) struct Desk {
     pub(super) book: Book,
     pub(super) turns: Turns,
     pub(super) places: Places,
-    /// Of each extension that has called or was called. Forgotten at a restart.
+    /// Of each extension that has called or was called.
     pub(super) last: HashMap<String, Last>,
-    pub(super) call_backs: Vec<CallBack>,
-    /// A call has ended since call-backs were looked at.
+    pub(super) call_backs: CallBacks,
+    /// A call has ended, or a phone has come, since call-backs were looked at.
     pub(super) someone_free: bool,
     /// The lamp of a number that each call lights: of its group, of its park place.
     lit: HashMap<CallId, (String, Lamp)>,
@@ -39,14 +43,6 @@ pub(super) struct Desk {
 pub(super) struct Last {
     pub(super) dialled: Option<String>,
     pub(super) caller: Option<String>,
-}
-
-/// Somebody wants to be called when somebody else is free.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CallBack {
-    pub(super) from: Extension,
-    pub(super) to: Extension,
-    pub(super) until: Instant,
 }
 
 impl Desk {
@@ -111,10 +107,11 @@ impl Switch {
         Some(self.desk.book.set_night(hours, to))
     }
 
-    /// Puts back what was stored of wishes and switches.
+    /// Puts back what was stored of wishes, switches and call-backs.
     pub fn restore(&mut self, rows: Vec<(String, String)>) {
+        self.desk.someone_free = true;
         for (key, value) in rows {
-            if !self.desk.book.restore(&key, &value) {
+            if !self.desk.book.restore(&key, &value) && !self.desk.call_backs.restore(&key, &value) {
                 tracing::warn!(key, "what is stored of the office's wishes cannot be read: it does not count");
             }
         }
@@ -125,27 +122,70 @@ impl Switch {
         }
     }
 
+    /// Takes the last numbers from the account of who called whom, the newest first. `known`: is this an extension? Of a call
+    /// that was refused before a phone rang, the called has no record: whoever called so is forgotten at a restart.
+    pub fn remember(&mut self, legs: Vec<CallLeg>, known: impl Fn(&str) -> bool) {
+        let rules = self.config.features.clone();
+        let is_number = |dialled: &str| {
+            rules.codes.read(dialled).is_none() && !rules.is_place(dialled) && rules.park_number.as_deref() != Some(dialled)
+        };
+        for CallLeg { leg, direction, from, to, dialled, .. } in legs.into_iter().filter(|leg| leg.mac.is_some()) {
+            match direction {
+                LegDirection::In if known(&from) && is_number(&to) => {
+                    self.desk.last.entry(from).or_default().dialled.get_or_insert(to);
+                }
+                // The first leg of a call that a program began is of the one who wanted it; those of a group are nobody's own.
+                LegDirection::Out if leg > 1 && from != HIDDEN && !rules.has(&dialled) => {
+                    let called = if known(&dialled) { dialled } else { to };
+                    if known(&called) {
+                        self.desk.last.entry(called).or_default().caller.get_or_insert(from);
+                    }
+                }
+                LegDirection::In | LegDirection::Out => {}
+            }
+        }
+    }
+
+    /// A phone is there that was not.
+    pub fn handle_phone_came(&mut self) {
+        self.desk.someone_free = true;
+        self.desk.call_backs.try_again();
+    }
+
     /// Calls those who wanted to be called when somebody is free, and she is. Cheap when nothing has happened.
     pub fn handle_free(&mut self, now: Instant, world: &mut dyn World) {
         if !std::mem::take(&mut self.desk.someone_free) || self.desk.call_backs.is_empty() {
             return;
         }
-        self.desk.call_backs.retain(|one| one.until > now);
-        let free = |user: &Extension| !self.is_engaged(user.as_str()) && !world.contacts(user.as_str()).is_empty();
-        let due: Vec<_> = self.desk.call_backs.iter().filter(|one| free(&one.from) && free(&one.to)).cloned().collect();
-        for one in due {
-            // The one before may have made her busy again.
-            if self.is_engaged(one.to.as_str()) || self.is_engaged(one.from.as_str()) {
-                continue;
-            }
-            self.desk.call_backs.retain(|other| *other != one);
+        for row in self.desk.call_backs.expire(wall(world)) {
+            self.actions.push_back(Action::Keep { row, call: None });
+        }
+        // Each one makes two busy.
+        while let Some(one) =
+            self.desk.call_backs.due(|user| !self.legs.is_engaged(user.as_str()) && !world.contacts(user.as_str()).is_empty())
+        {
             let labels = vec![("call-back".to_owned(), one.to.to_string())];
             let wanted = super::Originate { from: one.from.clone(), to: one.to.to_string(), caller_id: None, timeout: None, labels };
-            if let Err(error) = self.originate(now, world, wanted) {
-                tracing::info!(from = %one.from, to = %one.to, %error, "no call-back");
+            match self.originate(now, world, wanted) {
+                Ok(id) => self.calls.get_mut(&id).into_iter().for_each(|call| call.call_back = true),
+                Err(error) => tracing::info!(from = %one.from, to = %one.to, %error, "no call-back"),
             }
         }
     }
+
+    /// The phone of the one who wanted a call-back rings: it is done.
+    pub(super) fn call_back_rings(&mut self, id: CallId) {
+        let Some(call) = self.calls.get_mut(&id).filter(|call| call.call_back) else { return };
+        call.call_back = false;
+        if let Some(row) = self.desk.call_backs.remove(&call.caller.user) {
+            self.actions.push_back(Action::Keep { row, call: None });
+        }
+    }
+}
+
+/// What the clock on the wall says, as it is stored.
+pub(super) fn wall(world: &dyn World) -> Timestamp {
+    Timestamp(world.wall().as_millisecond())
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ impl Switch {
         let Some(Side::Ringing(halves)) = self.calls.get_mut(&id).map(|call| &mut call.far) else { return };
         let Some(at) = halves.iter().position(|half| half.leg == leg) else { return };
         let half = halves.swap_remove(at);
-        self.legs.remove(&leg);
+        self.legs.remove(leg);
         self.actions.push_back(Action::CloseMedia { media: half.media.id });
     }
 }

@@ -74,7 +74,7 @@ impl Switch {
         self.desk.someone_free = true;
         let talk = call.answered.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         for half in call.near.into_halves().into_iter().chain(call.far.into_halves()) {
-            self.legs.remove(&half.leg);
+            self.legs.remove(half.leg);
             // Of people outside nothing is remembered.
             if half.is_up() && half.owned && !half.listens {
                 self.desk.turns.talked(&half.user);

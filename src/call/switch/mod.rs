@@ -31,6 +31,7 @@ mod connected;
 mod desk;
 mod divert;
 mod leaving;
+mod legs;
 mod outside;
 mod page;
 mod park;
@@ -69,6 +70,7 @@ pub use self::{
 };
 use self::{
     desk::Desk,
+    legs::Legs,
     state::{Call, Side},
 };
 
@@ -139,7 +141,7 @@ pub enum ServiceCommand {
 pub struct Switch {
     config: Arc<Config>,
     calls: HashMap<CallId, Call>,
-    legs: HashMap<LegId, CallId>,
+    legs: Legs,
     /// Calls of each caller, by user part.
     callers: HashMap<String, usize>,
     /// One deadline per ringing call.
@@ -156,7 +158,7 @@ impl Switch {
         Self {
             config,
             calls: HashMap::new(),
-            legs: HashMap::new(),
+            legs: Legs::default(),
             callers: HashMap::new(),
             deadlines: BTreeSet::new(),
             actions: VecDeque::new(),
@@ -177,7 +179,7 @@ impl Switch {
 
     /// The phone of a leg.
     pub fn device_of(&self, leg: LegId) -> Option<MacAddr> {
-        let call = self.calls.get(self.legs.get(&leg)?)?;
+        let call = self.calls.get(&self.legs.call_of(leg)?)?;
         call.half(leg).map(|half| half.mac)
     }
 
@@ -210,7 +212,7 @@ impl Switch {
 
     /// What a leg tells of itself.
     pub fn handle_leg(&mut self, now: Instant, world: &mut dyn World, leg: LegId, event: LegEvent) {
-        let Some(&id) = self.legs.get(&leg) else { return };
+        let Some(id) = self.legs.call_of(leg) else { return };
         self.touched.insert(id);
         match event {
             LegEvent::Trying => self.on_trying(now, id),

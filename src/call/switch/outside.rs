@@ -89,7 +89,7 @@ impl Switch {
             let leg = world.new_leg();
             let mut sdp = sdp::Session::new(world.random(), media.address, &codecs);
             let offer = sdp.offer(Direction::SendRecv, None, &foreign);
-            self.legs.insert(leg, id);
+            self.legs.insert(leg, id, &hop.number);
             let mut half = Half::new(leg, &hop.number, MacAddr::NOBODY, media, sdp, HalfState::Called);
             // Nobody outside may send our people's calls elsewhere.
             half.owned = false;

@@ -130,7 +130,7 @@ impl Switch {
         let Some(at) = page.halves.iter().position(|half| half.leg == leg) else { return };
         let half = page.halves.swap_remove(at);
         let nobody_left = page.halves.is_empty();
-        self.legs.remove(&leg);
+        self.legs.remove(leg);
         self.desk.someone_free = true;
         self.actions.push_back(Action::CloseMedia { media: half.media.id });
         match nobody_left {

@@ -1,4 +1,8 @@
 //! A call is parked: it waits at a number, with music, until somebody dials it; if nobody does, who parked it is called.
+//!
+//! It is transferred there at once (blind): to a place, or to the number for any of them. Or its owner calls that number first,
+//! is told a place, which is kept for him, and then transfers the call to whom he hears (attended); who only calls and hangs up
+//! has parked nothing.
 
 use std::time::Instant;
 
@@ -7,15 +11,16 @@ use super::{
     state::{Place, Side},
 };
 use crate::{
-    call::half::Cause,
+    call::{half::Cause, routing::Errand},
     model::{CallId, Extension},
+    sdp::Description,
     sip::ua::LegId,
 };
 
 /// How often a call goes back to its place when who parked it does not answer either.
 const MOST_ROUNDS: u8 = 5;
 
-/// A call that waits, or goes back to who parked it.
+/// A call that waits, goes back to who parked it, or is told where another one may wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Parked {
     pub(super) place: String,
@@ -25,6 +30,32 @@ pub(super) struct Parked {
 }
 
 impl Switch {
+    /// Somebody dials the number for any place: he is told one, which is kept for his other call while he listens.
+    pub(super) fn offer_place(&mut self, now: Instant, world: &mut dyn World, incoming: Incoming) {
+        let (Ok(by), Ok(offer)) = (incoming.caller.user.parse(), incoming.offer.as_deref().map(Description::parse).transpose()) else {
+            return self.refuse(&incoming, Cause::NothingInCommon);
+        };
+        let id = self.new_id(world);
+        let Some(place) = self.desk.places.put(id, None, self.config.features.places()) else {
+            return self.refuse(&incoming, Cause::Busy);
+        };
+        self.enter_service(now, world, id, incoming, offer, Errand::Park { place: place.clone() });
+        match self.calls.get_mut(&id) {
+            Some(call) => call.parked = Some(Parked { place, by, rounds: 0 }),
+            None => self.desk.places.leave(&place, id),
+        }
+    }
+
+    /// A phone transfers its call to the one by which it was told a place. `false`: nobody was told one there.
+    pub(super) fn park_as_told(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, told: CallId) -> Result<bool, u16> {
+        let Some(call) = self.calls.get_mut(&told).filter(|call| matches!(call.far, Side::Menu { .. })) else { return Ok(false) };
+        let Some(Parked { place, .. }) = call.parked.take() else { return Ok(false) };
+        self.desk.places.leave(&place, told);
+        self.end(now, told, Cause::Transferred, None, None);
+        self.park(now, world, id, leg, &place)?;
+        Ok(true)
+    }
+
     /// A phone transfers its call to a park place, or to the number for any of them: then the place's lamp and the event say
     /// which it is.
     pub(super) fn park(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, to: &str) -> Result<(), u16> {
@@ -88,7 +119,9 @@ impl Switch {
 
     /// Somebody dials a park place.
     pub(super) fn unpark(&mut self, now: Instant, world: &mut dyn World, incoming: &Incoming) {
-        let Some(id) = self.desk.places.at(&incoming.dialled) else { return self.refuse(incoming, Cause::Unknown) };
+        // A place that is only kept for somebody is empty.
+        let waits = |id: &CallId| self.calls.get(id).is_some_and(|call| matches!(call.far, Side::Parked));
+        let Some(id) = self.desk.places.at(&incoming.dialled).filter(waits) else { return self.refuse(incoming, Cause::Unknown) };
         match self.put_through(now, world, incoming, id, Place::Far, false) {
             Ok(()) => {
                 self.desk.places.leave(&incoming.dialled, id);

@@ -114,7 +114,7 @@ impl Switch {
 
     /// Is the user in a call, or called?
     pub(super) fn is_engaged(&self, user: &str) -> bool {
-        self.calls.values().any(|call| call.near.halves().chain(call.far.halves()).any(|half| half.user == user))
+        self.legs.is_engaged(user)
     }
 
     /// Sends a call whose near side is there where the plan says; who may not be sent there was asked before.

@@ -31,7 +31,7 @@ impl Switch {
     }
 
     fn try_replace(&mut self, now: Instant, world: &mut dyn World, incoming: &Incoming, replaced: Replaced) -> Result<(), u16> {
-        let id = self.legs.get(&replaced.leg).copied().ok_or(481_u16)?;
+        let id = self.legs.call_of(replaced.leg).ok_or(481_u16)?;
         let call = self.calls.get(&id).ok_or(481_u16)?;
         let place = call.place_of(replaced.leg).ok_or(481_u16)?;
         let half = call.near.halves().chain(call.far.halves()).find(|half| half.leg == replaced.leg).ok_or(481_u16)?;
@@ -86,7 +86,7 @@ impl Switch {
         self.actions.extend(params.map(|params| Action::SetRemote { media, params }));
         self.actions.push_back(Action::Identify { leg, who: sees });
         self.actions.push_back(Action::Answer { leg, sdp });
-        self.legs.insert(leg, id);
+        self.legs.insert(leg, id, &incoming.caller.user);
         self.put_in_place(id, place, Side::One(Box::new(new)), rings);
         if rings {
             self.connect(now, id, codec, media);
@@ -108,7 +108,7 @@ impl Switch {
         }
         call.later.clear();
         for old in mem::replace(call.side_mut(place), new).into_halves() {
-            self.legs.remove(&old.leg);
+            self.legs.remove(old.leg);
             self.actions.push_back(Action::Hangup { leg: old.leg, elsewhere: rings });
             self.actions.push_back(Action::CloseMedia { media: old.media.id });
         }

@@ -114,7 +114,7 @@ impl Switch {
             let leg = world.new_leg();
             let mut sdp = sdp::Session::new(world.random(), media.address, &plan.codecs);
             let offer = sdp.offer(plan.direction, None, &plan.foreign);
-            self.legs.insert(leg, id);
+            self.legs.insert(leg, id, target.as_str());
             let mut half = Half::new(leg, target.as_str(), contact.mac, media, sdp, HalfState::Called);
             half.line = contact.line;
             half.name = world.display_name(target.as_str());
@@ -139,6 +139,7 @@ impl Switch {
 
     pub(super) fn on_ringing(&mut self, now: Instant, id: CallId, leg: LegId, sdp: Option<Bytes>) {
         self.on_trying(now, id);
+        self.call_back_rings(id);
         self.identify_callee(id, leg);
         let heard = sdp.is_some_and(|sdp| self.hear_early(id, leg, &sdp).is_some());
         let Some(call) = self.calls.get_mut(&id) else { return };
@@ -204,7 +205,7 @@ impl Switch {
         let Some(at) = halves.iter().position(|half| half.leg == leg) else { return };
         let half = halves.swap_remove(at);
         let left = halves.len();
-        self.legs.remove(&leg);
+        self.legs.remove(leg);
         self.actions.push_back(Action::CloseMedia { media: half.media.id });
         let Some(call) = self.calls.get_mut(&id) else { return };
         // What was heard of it is over; the others ring on.
@@ -256,7 +257,7 @@ impl Switch {
         call.early = None;
         call.later.clear();
         for half in mem::replace(&mut call.far, then).into_halves() {
-            self.legs.remove(&half.leg);
+            self.legs.remove(half.leg);
             self.actions.push_back(Action::Hangup { leg: half.leg, elsewhere: false });
             self.actions.push_back(Action::CloseMedia { media: half.media.id });
         }

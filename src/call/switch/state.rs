@@ -59,6 +59,8 @@ pub(super) struct Call {
     pub(super) auto_answer: bool,
     /// Whom it is for, while nobody has taken it.
     pub(super) seeking: Option<Box<Seeking>>,
+    /// Somebody wanted to be called back, and his phone has not rung yet.
+    pub(super) call_back: bool,
     /// It waits at a place, or goes back to who parked it.
     pub(super) parked: Option<Parked>,
 }
@@ -118,6 +120,7 @@ impl Call {
             diversions: Vec::new(),
             auto_answer: false,
             seeking: None,
+            call_back: false,
             parked: None,
         }
     }

@@ -211,12 +211,13 @@ impl Bed {
                 Action::RingBack { on, .. } => format!("ring-back {on}"),
                 Action::Beep { .. } => "beep".into(),
                 Action::Keep { row, call } => {
-                    self.keeping.push(call);
+                    self.keeping.extend(call);
                     format!("keep {} {}", row.key, row.value.unwrap_or_default())
                 }
                 Action::CloseMedia { .. } => "close".into(),
                 Action::HandOver { errand: Errand::Menu | Errand::Diagnosis, .. } => "hand over".into(),
                 Action::HandOver { errand: Errand::Confirm(done), .. } => format!("say {done:?}"),
+                Action::HandOver { errand: Errand::Park { place }, .. } => format!("say {place}"),
                 Action::HandOver { errand: Errand::Leave { mailbox }, .. } => format!("leave for {mailbox}"),
                 Action::HandOver { errand: Errand::Listen { mailbox }, .. } => format!("listen to {mailbox:?}"),
                 Action::ServiceEnded { cause, .. } => format!("menu: {}", cause.as_str()),

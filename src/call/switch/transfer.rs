@@ -116,7 +116,7 @@ impl Switch {
     /// `leg` and `second` are two calls of one phone: joins the ones at their other ends.
     fn transfer_attended(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, second: LegId) -> Result<(), u16> {
         let (place, half) = self.transferor(id, leg)?;
-        let second_id = self.legs.get(&second).copied().filter(|second| *second != id).ok_or(481_u16)?;
+        let second_id = self.legs.call_of(second).filter(|second| *second != id).ok_or(481_u16)?;
         let call = self.calls.get(&second_id).ok_or(481_u16)?;
         let own = call.near.halves().chain(call.far.halves()).any(|other| other.leg == second && other.user == half.user);
         // Knowing the tags of somebody else's call gives no right to it.
@@ -127,6 +127,10 @@ impl Switch {
             self.take_over_ringing(now, world, id, leg, second_id);
             return Ok(());
         }
+        if self.park_as_told(now, world, id, leg, second_id)? {
+            return Ok(());
+        }
+        let Some(call) = self.calls.get(&second_id) else { return Err(481) };
         if !call.other_of(second).is_some_and(Half::is_up) {
             return Err(603);
         }
@@ -146,7 +150,7 @@ impl Switch {
         self.call_away(id, leg, &dialled, world);
         let Some(call) = self.calls.get_mut(&id) else { return };
         for half in &halves {
-            self.legs.insert(half.leg, id);
+            self.legs.give(half.leg, id);
         }
         call.far = Side::Ringing(halves);
         call.rang = rang;
@@ -172,7 +176,7 @@ impl Switch {
         };
         let Side::One(other) = mem::replace(side, Side::None) else { return };
         let (other_leg, other_media, other_user) = (other.leg, other.media.id, other.user.clone());
-        self.legs.insert(other_leg, id);
+        self.legs.give(other_leg, id);
         let Some(call) = self.calls.get_mut(&id) else { return };
         let Side::One(by) = mem::replace(call.side_mut(place), Side::One(other)) else { return };
         let Some(kept) = call.other_of(other_leg).map(|kept| (kept.leg, kept.media.id)) else { return };
@@ -229,7 +233,7 @@ impl Switch {
     pub(super) fn transferor_left(&mut self, id: CallId, leg: LegId) {
         let Some(transfer) = self.calls.get_mut(&id).and_then(|call| call.transfer.as_mut()) else { return };
         if let Some(by) = transfer.by.take_if(|by| by.leg == leg) {
-            self.legs.remove(&leg);
+            self.legs.remove(leg);
             self.actions.push_back(Action::CloseMedia { media: by.media.id });
         }
     }
@@ -242,7 +246,7 @@ impl Switch {
     }
 
     fn release(&mut self, leg: LegId, by: &Half, status: u16) {
-        self.legs.remove(&leg);
+        self.legs.remove(leg);
         self.actions.push_back(Action::ReferProgress { leg, status });
         self.actions.push_back(Action::Hangup { leg, elsewhere: false });
         self.actions.push_back(Action::CloseMedia { media: by.media.id });

@@ -92,7 +92,7 @@ impl Engine {
                 let clips = vec![self.beep.clone()];
                 media.command(id, media::Command::Play { playback: PlaybackId(0), clips, repeat: false });
             }
-            Action::Keep { row, call } => self.keep(row, Kept::Call(call)),
+            Action::Keep { row, call } => self.keep(row, call.map_or(Kept::Nobody, Kept::Call)),
             Action::CloseMedia { media: id } => {
                 trunks.leave(id);
                 media.command(id, media::Command::Close);

@@ -46,6 +46,7 @@ pub(super) enum Kept {
     /// The call of a star code.
     Call(CallId),
     Asker(oneshot::Sender<bool>),
+    Nobody,
 }
 
 /// Contacts for the disk.
@@ -71,6 +72,7 @@ impl Engine {
                     });
                 }
                 if !refreshed {
+                    self.switch.handle_phone_came();
                     self.tell_messages(Instant::now(), &contact);
                 }
                 self.ground.office.registered(&contact, refreshed);
@@ -130,6 +132,7 @@ impl Engine {
             match then {
                 Kept::Call(call) => self.switch.kept(Instant::now(), call, false),
                 Kept::Asker(asker) => drop(asker.send(false)),
+                Kept::Nobody => metrics::counter!("plugtone_call_subscription_writes_lost_total").increment(1),
             }
         }
     }
@@ -178,6 +181,7 @@ pub(super) async fn write(store: Arc<dyn Store>, mut inbox: mpsc::Receiver<Write
                 }
                 match then {
                     Kept::Asker(asker) => drop(asker.send(stored.is_ok())),
+                    Kept::Nobody => {}
                     Kept::Call(call) => {
                         if let Some(commands) = commands.upgrade() {
                             let _ = commands.send(Command::Kept { call, stored: stored.is_ok() }).await;

@@ -43,7 +43,7 @@ impl Bed {
     /// The service has said what is done, and hangs up.
     fn heard_out(&mut self) -> String {
         let mut said = self.leg(CALLER, LegEvent::Acked { sdp: None });
-        let id = self.switch.legs[&CALLER];
+        let id = self.switch.legs.call_of(CALLER).expect("a call");
         self.switch.handle_service(self.now, &mut self.world, id, ServiceCommand::Hangup);
         assert_eq!(self.actions(), ["menu: menu done", "hang up caller", "close"]);
         said.pop().expect("something is said")
@@ -372,6 +372,39 @@ fn a_parked_call_waits_with_music_and_is_taken_by_who_dials_its_place() {
 }
 
 #[test]
+fn whoever_asks_for_a_place_is_told_one_and_may_transfer_his_call_there() {
+    let mut bed = office();
+    // 2041 talks with 2042, and dials the number for any place on a second line.
+    bed.dials(CALLER, "2042", Some(OFFER));
+    bed.answers(0, 8);
+    bed.leg(CALLER, LegEvent::Acked { sdp: None });
+    let second = LegId(1_000_001);
+    bed.dials(second, "2700", Some(OFFER));
+    assert_eq!(bed.leg(second, LegEvent::Acked { sdp: None }), ["say 2701"]);
+    assert_eq!(bed.lamps(), [""; 0], "nobody waits there yet");
+    assert_eq!(bed.dials_as("2043", 3, LegId(900_007), "2701"), ["refuse caller 404"]);
+    let parked = bed.leg(CALLER, LegEvent::Referred { to: String::new(), replaces: Some(second) });
+    assert_eq!(
+        parked,
+        ["menu: transferred", "hang up caller", "close", "accept refer caller", "unbridge", "tell caller 200", "hang up caller", "close"]
+    );
+    assert_eq!(bed.lamps().last().unwrap(), "2701 Confirmed 2042");
+    let taken = bed.dials_as("2043", 3, LegId(900_008), "2701");
+    assert!(taken.contains(&"bridge".to_owned()), "{taken:?}");
+    bed.leg(LegId(900_008), LegEvent::Ended { how: LegEnd::HungUp });
+    assert!(bed.switch.desk.places.is_empty() && bed.switch.is_empty());
+    // Who only asks has parked nothing.
+    bed.dials(second, "2700", Some(OFFER));
+    bed.leg(second, LegEvent::Acked { sdp: None });
+    bed.leg(second, LegEvent::Ended { how: LegEnd::HungUp });
+    assert!(bed.switch.desk.places.is_empty());
+    // All places are taken.
+    bed.dials(second, "2700", Some(OFFER));
+    bed.dials(LegId(1_000_002), "2700", Some(OFFER));
+    assert_eq!(bed.dials_as("2043", 3, LegId(900_009), "2700"), ["refuse caller 486"]);
+}
+
+#[test]
 fn one_is_called_back_when_the_other_is_free() {
     let mut bed = office();
     bed.dials_as("2043", 3, LegId(900_007), "2042");
@@ -379,14 +412,59 @@ fn one_is_called_back_when_the_other_is_free() {
     bed.leg(LegId(900_007), LegEvent::Acked { sdp: None });
     bed.wish("2042", Change::OneCallOnly(true));
     assert_eq!(bed.dials(CALLER, "2042", Some(OFFER)), ["refuse caller 486"]);
-    bed.dials(CALLER, "*37", Some(OFFER));
+    let kept = bed.dials(CALLER, "*37", Some(OFFER));
+    assert_eq!(kept, ["keep call-back/2041 {\"to\":\"2042\",\"until\":3600000}"]);
+    bed.stored();
     assert_eq!(bed.heard_out(), "say CallBack { to: Some(\"2042\") }");
     bed.switch.handle_free(bed.now, &mut bed.world);
     assert!(bed.actions().is_empty(), "2042 still talks");
     bed.leg(LegId(900_007), LegEvent::Ended { how: LegEnd::HungUp });
     bed.switch.handle_free(bed.now, &mut bed.world);
-    assert_eq!(bed.actions(), ["invite for 2042 8 sendrecv"], "the phone of 2041 rings, and shows whom it is about");
+    assert_eq!(bed.actions(), ["invite for 2042 8 sendrecv"], "the phone of 2041 is called, and shows whom it is about");
+    let phone = *bed.called.last().unwrap();
+    // It cannot be reached, and is tried again once it has registered anew.
+    bed.leg(phone, LegEvent::Refused { status: 503 });
+    bed.switch.handle_free(bed.now, &mut bed.world);
+    assert!(bed.actions().is_empty());
+    bed.switch.handle_phone_came();
+    bed.switch.handle_free(bed.now, &mut bed.world);
+    assert_eq!(bed.actions(), ["invite for 2042 8 sendrecv"]);
+    let phone = *bed.called.last().unwrap();
+    assert_eq!(bed.leg(phone, LegEvent::Ringing { sdp: None }), ["keep call-back/2041 "], "it rings: that is what was wanted");
     assert!(bed.switch.desk.call_backs.is_empty());
+}
+
+#[test]
+fn what_was_wanted_and_dialled_before_a_restart_is_known_after_it() {
+    // A call-back rings as soon as both have a phone.
+    let mut bed = office();
+    let phone = bed.world.phones.remove(1);
+    bed.switch.restore(vec![("call-back/2041".into(), r#"{"to":"2042","until":1000}"#.into())]);
+    bed.switch.handle_free(bed.now, &mut bed.world);
+    assert_eq!(bed.actions(), [""; 0]);
+    bed.world.phones.push(phone);
+    bed.switch.handle_phone_came();
+    bed.switch.handle_free(bed.now, &mut bed.world);
+    assert_eq!(bed.actions(), ["invite for 2042 8 sendrecv"]);
+    // The account of who called whom knows the last numbers.
+    let mut bed = office();
+    bed.dials(CALLER, "2042", Some(OFFER));
+    bed.leg(CALLER, LegEvent::Ended { how: LegEnd::Cancelled });
+    bed.actions();
+    bed.dials(CALLER, "*672043", Some(OFFER));
+    bed.leg(CALLER, LegEvent::Ended { how: LegEnd::Cancelled });
+    bed.actions();
+    bed.dials(CALLER, "*78", Some(OFFER));
+    bed.dials_as("2044", 4, LegId(900_007), "2600");
+    bed.dials_as("2044", 4, LegId(900_008), "2701");
+    let mut account: Vec<_> = std::iter::from_fn(|| bed.ledger.poll_save()).collect();
+    account.reverse();
+    let mut after = office();
+    after.switch.remember(account, |number| number.len() == 4);
+    let last = |who: &str| after.switch.desk.last.get(who).cloned().unwrap_or_default();
+    assert_eq!((last("2041").dialled.as_deref(), last("2041").caller), (Some("2043"), None), "no star code");
+    assert_eq!(last("2042").caller.as_deref(), Some("2041"), "and not the one who called the group");
+    assert_eq!((last("2043").caller, last("2044").dialled.as_deref()), (None, Some("2600")), "neither who hides nor a park place");
 }
 
 #[test]
