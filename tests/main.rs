@@ -2,6 +2,7 @@
 
 mod api;
 mod call;
+mod call_direct;
 mod call_divert;
 mod call_features;
 mod call_media;

@@ -41,6 +41,10 @@ pub struct Settings {
     pub session_min_secs: u32,
     /// Sound formats that may be used, best first: `pcma`, `pcmu`, `g722`.
     pub codecs: Vec<String>,
+    /// The sound of calls between phones goes past the server, from phone to phone, where both can, once they talk; it comes back
+    /// for music on hold and transfers. For large sites or thin lines: keys and recordings, silence and quality are not seen then.
+    /// Of calls by a trunk the trunk says the same (`direct_media` of the routes).
+    pub direct_media: bool,
     /// What a caller on hold hears: `tune`, our own; `silence`; or the path of a WAV file (PCM, mono or stereo, any usual rate).
     pub hold_music: String,
     /// Calls at once. Beyond it new ones are refused with 503 and told to try later; those that are up are not harmed.
@@ -72,6 +76,7 @@ impl Default for Settings {
             session_expires_secs: ua::Session::default().expires_secs,
             session_min_secs: ua::Session::default().min_secs,
             codecs: vec!["pcma".to_owned(), "pcmu".to_owned()],
+            direct_media: false,
             hold_music: "tune".to_owned(),
             max_calls: 2000,
             max_calls_unbound: 2,
@@ -131,6 +136,7 @@ pub struct Config {
     pub ring_timeout: Duration,
     pub session: ua::Session,
     pub codecs: Vec<Codec>,
+    pub direct_media: bool,
     pub hold_music: HoldMusic,
     pub max_calls: usize,
     pub max_calls_unbound: usize,
@@ -229,6 +235,7 @@ impl Settings {
             ring_timeout: Duration::from_secs(self.ring_timeout_secs),
             session,
             codecs,
+            direct_media: self.direct_media,
             hold_music,
             max_calls: self.max_calls,
             max_calls_unbound: self.max_calls_unbound,

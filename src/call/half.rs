@@ -6,7 +6,10 @@
 //! ```
 //! Not here: which halves belong together (`switch`), SIP (`sip::ua`).
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -150,6 +153,24 @@ pub struct MediaPort {
     pub address: SocketAddr,
 }
 
+/// Whether sound may go past us, between the phone of a half and that of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sound {
+    /// It must come to us.
+    Here,
+    /// A phone of ours, which is seen at this address: one whose description names another is behind NAT.
+    Phone(IpAddr),
+    /// A trunk whose settings let it.
+    Trunk,
+}
+
+impl Sound {
+    /// Browsers speak to nobody but servers.
+    pub fn of_phone(flow: &Flow) -> Self {
+        if flow.transport.is_web() { Self::Here } else { Self::Phone(flow.peer.ip().to_canonical()) }
+    }
+}
+
 /// Where a half stands.
 #[derive(Clone, Debug)]
 pub(super) enum HalfState {
@@ -194,6 +215,9 @@ pub(super) struct Half {
     pub reoffered: Option<Direction>,
     /// The other half changed meanwhile: offer again when the phone has answered.
     pub reoffer_again: bool,
+    /// Its sound goes elsewhere by now than the phone was told.
+    pub moved: bool,
+    pub sound: Sound,
 }
 
 impl Half {
@@ -216,6 +240,8 @@ impl Half {
             music: false,
             reoffered: None,
             reoffer_again: false,
+            moved: false,
+            sound: Sound::Here,
         }
     }
 

@@ -104,6 +104,11 @@ impl Ledger {
             Action::Hangup { leg, elsewhere: true } => self.close(wall, *leg, "taken elsewhere", Some(487)),
             Action::Hangup { leg, elsewhere: false } if self.legs.contains_key(leg) => self.closing.push((*leg, None)),
             Action::CloseMedia { media } => drop((self.by_media.remove(media), self.trunks.remove(media))),
+            Action::Reopened { was, media } => {
+                let (leg, trunk) = (self.by_media.remove(was), self.trunks.remove(was));
+                self.by_media.extend(leg.map(|leg| (*media, leg)));
+                self.trunks.extend(trunk.map(|trunk| (*media, trunk)));
+            }
             Action::Tell(event) => self.handle_event(wall, event, fresh),
             _ => {}
         }

@@ -338,6 +338,13 @@ impl Trunks {
         }
     }
 
+    /// The sound of a call is another from now on.
+    pub fn go_on_as(&mut self, was: SessionId, media: SessionId) {
+        if let Some(name) = self.calls.remove(&was) {
+            self.calls.insert(media, name);
+        }
+    }
+
     /// This sound is no more.
     pub fn leave(&mut self, media: SessionId) {
         if let Some(name) = self.calls.remove(&media)
@@ -697,6 +704,7 @@ mod tests {
             form: Form::E164,
             caller_id: CallerIdForm::PAssertedIdentity,
             diverted_shows: DivertedShows::User,
+            direct_media: false,
             max_calls: 0,
             calls_per_second: 0,
             options_secs: 30,

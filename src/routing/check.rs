@@ -481,6 +481,7 @@ impl Checker<'_> {
             form: trunk.numbers,
             caller_id: trunk.caller_id,
             diverted_shows: trunk.diverted_shows,
+            direct_media: trunk.direct_media,
             max_calls: trunk.max_calls,
             calls_per_second: trunk.calls_per_second,
             options_secs: trunk.options_secs,

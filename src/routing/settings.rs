@@ -257,6 +257,9 @@ pub struct TrunkSettings {
     pub caller_id: CallerIdForm,
     #[serde(default)]
     pub diverted_shows: DivertedShows,
+    /// The sound of its calls goes from phone to provider, past the server, where both can: phones must reach the provider.
+    #[serde(default)]
+    pub direct_media: bool,
     /// Calls at once, both ways; 0: no limit.
     #[serde(default)]
     pub max_calls: usize,

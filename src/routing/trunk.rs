@@ -32,6 +32,8 @@ pub struct Trunk {
     pub form: Form,
     pub caller_id: CallerIdForm,
     pub diverted_shows: DivertedShows,
+    /// Sound may go past us.
+    pub direct_media: bool,
     /// 0: no limit.
     pub max_calls: usize,
     /// 0: no limit.

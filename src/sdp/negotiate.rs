@@ -136,6 +136,8 @@ impl Default for Terms {
 pub struct Session {
     local: SocketAddr,
     codecs: Vec<Codec>,
+    /// We speak for somebody else, who takes this and no other sound.
+    only: Option<Codec>,
     /// `o=` session id; any number that is new (RFC 4566 §5.2).
     id: u64,
     version: u64,
@@ -169,7 +171,27 @@ enum Line {
 impl Session {
     /// For a leg whose packets arrive at `local`. `codecs` are what we may use, best first.
     pub fn new(id: u64, local: SocketAddr, codecs: &[Codec]) -> Self {
-        Self { local, codecs: codecs.to_vec(), id: id >> 1, version: 0, last: String::new(), lines: Vec::new(), agreed: None }
+        Self { local, codecs: codecs.to_vec(), only: None, id: id >> 1, version: 0, last: String::new(), lines: Vec::new(), agreed: None }
+    }
+
+    /// From now on packets go to the other end of the call, of which this was agreed, past us: what is said next is its address,
+    /// its codec, its telephone-events.
+    pub fn stand_for(&mut self, other: &MediaParams) {
+        let Some(remote) = other.remote else { return };
+        (self.local, self.only) = (remote, Some(other.codec));
+        if let Some(Line::Ours { events, .. }) = self.lines.iter_mut().find(|line| matches!(line, Line::Ours { .. })) {
+            *events = other.dtmf_payload_type;
+        }
+    }
+
+    /// From now on packets arrive here, at our own port.
+    pub fn stand_at(&mut self, local: SocketAddr) {
+        (self.local, self.only) = (local, None);
+    }
+
+    /// Where packets are said to arrive, by what is said next.
+    pub fn local(&self) -> SocketAddr {
+        self.local
     }
 
     /// What holds now.
@@ -183,6 +205,7 @@ impl Session {
         let mut codecs = self.codecs.clone();
         let first = prefer.or(self.agreed.map(|agreed| agreed.codec));
         codecs.sort_by_key(|codec| Some(*codec) != first);
+        codecs.retain(|codec| self.only.is_none_or(|only| only == *codec));
         let known: Vec<(Codec, u8)> = match self.ours() {
             Some((_, Line::Ours { payload_types, .. })) => payload_types.clone(),
             _ => Vec::new(),
@@ -255,7 +278,7 @@ impl Session {
     /// The stream that carries our sound and the codec for it.
     fn choose<'a>(&self, offer: &'a Description, prefer: Option<Codec>) -> Option<(usize, super::parse::Stream<'a>, Codec, u8)> {
         offer.streams().enumerate().filter(|(_, stream)| stream.is_plain_audio()).find_map(|(index, stream)| {
-            let usable = || stream.codecs().filter(|(codec, _)| self.codecs.contains(codec));
+            let usable = || stream.codecs().filter(|(codec, _)| self.codecs.contains(codec) && self.only.is_none_or(|only| only == *codec));
             let (codec, payload_type) = usable().find(|(codec, _)| Some(*codec) == prefer).or_else(|| usable().next())?;
             Some((index, stream, codec, payload_type))
         })

@@ -105,6 +105,11 @@ pub enum Action {
         leg: LegId,
         status: u16,
     },
+    /// A key for a phone whose sound goes past us, by INFO.
+    SendKey {
+        leg: LegId,
+        key: char,
+    },
     // --- media
     SetRemote {
         media: SessionId,
@@ -143,6 +148,15 @@ pub enum Action {
         on: bool,
     },
     CloseMedia {
+        media: SessionId,
+    },
+    /// Its port is free; the call goes on without.
+    ReleaseMedia {
+        media: SessionId,
+    },
+    /// A call that had given its port back has another.
+    Reopened {
+        was: SessionId,
         media: SessionId,
     },
     // --- the voice menu

@@ -110,7 +110,8 @@ impl Switch {
             self.actions.push_back(Action::RingBack { media: near_media, on: false });
             self.actions.push_back(Action::Bridge { near: near_media, far: far_media });
             self.tell(answered);
-            return self.transfer_done(id);
+            self.transfer_done(id);
+            return self.go_direct(id);
         }
         if self.answer_near(now, id, codec) {
             if near_early {
@@ -168,6 +169,7 @@ impl Switch {
         if matches!(call.far, Side::Menu { handed: false }) {
             self.hand_over(id);
         }
+        self.go_direct(id);
     }
 
     /// Gives the call to the voice menu: the caller hears us from now on.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     call::{
-        half::{Cause, Half, HalfState},
+        half::{Cause, Half, HalfState, Sound},
         routing::{Caller, Errand, Origin, Route},
     },
     model::{CallId, Event, Extension},
@@ -216,6 +216,10 @@ impl Switch {
         half.name.clone_from(&incoming.caller.display_name);
         half.hides = incoming.hides;
         half.owned = !incoming.caller.provisional && incoming.origin.is_none();
+        half.sound = match &incoming.origin {
+            None => Sound::of_phone(&incoming.flow),
+            Some(origin) => self.sound_by(&origin.trunk),
+        };
         if let Some(origin) = &incoming.origin {
             self.actions.push_back(Action::HoldTrunk { trunk: origin.trunk.clone(), media: media.id });
         }

@@ -4,7 +4,11 @@ use std::mem;
 
 use bytes::Bytes;
 
-use super::{Action, Switch, state::Side};
+use super::{
+    Action, Switch, World,
+    direct::{Direct, needs_us},
+    state::Side,
+};
 use crate::{
     call::{config::HoldMusic, half::HalfState},
     model::CallId,
@@ -15,18 +19,27 @@ use crate::{
 impl Switch {
     /// A phone changes the session: hold, resume, another address. Answered at once, since the media is ours; the other
     /// phone is told when what it may hear has changed.
-    pub(super) fn on_reoffered(&mut self, id: CallId, leg: LegId, body: Option<Bytes>) {
+    pub(super) fn on_reoffered(&mut self, world: &mut dyn World, id: CallId, leg: LegId, body: Option<Bytes>) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         if !call.half_mut(leg).is_some_and(|half| half.is_up()) {
             return self.on_early_reoffer(id, leg, body);
         }
         let music = self.config.hold_music != HoldMusic::Silence;
+        let comes_here = call.is_direct() && needs_us(body.as_deref(), music);
+        if comes_here && !self.anchor(world, id, Some(leg)) {
+            return self.actions.push_back(Action::RefuseReoffer { leg, status: 500 });
+        }
+        let Some(call) = self.calls.get_mut(&id) else { return };
         let other_wants = told(call.wanted_of(leg), music);
         let Some(half) = call.half_mut(leg) else { return };
         let Some(body) = body else {
             let sdp = half.sdp.offer(other_wants, None, &[]);
-            half.reoffered = Some(other_wants);
-            return self.actions.push_back(Action::AnswerReoffer { leg, sdp });
+            (half.reoffered, half.moved) = (Some(other_wants), false);
+            self.actions.push_back(Action::AnswerReoffer { leg, sdp });
+            if comes_here {
+                self.reoffer_other(id, leg);
+            }
+            return;
         };
         let prefer = half.sdp.agreed().map(|agreed| agreed.codec);
         let terms = Terms { direction: other_wants, prefer };
@@ -38,12 +51,13 @@ impl Switch {
             Ok(answered) => answered,
             Err(error) => return self.actions.push_back(Action::RefuseReoffer { leg, status: error.status() }),
         };
-        half.told = other_wants;
+        (half.told, half.moved) = (other_wants, false);
         let changed = mem::replace(&mut half.wants, wants) != wants;
         let media = half.media.id;
         self.actions.push_back(Action::AnswerReoffer { leg, sdp });
         self.actions.push_back(Action::SetRemote { media, params });
-        if changed {
+        self.follow(id, leg);
+        if changed || comes_here {
             self.reoffer_other(id, leg);
         }
     }
@@ -94,16 +108,16 @@ impl Switch {
         }
         if half.reoffered.is_some() || !matches!(half.state, HalfState::Up) {
             half.reoffer_again = true;
-        } else if half.told != told {
+        } else if mem::take(&mut half.moved) || half.told != told {
             half.reoffered = Some(told);
             let sdp = half.sdp.offer(told, None, &[]);
             self.actions.push_back(Action::Reoffer { leg, sdp });
         }
     }
 
-    pub(super) fn on_reoffer_answered(&mut self, id: CallId, leg: LegId, body: Option<Bytes>) {
-        self.take_answer(id, leg, body);
-        self.offer_again(id, leg);
+    pub(super) fn on_reoffer_answered(&mut self, world: &mut dyn World, id: CallId, leg: LegId, body: Option<Bytes>) {
+        let fits = self.take_answer(id, leg, body);
+        self.reoffer_is_over(world, id, leg, fits);
     }
 
     /// The ACK of a change that asked for our offer.
@@ -112,25 +126,36 @@ impl Switch {
             self.take_answer(id, leg, body);
         }
         self.offer_again(id, leg);
+        self.go_direct(id);
     }
 
-    pub(super) fn take_answer(&mut self, id: CallId, leg: LegId, body: Option<Bytes>) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        let Some(half) = call.half_mut(leg) else { return };
-        let Some(direction) = half.reoffered.take() else { return };
-        // An answer that does not fit leaves all as it was: the call goes on.
-        let Some(answer) = body.and_then(|body| Description::parse(&body).ok()) else { return };
-        if let Ok(params) = half.sdp.accept(&answer, direction) {
-            half.told = direction;
-            self.actions.push_back(Action::SetRemote { media: half.media.id, params });
-        }
+    /// `false`: an answer that does not fit. It leaves all as it was: the call goes on.
+    fn take_answer(&mut self, id: CallId, leg: LegId, body: Option<Bytes>) -> bool {
+        let Some(half) = self.calls.get_mut(&id).and_then(|call| call.half_mut(leg)) else { return true };
+        let Some(direction) = half.reoffered.take() else { return true };
+        let Some(answer) = body.and_then(|body| Description::parse(&body).ok()) else { return false };
+        let Ok(params) = half.sdp.accept(&answer, direction) else { return false };
+        half.told = direction;
+        self.actions.push_back(Action::SetRemote { media: half.media.id, params });
+        true
     }
 
-    pub(super) fn on_reoffer_failed(&mut self, id: CallId, leg: LegId) {
+    pub(super) fn on_reoffer_failed(&mut self, world: &mut dyn World, id: CallId, leg: LegId) {
         if let Some(half) = self.calls.get_mut(&id).and_then(|call| call.half_mut(leg)) {
             half.reoffered = None;
         }
+        self.reoffer_is_over(world, id, leg, false);
+    }
+
+    /// `agreed`: the phone has taken our change.
+    fn reoffer_is_over(&mut self, world: &mut dyn World, id: CallId, leg: LegId, agreed: bool) {
+        match agreed {
+            true => self.follow(id, leg),
+            false => self.stay_here(world, id, leg),
+        }
         self.offer_again(id, leg);
+        self.settle_direct(id);
+        self.go_direct(id);
     }
 
     /// A change of the other half waited for this one to be free.
@@ -143,7 +168,12 @@ impl Switch {
 
     /// A key that came by INFO. `media` sends it where an RTP key would have gone.
     pub(super) fn on_key(&mut self, id: CallId, leg: LegId, key: char) {
-        let Some(half) = self.calls.get_mut(&id).and_then(|call| call.half_mut(leg)) else { return };
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        if let Some(other) = call.other_of(leg).filter(|_| call.direct == Direct::Past) {
+            let leg = other.leg;
+            return self.actions.push_back(Action::SendKey { leg, key });
+        }
+        let Some(half) = call.half_mut(leg) else { return };
         self.actions.push_back(Action::Key { media: half.media.id, key });
     }
 }

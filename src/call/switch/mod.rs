@@ -19,6 +19,7 @@
 //!  Offered      Code         a star code:              stored, answer near, its ACK → hand over (`codes.rs`)
 //!  Up           Called…      transferred by a phone:  far 200 → bridge, the phone that asked is hung up (`transfer.rs`)
 //! ```
+//! Where it may, the sound of two that talk goes past us (`direct.rs`).
 //! Between "it is for 2041" and a phone that rings are wishes, groups and forwards: `reach.rs`.
 //! Not here: who may call whom (`routing.rs`), SIP, packets, whether a trunk is up (`trunk.rs`).
 
@@ -29,6 +30,7 @@ mod change;
 mod codes;
 mod connected;
 mod desk;
+mod direct;
 mod divert;
 mod leaving;
 mod legs;
@@ -45,6 +47,7 @@ mod transfer;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    net::IpAddr,
     sync::Arc,
     time::Instant,
 };
@@ -86,6 +89,8 @@ pub trait World {
     fn new_leg(&mut self) -> LegId;
     /// A port that a phone behind `flow` can send to. `None`: there are no more.
     fn open_media(&mut self, flow: &Flow, purpose: Purpose) -> Option<MediaPort>;
+    /// The same at this address of ours, for a call that had given its port back. `near`: whom it will be joined with.
+    fn reopen_media(&mut self, local: IpAddr, near: Option<SessionId>) -> Option<MediaPort>;
     /// A place in the inbox of the service, kept until the call is handed over or over. `false`: it is full.
     fn reserve_service(&mut self, call: CallId, errand: &Errand) -> bool;
     /// May messages be left for this number?
@@ -224,9 +229,9 @@ impl Switch {
             }
             LegEvent::Redirected { to } => self.on_redirected(now, world, id, leg, to),
             LegEvent::Acked { sdp } => self.on_acked(now, id, leg, sdp),
-            LegEvent::Reoffered { offer } => self.on_reoffered(id, leg, offer),
-            LegEvent::ReofferAnswered { sdp } => self.on_reoffer_answered(id, leg, sdp),
-            LegEvent::ReofferFailed { .. } => self.on_reoffer_failed(id, leg),
+            LegEvent::Reoffered { offer } => self.on_reoffered(world, id, leg, offer),
+            LegEvent::ReofferAnswered { sdp } => self.on_reoffer_answered(world, id, leg, sdp),
+            LegEvent::ReofferFailed { .. } => self.on_reoffer_failed(world, id, leg),
             LegEvent::Referred { to, replaces } => self.on_referred(now, world, id, leg, &to, replaces),
             LegEvent::Key { key } => self.on_key(id, leg, key),
             LegEvent::Ended { how } => self.on_ended(now, world, id, leg, how),

@@ -93,6 +93,7 @@ impl Switch {
             let mut half = Half::new(leg, &hop.number, MacAddr::NOBODY, media, sdp, HalfState::Called);
             // Nobody outside may send our people's calls elsewhere.
             half.owned = false;
+            half.sound = self.sound_by(&hop.trunk);
             let Some(call) = self.calls.get_mut(&id) else { return false };
             tracing::info!(call = %id, trunk = %hop.trunk, number = %hop.number, "calls outside");
             self.actions.push_back(Action::HoldTrunk { trunk: hop.trunk.clone(), media: media.id });

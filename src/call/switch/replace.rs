@@ -48,6 +48,9 @@ impl Switch {
             false if !call.other_of(replaced.leg).is_some_and(|other| other.is_up()) => return Err(603),
             _ => {}
         }
+        if !self.anchor(world, id, None) {
+            return Err(503);
+        }
         self.put_through(now, world, incoming, id, place, rings)
     }
 

@@ -9,7 +9,7 @@ use super::{
     state::{Place, Side},
 };
 use crate::{
-    call::half::{Cause, Contact, Diversion, Half, HalfState},
+    call::half::{Cause, Contact, Diversion, Half, HalfState, Sound},
     model::{CallId, Event, Extension, MacAddr},
     sdp::{self, Attribute, Codec, Description, Direction, Terms},
     sip::ua::LegId,
@@ -117,6 +117,7 @@ impl Switch {
             self.legs.insert(leg, id, target.as_str());
             let mut half = Half::new(leg, target.as_str(), contact.mac, media, sdp, HalfState::Called);
             half.line = contact.line;
+            half.sound = Sound::of_phone(&contact.flow);
             half.name = world.display_name(target.as_str());
             halves.push(half);
             self.actions.push_back(Action::LegBegins(Box::new(LegBegins {

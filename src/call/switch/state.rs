@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{CallerId, page::Page, park::Parked, reach::Seeking, ringing::Group, transfer::Transfer};
+use super::{CallerId, direct::Direct, page::Page, park::Parked, reach::Seeking, ringing::Group, transfer::Transfer};
 use crate::{
     call::{
         half::{CallState, Cause, Diversion, Half, Snapshot},
@@ -63,6 +63,7 @@ pub(super) struct Call {
     pub(super) call_back: bool,
     /// It waits at a place, or goes back to who parked it.
     pub(super) parked: Option<Parked>,
+    pub(super) direct: Direct,
 }
 
 pub(super) enum Side {
@@ -122,6 +123,7 @@ impl Call {
             seeking: None,
             call_back: false,
             parked: None,
+            direct: Direct::No,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::{
     model::{MacAddr, Timestamp},
 };
 
+mod direct;
 mod divert;
 mod early;
 mod features;
@@ -67,6 +68,9 @@ impl World for Paper {
         self.ports = self.ports.checked_sub(1)?;
         let id = self.random();
         Some(MediaPort { id: SessionId(id), address: SocketAddr::from(([10, 0, 0, 1], 16_000 + 2 * id as u16)) })
+    }
+    fn reopen_media(&mut self, _: IpAddr, _: Option<SessionId>) -> Option<MediaPort> {
+        self.open_media(&flow(), Purpose::Bridge { near: None })
     }
     fn take_trunk(&mut self, _: Instant, trunk: &str, _: bool, tried: usize) -> Result<Seat, Unusable> {
         match trunk {
@@ -166,7 +170,11 @@ impl Bed {
             let text = String::from_utf8_lossy(sdp).into_owned();
             let codec = text.split("RTP/AVP ").nth(1).and_then(|rest| rest.split_whitespace().next().map(str::to_owned));
             let direction = ["sendrecv", "sendonly", "recvonly", "inactive"].into_iter().find(|word| text.contains(word));
-            format!("{} {}", codec.unwrap_or_default(), direction.unwrap_or_default())
+            // Of somebody else than us.
+            let between = |before: &str, after: &str| Some(text.split(before).nth(1)?.split(after).next()?.to_owned());
+            let elsewhere = between("c=IN IP4 ", "\r").filter(|ip| ip != "10.0.0.1");
+            let at = elsewhere.map(|ip| format!(" at {ip}:{}", between("m=audio ", " ").unwrap_or_default())).unwrap_or_default();
+            format!("{} {}{at}", codec.unwrap_or_default(), direction.unwrap_or_default())
         };
         while let Some(action) = self.switch.poll_action() {
             self.ledger.handle_action(self.wall(), &action, || CallId(999));
@@ -215,6 +223,9 @@ impl Bed {
                     format!("keep {} {}", row.key, row.value.unwrap_or_default())
                 }
                 Action::CloseMedia { .. } => "close".into(),
+                Action::ReleaseMedia { .. } => "release".into(),
+                Action::Reopened { .. } => "reopen".into(),
+                Action::SendKey { leg, key } => format!("send {key} to {}", name(leg)),
                 Action::HandOver { errand: Errand::Menu | Errand::Diagnosis, .. } => "hand over".into(),
                 Action::HandOver { errand: Errand::Confirm(done), .. } => format!("say {done:?}"),
                 Action::HandOver { errand: Errand::Park { place }, .. } => format!("say {place}"),

@@ -37,7 +37,11 @@ pub(super) struct Transfer {
 
 impl Switch {
     pub(super) fn on_referred(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, to: &str, replaces: Option<LegId>) {
+        // Who waits for somebody else hears so from us.
+        let second = replaces.and_then(|leg| self.legs.call_of(leg));
+        let here = [Some(id), second].into_iter().flatten().all(|id| self.anchor(world, id, None));
         let begun = match replaces {
+            _ if !here => Err(503),
             None => self.transfer_blind(now, world, id, leg, to),
             Some(other) => self.transfer_attended(now, world, id, leg, other),
         };
@@ -193,6 +197,7 @@ impl Switch {
         self.end(now, second_id, Cause::Transferred, None, None);
         self.align(id, kept.0);
         self.align(id, other_leg);
+        self.go_direct(id);
     }
 
     /// Whom the call was sent to has answered.

@@ -97,6 +97,12 @@ impl Engine {
                 trunks.leave(id);
                 media.command(id, media::Command::Close);
             }
+            Action::ReleaseMedia { media: id } => media.command(id, media::Command::Close),
+            Action::Reopened { was, media: id } => trunks.go_on_as(was, id),
+            Action::SendKey { leg, key } => {
+                let body = format!("Signal={key}\r\nDuration=160\r\n");
+                agent.info(now, endpoint, leg, "application/dtmf-relay", body.into());
+            }
             Action::HandOver { call, caller, media: port, source, errand, .. } => {
                 let Some(tap) = taps.get_mut(&call) else { return };
                 let Some(permit) = tap.permit.take() else { return };

@@ -123,6 +123,12 @@ impl World for Ground {
         }
     }
 
+    fn reopen_media(&mut self, local: IpAddr, near: Option<SessionId>) -> Option<MediaPort> {
+        let config = SessionConfig { near, ..SessionConfig::new(local, self.media_events.clone()) };
+        let session = self.media.open(config).inspect_err(|fault| tracing::warn!(%fault, "no audio port for a call")).ok()?;
+        Some(MediaPort { id: session.id, address: SocketAddr::new(local, session.local.port()) })
+    }
+
     fn has_mailbox(&self, number: &str) -> bool {
         self.office.has_mailbox(number)
     }
