@@ -48,6 +48,7 @@ impl Office {
             "extensions: {{ range: 2500-2599 }}\n\
              directory:\n  ldap:\n    servers: ['ldap://{}']\n    tls: starttls\n    ca_file: '{}'\n    bind_dn: cn=service,dc=example,dc=com\n    bind_password: service secret\n    base: ou=people,dc=example,dc=com\n\
              dhcp:\n  interfaces: [lan]\n  conflict_check: false\n  subnets:\n  - {{ cidr: 10.77.0.0/24, range: 10.77.0.100-10.77.0.150, router: {SERVER} }}\n\
+             features: {{ paging: [{{ number: '650', members: ['2041', '2042'] }}] }}\n\
              store: {{ path: '{}' }}\n",
             slapd.plain,
             slapd.path("ca.pem").display(),

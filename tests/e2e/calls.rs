@@ -69,6 +69,7 @@ fn two_phones_become_peoples_and_talk() {
     });
     one_calls_two(&story, &mut one, &two);
     the_api_has_one_call_two(&office, &mut one, &two);
+    two_speaks_to_all(&story, &mut one, &two);
 }
 
 /// Sets baresip up as nobody's phone, signs in at the menu, and sets it up again as theirs.
@@ -165,4 +166,22 @@ fn the_api_has_one_call_two(office: &Office, one: &mut Baresip, two: &Phone) {
     story.until("call_ended", |_| true);
     let told: Vec<Value> = story.events().into_iter().map(|event| event["type"].clone()).collect();
     assert_eq!(told, ["call_started", "call_ringing", "call_answered", "call_ended"]);
+}
+
+/// Baresip takes the call by itself, lets it be heard, and says nothing.
+fn two_speaks_to_all(story: &Stream, one: &mut Baresip, two: &Phone) {
+    let (at_one, at_two) = (Tap::at(one.client), Tap::at(two.client));
+    one.order("answermode", "auto");
+    let tone = "<nop><action><exec rtp_stream=\"tone.alaw,-1,8\"/></action></nop><pause milliseconds=\"4000\"/>";
+    let speaks = two.calls("uac_call.xml", "650", &[("<pause milliseconds=\"PAUSE\"/>", tone)]);
+    one.until("CALL_ESTABLISHED");
+    at_one.hears(TWOS_TONE);
+    speaks.succeeds();
+    one.until("CALL_CLOSED");
+    let offered = one.log().replace('\r', "");
+    let invite = offered.split("\nINVITE ").last().expect("an INVITE");
+    assert!(invite.contains("answer-after=0") && invite.contains("a=sendonly") && invite.contains("a=recvonly"), "{invite}");
+    assert!(!at_two.has_heard(Sound::Tone { hz: ONES_TONE }), "nobody of them is heard");
+    let started = story.until("call_started", |event| event["from"] == TWO.extension && event["to"] == "650");
+    story.until("call_ended", |event| event["call"] == started["call"] && event["cause"] == "caller hung up");
 }

@@ -45,6 +45,11 @@ impl Tap {
         assert!(there, "{sound:?} did not reach the phone, but {heard:?}");
     }
 
+    /// Has this sound reached the phone so far?
+    pub fn has_heard(&self, sound: Sound) -> bool {
+        contains(&self.heard(), sound)
+    }
+
     /// But for the last second: what was there before it, the phone behind the wire has heard as well.
     fn heard(&self) -> Vec<Sound> {
         let mut samples = Vec::new();
