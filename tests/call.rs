@@ -282,7 +282,7 @@ impl Sipp {
     }
 
     /// Waits for its success, then looks at what it wrote.
-    async fn finishes<T>(mut self, look: impl FnOnce(&Self) -> T) -> T {
+    pub async fn finishes<T>(mut self, look: impl FnOnce(&Self) -> T) -> T {
         let until = Instant::now() + Duration::from_secs(25);
         let status = loop {
             match self.child.try_wait().expect("a child") {

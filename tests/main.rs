@@ -5,6 +5,7 @@ mod call;
 mod call_direct;
 mod call_divert;
 mod call_features;
+mod call_gruu;
 mod call_media;
 mod call_proxy;
 mod call_records;

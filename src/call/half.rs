@@ -63,6 +63,8 @@ pub enum LegEvent {
     /// The phone wants its call transferred to this number, or to whom it talks with on another leg.
     Referred {
         to: String,
+        /// To this device of theirs and no other.
+        only: Option<MacAddr>,
         replaces: Option<LegId>,
     },
     /// A key by SIP INFO.

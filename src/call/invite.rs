@@ -24,6 +24,8 @@ pub(super) struct Told {
     pub(super) referred_by: Option<String>,
     pub(super) diversions: Vec<Diversion>,
     pub(super) auto_answer: bool,
+    /// What names the caller's device.
+    pub(super) gr: Option<String>,
 }
 
 /// `own_host`: as the phone knows us.
@@ -58,6 +60,7 @@ pub(super) fn to_phone(own_host: &str, flow: Flow, contact: Contact, caller: Cal
         routes: contact.path,
         headers,
         spare: contact.spare,
+        gr: told.gr,
     }
 }
 

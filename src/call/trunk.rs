@@ -671,6 +671,7 @@ pub fn invite(trunk: &Trunk, hop: &Hop, shown: Presented<'_>, own_host: &str, fl
         routes: Vec::new(),
         headers,
         spare: Vec::new(),
+        gr: None,
     }
 }
 

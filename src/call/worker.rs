@@ -155,7 +155,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
     let now = Instant::now();
     let mut endpoint_config = sip.endpoint;
     endpoint_config.ports = transports.ports();
-    endpoint_config.abilities.extensions.push(registrar::OUTBOUND);
+    endpoint_config.abilities.extensions.extend([registrar::OUTBOUND, registrar::GRUU]);
     Watching::announce(&mut endpoint_config);
     let mut endpoint = Endpoint::new(endpoint_config, seed);
     let guard = Guard::new(sip.guard, now);

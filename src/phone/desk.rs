@@ -585,6 +585,7 @@ impl<'a> Line<'a> {
             routes: Vec::new(),
             headers: Vec::new(),
             spare: Vec::new(),
+            gr: None,
         };
         self.agent.invite(now, &mut self.endpoint, leg, invite);
         self.call = Some(Call { leg, handset, session, offer: None, up: false, answer_at: None, say: Say::Nothing });

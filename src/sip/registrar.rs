@@ -9,7 +9,8 @@
 //!
 //! One line of one device has one contact (one per `reg-id` with RFC 5626, see [`Registrar::devices`]): a phone that comes back from another port,
 //! or was restarted by a power cut, replaces itself. What is granted is spread ([`Config::jitter_percent`]): phones that came
-//! back together do not refresh together for ever. Not here: GRUU (a device is known by its instance), presence.
+//! back together do not refresh together for ever. A device that is
+//! known by its instance has a GRUU, by which it and no other is called (RFC 5627). Missing: temporary GRUUs. Not here: presence.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -31,6 +32,8 @@ use super::{
 
 /// The option tag of RFC 5626: also what a Require may name.
 pub const OUTBOUND: &str = "outbound";
+/// The option tag of RFC 5627.
+pub const GRUU: &str = "gruu";
 /// So often a phone shall send a keep-alive: most NAT remembers a connection for longer, and UDP's phones know better themselves.
 const FLOW_TIMER_SECS: u32 = 120;
 
@@ -279,6 +282,13 @@ impl Registrar {
         devices
     }
 
+    /// The user's device that a GRUU means, by what its URI says in `gr`. `None`: it is not registered, or never was.
+    pub fn device_of_gruu(&self, user: &str, gr: &str) -> Option<MacAddr> {
+        let wanted = super::uri::unescape(gr);
+        let is = |contact: &Contact| contact.instance.as_deref().is_some_and(|instance| bare(instance).eq_ignore_ascii_case(&wanted));
+        self.contacts(user).find(|contact| !contact.provisional && is(contact)).map(|contact| contact.mac)
+    }
+
     /// The proxy before a device has no way to it any more (430): the device will register anew (RFC 5626 §5.3.1).
     pub fn handle_flow_failed(&mut self, mac: MacAddr, uri: &str, flow: Flow) {
         for id in self.ids_of(mac, |contact| contact.uri == uri && contact.flow.peer == flow.peer) {
@@ -520,6 +530,7 @@ impl Registrar {
         if request.lists(Name::Supported, OUTBOUND) && self.contacts(&account.user).any(kept) {
             response = response.header(Name::Require, OUTBOUND).header_named("Flow-Timer", FLOW_TIMER_SECS);
         }
+        let aor = request.to().ok().filter(|_| request.lists(Name::Supported, GRUU)).map(|to| to.uri_str().to_owned());
         let listed = self.contacts(&account.user).fold(response, |response, contact| {
             let secs = contact.expires.saturating_duration_since(now).as_secs();
             let mut more = String::new();
@@ -528,6 +539,9 @@ impl Registrar {
             }
             if let Some(instance) = &contact.instance {
                 more.push_str(&format!(";+sip.instance={}", quote(instance)));
+                if let Some(aor) = aor.as_deref().filter(|_| !contact.provisional) {
+                    more.push_str(&format!(";pub-gruu={}", quote(&gruu(aor, instance))));
+                }
             }
             if contact.reg_id != 0 {
                 more.push_str(&format!(";reg-id={}", contact.reg_id));
@@ -577,6 +591,26 @@ impl Registrar {
         self.gauge.set(self.contacts.len() as f64);
         Some(contact)
     }
+}
+
+/// `urn:uuid:…` of `<urn:uuid:…>`.
+fn bare(instance: &str) -> &str {
+    instance.trim().trim_start_matches('<').trim_end_matches('>')
+}
+
+/// The public GRUU of an instance (RFC 5627 §5.1): its address of record, and what names it.
+fn gruu(aor: &str, instance: &str) -> String {
+    let mut gruu = aor.split([';', '?']).next().unwrap_or(aor).to_owned();
+    gruu.push_str(";gr=");
+    for byte in bare(instance).bytes() {
+        // RFC 3261 §25.1: paramchar.
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => gruu.push(char::from(byte)),
+            _ if b"-_.!~*'()[]/:&+$".contains(&byte) => gruu.push(char::from(byte)),
+            _ => gruu.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    gruu
 }
 
 fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Vec<ContactId>>, key: &K, id: ContactId) {
@@ -826,6 +860,36 @@ mod tests {
         for (text, q) in [("1", 1000), ("0.5", 500), ("0", 0), ("0.123", 123), ("2", 1000), ("-1", 1000), ("x", 1000), ("NaN", 1000)] {
             assert_eq!(thousandths(text), q, "{text}");
         }
+    }
+
+    #[test]
+    fn a_device_that_is_known_by_its_instance_has_a_uri_of_its_own() {
+        let mut bed = Bed::new();
+        let ada = account(1, "2041", 1);
+        let contact = "Contact: <sip:2041@10.0.0.5>;+sip.instance=\"<urn:uuid:F81D>\"\r\n";
+        let told = |ok: &Message| ok.name_addr(Name::Contact).unwrap().params().value("pub-gruu").map(|value| unquote(value).into_owned());
+        assert_eq!(told(&bed.register(0, &ada, contact)), None, "who does not know them is not told");
+        let ok = bed.register(1, &ada, &format!("{contact}Supported: gruu, outbound\r\n"));
+        assert_eq!(told(&ok).as_deref(), Some("sip:2041@pbx;gr=urn:uuid:F81D"));
+        assert_eq!(told(&bed.register(2, &ada, "Contact: <sip:2041@10.0.0.5>\r\nSupported: gruu\r\n")), None, "nor who says no instance");
+        bed.register(3, &ada, contact);
+        for (user, gr, device) in [
+            ("2041", "urn:uuid:f81d", Some(ada.mac)),
+            ("2041", "urn%3Auuid:f81d", Some(ada.mac)),
+            ("2042", "urn:uuid:f81d", None),
+            ("2041", "urn:uuid:f81e", None),
+            ("2041", "", None),
+        ] {
+            assert_eq!(bed.registrar.device_of_gruu(user, gr), device, "{user} {gr}");
+        }
+        let new = account(3, "new000000000003", 1);
+        let ok = bed.register(4, &new, &format!("{contact}Supported: gruu\r\n"));
+        assert_eq!(
+            (told(&ok), bed.registrar.device_of_gruu(&new.user, "urn:uuid:f81d")),
+            (None, None),
+            "nobody calls a phone without owner"
+        );
+        assert_eq!(gruu("sip:a@h;transport=tcp", "<urn:x y;\"\u{e9}>"), "sip:a@h;gr=urn:x%20y%3B%22%C3%A9");
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub enum Action {
         diversions: Vec<Diversion>,
         /// The phone shall take the call by itself, as an intercom does.
         auto_answer: bool,
+        /// What names the caller's device.
+        gr: Option<String>,
         offer: Bytes,
     },
     /// A call to the outside by a trunk, as its settings want it.

@@ -19,7 +19,7 @@ use crate::{
         half::{Cause, Half, HalfState, Sound},
         routing::{Caller, Errand, Origin, Route},
     },
-    model::{CallId, Event, Extension},
+    model::{CallId, Event, Extension, MacAddr},
     sdp::{self, Codec, Description, Direction},
     sip::{transport::Flow, ua::LegId},
     store::LegDirection,
@@ -32,6 +32,10 @@ pub struct Incoming {
     pub caller: Caller,
     /// User part of the request URI, unescaped.
     pub dialled: String,
+    /// This device of theirs and no other, as a GRUU says.
+    pub only: Option<MacAddr>,
+    /// What names the caller's own device in its GRUU.
+    pub gr: Option<String>,
     pub offer: Option<Bytes>,
     pub flow: Flow,
     pub source: SocketAddr,
@@ -152,6 +156,7 @@ impl Switch {
             referred_by: None,
             diversions: Vec::new(),
             auto_answer: false,
+            gr: None,
             direction: Direction::SendRecv,
             codecs: self.config.codecs.clone(),
             foreign: Vec::new(),
@@ -159,7 +164,7 @@ impl Switch {
             near: true,
         };
         // All at once: whoever asked is at one of them.
-        let phones = groups(world, std::slice::from_ref(&wanted.from), None, self.config.max_contacts);
+        let phones = groups(world, std::slice::from_ref(&wanted.from), |_| true, self.config.max_contacts);
         let near = self.ring(world, id, phones.into_iter().flatten().collect(), &plan);
         if near.is_empty() {
             return Err(overload);
@@ -236,6 +241,8 @@ impl Switch {
         call.diversions = incoming.origin.as_ref().map(|origin| origin.diversions.clone()).unwrap_or_default();
         call.ring_timeout = self.config.ring_timeout;
         call.auto_answer = incoming.auto_answer;
+        call.only = incoming.only;
+        call.gr = incoming.gr.clone().filter(|_| !incoming.hides);
         call
     }
 

@@ -106,6 +106,7 @@ impl Switch {
         let Divert { by, to, reason, .. } = wanted;
         call.ways = None;
         call.seeking = None;
+        call.only = None;
         call.no_sign_yet = false;
         call.dialled.clone_from(&to);
         call.diversions.push(Diversion { by: by.clone(), reason });

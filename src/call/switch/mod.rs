@@ -232,7 +232,7 @@ impl Switch {
             LegEvent::Reoffered { offer } => self.on_reoffered(world, id, leg, offer),
             LegEvent::ReofferAnswered { sdp } => self.on_reoffer_answered(world, id, leg, sdp),
             LegEvent::ReofferFailed { .. } => self.on_reoffer_failed(world, id, leg),
-            LegEvent::Referred { to, replaces } => self.on_referred(now, world, id, leg, &to, replaces),
+            LegEvent::Referred { to, only, replaces } => self.on_referred(now, world, (id, leg), &to, only, replaces),
             LegEvent::Key { key } => self.on_key(id, leg, key),
             LegEvent::Ended { how } => self.on_ended(now, world, id, leg, how),
         }

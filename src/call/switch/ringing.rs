@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     call::half::{Cause, Contact, Diversion, Half, HalfState, Sound},
-    model::{CallId, Event, Extension, MacAddr},
+    model::{CallId, Event, Extension},
     sdp::{self, Attribute, Codec, Description, Direction, Terms},
     sip::ua::LegId,
     store::LegDirection,
@@ -22,6 +22,8 @@ pub(super) struct Plan {
     pub(super) referred_by: Option<String>,
     pub(super) diversions: Vec<Diversion>,
     pub(super) auto_answer: bool,
+    /// What names the caller's device.
+    pub(super) gr: Option<String>,
     /// Who may speak, seen from us.
     pub(super) direction: Direction,
     pub(super) codecs: Vec<Codec>,
@@ -41,7 +43,10 @@ impl Switch {
         let Some(near) = call.near.one() else { return };
         // Who was given something to hear already would hear nothing now.
         let (near_media, near_hears) = (near.media.id, near.is_up() || near.early.is_some());
-        call.later = groups(world, targets, Some(near.mac), self.config.max_contacts);
+        // The caller's own device does not ring for its own call.
+        let (own, only) = (near.mac, call.only);
+        let rings = |contact: &Contact| contact.mac != own && only.is_none_or(|only| contact.mac == only);
+        call.later = groups(world, targets, rings, self.config.max_contacts);
         let ring_timeout = call.seeking.as_ref().and_then(|seeking| seeking.ring).unwrap_or(call.ring_timeout);
         // There are phones, but no port to talk with them: others would not help.
         let why_not = if call.later.is_empty() { Cause::Unavailable } else { Cause::Overload };
@@ -98,6 +103,7 @@ impl Switch {
             referred_by: call.transfer.as_ref().map(|transfer| transfer.user.clone()),
             diversions: call.diversions.clone(),
             auto_answer: call.auto_answer && call.diversions.is_empty(),
+            gr: call.gr.clone(),
             direction: Direction::SendRecv,
             codecs,
             foreign,
@@ -132,8 +138,8 @@ impl Switch {
                 diverted_by: plan.diversions.last().map(|last| last.by.clone()).or_else(|| plan.referred_by.clone()),
             })));
             let (caller, referred_by) = (plan.shown.clone(), plan.referred_by.clone());
-            let (diversions, auto_answer) = (plan.diversions.clone(), plan.auto_answer);
-            self.actions.push_back(Action::Invite { leg, contact, caller, referred_by, diversions, auto_answer, offer });
+            let (diversions, auto_answer, gr) = (plan.diversions.clone(), plan.auto_answer, plan.gr.clone());
+            self.actions.push_back(Action::Invite { leg, contact, caller, referred_by, diversions, auto_answer, gr, offer });
         }
         halves
     }
@@ -269,13 +275,13 @@ impl Switch {
 }
 
 /// The phones of these extensions, those first that want to be tried first: of each extension the contacts with the highest
-/// `q`, then the next (RFC 3261 §16.6). `except`: the caller's own device does not ring for its own call.
-pub(super) fn groups(world: &dyn World, targets: &[Extension], except: Option<MacAddr>, most: usize) -> VecDeque<Group> {
+/// `q`, then the next (RFC 3261 §16.6). `rings`: which of them may.
+pub(super) fn groups(world: &dyn World, targets: &[Extension], rings: impl Fn(&Contact) -> bool, most: usize) -> VecDeque<Group> {
     let mut groups: VecDeque<Group> = VecDeque::new();
     let mut count = 0;
     for target in targets {
         let (mut last_q, mut at) = (None, 0);
-        for contact in world.contacts(target.as_str()).into_iter().filter(|contact| Some(contact.mac) != except) {
+        for contact in world.contacts(target.as_str()).into_iter().filter(|contact| rings(contact)) {
             at += usize::from(last_q.is_some_and(|last| last > contact.q));
             last_q = Some(contact.q);
             if count >= most {

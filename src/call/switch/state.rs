@@ -64,6 +64,10 @@ pub(super) struct Call {
     /// It waits at a place, or goes back to who parked it.
     pub(super) parked: Option<Parked>,
     pub(super) direct: Direct,
+    /// It is for this device of whom it is for.
+    pub(super) only: Option<MacAddr>,
+    /// What names the caller's device (`gr` of a GRUU).
+    pub(super) gr: Option<String>,
 }
 
 pub(super) enum Side {
@@ -124,6 +128,8 @@ impl Call {
             call_back: false,
             parked: None,
             direct: Direct::No,
+            only: None,
+            gr: None,
         }
     }
 

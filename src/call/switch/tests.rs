@@ -134,8 +134,20 @@ impl Bed {
         let caller = Caller { user: "2041".into(), display_name: "Ada".into(), mac: mac(1), line: 1, provisional: false };
         let offer = offer.map(|offer| Bytes::from(offer.to_owned()));
         let (source, replaces, origin, hides) = (flow().peer, None, None, false);
-        let incoming =
-            Incoming { leg, caller, dialled: number.into(), offer, flow: flow(), source, replaces, origin, hides, auto_answer: false };
+        let incoming = Incoming {
+            leg,
+            caller,
+            dialled: number.into(),
+            only: None,
+            gr: None,
+            offer,
+            flow: flow(),
+            source,
+            replaces,
+            origin,
+            hides,
+            auto_answer: false,
+        };
         self.switch.handle_incoming(self.now, &mut self.world, incoming);
         self.actions()
     }
@@ -302,6 +314,38 @@ fn the_first_phone_that_answers_has_the_call() {
     assert_eq!(bed.answers(0, 0), [""; 0]);
     bed.leg(CALLER, LegEvent::Ended { how: LegEnd::HungUp });
     bed.assert_over("caller hung up");
+}
+
+#[test]
+fn a_call_for_one_phone_of_a_user_rings_at_no_other() {
+    let mut bed = Bed::new(&[("2042", 2), ("2042", 3), ("2043", 4), ("2043", 5)]);
+    let caller = Caller { user: "2041".into(), display_name: "Ada".into(), mac: mac(1), line: 1, provisional: false };
+    let incoming = Incoming {
+        leg: CALLER,
+        caller,
+        dialled: "2042".into(),
+        only: Some(mac(3)),
+        gr: None,
+        offer: Some(OFFER.into()),
+        flow: flow(),
+        source: flow().peer,
+        replaces: None,
+        origin: None,
+        hides: false,
+        auto_answer: false,
+    };
+    bed.switch.handle_incoming(bed.now, &mut bed.world, incoming);
+    assert_eq!(bed.actions(), ["invite for 2041 0 sendrecv"]);
+    assert_eq!(bed.switch.device_of(bed.called[0]), Some(mac(3)));
+    bed.answers(0, 8);
+    bed.leg(CALLER, LegEvent::Acked { sdp: None });
+    // Sent on to one phone, and then by whom he reached to anybody's.
+    bed.leg(bed.called[0], LegEvent::Referred { to: "2043".into(), only: Some(mac(5)), replaces: None });
+    assert_eq!(bed.called.len(), 2);
+    assert_eq!(bed.switch.device_of(bed.called[1]), Some(mac(5)));
+    bed.answers(1, 8);
+    bed.leg(bed.called[1], LegEvent::Referred { to: "2042".into(), only: None, replaces: None });
+    assert_eq!(bed.called.len(), 4);
 }
 
 #[test]

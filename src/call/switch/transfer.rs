@@ -19,7 +19,7 @@ use crate::{
         half::{Cause, Half},
         routing::{Caller, Errand, Route},
     },
-    model::{CallId, Event, Extension},
+    model::{CallId, Event, Extension, MacAddr},
     sip::ua::LegId,
 };
 
@@ -36,13 +36,22 @@ pub(super) struct Transfer {
 }
 
 impl Switch {
-    pub(super) fn on_referred(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, to: &str, replaces: Option<LegId>) {
+    /// `only`: to this device of theirs.
+    pub(super) fn on_referred(
+        &mut self,
+        now: Instant,
+        world: &mut dyn World,
+        (id, leg): (CallId, LegId),
+        to: &str,
+        only: Option<MacAddr>,
+        replaces: Option<LegId>,
+    ) {
         // Who waits for somebody else hears so from us.
         let second = replaces.and_then(|leg| self.legs.call_of(leg));
         let here = [Some(id), second].into_iter().flatten().all(|id| self.anchor(world, id, None));
         let begun = match replaces {
             _ if !here => Err(503),
-            None => self.transfer_blind(now, world, id, leg, to),
+            None => self.transfer_blind(now, world, (id, leg), to, only),
             Some(other) => self.transfer_attended(now, world, id, leg, other),
         };
         if let Err(status) = begun {
@@ -63,7 +72,14 @@ impl Switch {
         }
     }
 
-    fn transfer_blind(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, to: &str) -> Result<(), u16> {
+    fn transfer_blind(
+        &mut self,
+        now: Instant,
+        world: &mut dyn World,
+        (id, leg): (CallId, LegId),
+        to: &str,
+        only: Option<MacAddr>,
+    ) -> Result<(), u16> {
         let (_, half) = self.transferor(id, leg)?;
         let display_name = world.display_name(&half.user);
         let caller = Caller { user: half.user.clone(), display_name, mac: half.mac, line: half.line, provisional: false };
@@ -77,6 +93,9 @@ impl Switch {
             target => target,
         };
         self.call_away(id, leg, to, world);
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.only = only;
+        }
         self.head_for(now, world, id, target);
         Ok(())
     }
@@ -102,6 +121,7 @@ impl Switch {
         // How it came here is of no interest where it goes.
         call.diversions.clear();
         call.later.clear();
+        (call.only, call.gr) = (None, None);
         call.transfer = Some(Box::new(Transfer {
             leg,
             user: by.user.clone(),
@@ -212,6 +232,7 @@ impl Switch {
         self.stop_ringing(id, Side::None);
         let Some(call) = self.calls.get_mut(&id) else { return };
         let Some(transfer) = call.transfer.take() else { return };
+        call.only = None;
         let Transfer { by, leg, user, place, shown, dialled } = *transfer;
         self.actions.push_back(Action::ReferProgress { leg, status: status.unwrap_or(cause.status()) });
         let Some(by) = by else {

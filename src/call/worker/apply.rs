@@ -26,9 +26,9 @@ impl Engine {
         };
         match action {
             Action::LegBegins(_) => {}
-            Action::Invite { leg, contact, caller, referred_by, diversions, auto_answer, offer } => {
+            Action::Invite { leg, contact, caller, referred_by, diversions, auto_answer, gr, offer } => {
                 let flow = local(contact.flow);
-                let told = invite::Told { referred_by, diversions, auto_answer };
+                let told = invite::Told { referred_by, diversions, auto_answer, gr };
                 let invite = invite::to_phone(&endpoint.sent_by(&flow), flow, contact, caller, told, offer);
                 agent.invite(now, endpoint, leg, invite);
             }

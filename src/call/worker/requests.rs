@@ -8,7 +8,7 @@ use std::{
 
 use super::{Engine, translate};
 use crate::{
-    call::{inbound, invite, switch::Incoming},
+    call::{LegEvent, inbound, invite, switch::Incoming},
     model::Event,
     sip::{
         Message, Method, Name, Response,
@@ -17,6 +17,7 @@ use crate::{
         guard::Verdict,
         transport::Flow,
         ua::{self, LegId},
+        uri::Uri,
     },
 };
 
@@ -116,6 +117,15 @@ impl Engine {
                     self.ground.registrar.handle_flow_failed(mac, &uri, flow);
                 }
             }
+            ua::Event::Leg { leg, event: ua::LegEvent::Referred { refer: ua::Refer { to, gr: Some(gr), replaces: None } } } => {
+                match self.ground.registrar.device_of_gruu(&to, &gr) {
+                    Some(mac) => {
+                        let event = LegEvent::Referred { to, only: Some(mac), replaces: None };
+                        self.switch.handle_leg(now, &mut self.ground, leg, event);
+                    }
+                    None => self.ground.agent.refuse_refer(now, &mut self.ground.endpoint, leg, 480),
+                }
+            }
             ua::Event::Leg { leg, event } => {
                 self.notice_trunk(now, leg, &event);
                 if let Some(event) = translate::leg_event(event) {
@@ -149,8 +159,24 @@ impl Engine {
                     Ok(replaces) => replaces,
                     Err(status) => return ground.agent.reject(now, &mut ground.endpoint, leg, status, &[]),
                 };
+                let gr = |uri: Option<Uri<'_>>| uri.and_then(|uri| uri.params().value("gr").map(str::to_owned));
+                let only = match gr(request.uri().ok()) {
+                    None => None,
+                    Some(gr) => match ground.registrar.device_of_gruu(&dialled, &gr) {
+                        Some(mac) => Some(mac),
+                        // RFC 5627 §5.5
+                        None => {
+                            let status = if ground.office.is_extension(&dialled) { 480 } else { 404 };
+                            return ground.agent.reject(now, &mut ground.endpoint, leg, status, &[]);
+                        }
+                    },
+                };
+                // A phone that is called back by its GRUU has it in its Contact.
+                let gr = gr(request.contact_uri().and_then(|uri| Uri::parse(uri).ok()));
                 let (caller, source, origin, hides) = (translate::caller(account), flow.peer, None, invite::hides(request));
-                let incoming = Incoming { leg, caller, dialled, offer, flow, source, replaces, origin, hides, auto_answer: false };
+                let gr = gr.filter(|gr| ground.registrar.device_of_gruu(&caller.user, gr) == Some(caller.mac));
+                let incoming =
+                    Incoming { leg, caller, dialled, only, gr, offer, flow, source, replaces, origin, hides, auto_answer: false };
                 self.switch.handle_incoming(now, ground, incoming);
             }
             Some(Err(refusal)) => {
@@ -181,6 +207,8 @@ impl Engine {
             leg,
             caller: called.caller,
             dialled: called.number,
+            only: None,
+            gr: None,
             offer,
             flow,
             source: flow.peer,

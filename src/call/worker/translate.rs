@@ -32,7 +32,7 @@ pub(super) fn leg_event(event: ua::LegEvent) -> Option<LegEvent> {
         ua::LegEvent::Reoffered { body } => LegEvent::Reoffered { offer: body },
         ua::LegEvent::ReofferAnswered { body } => LegEvent::ReofferAnswered { sdp: body },
         ua::LegEvent::ReofferFailed { status } => LegEvent::ReofferFailed { status },
-        ua::LegEvent::Referred { refer } => LegEvent::Referred { to: refer.to, replaces: refer.replaces },
+        ua::LegEvent::Referred { refer } => LegEvent::Referred { to: refer.to, only: None, replaces: refer.replaces },
         // The registrar's affair.
         ua::LegEvent::FlowFailed { .. } => return None,
         // Nobody here asks a phone to call somebody.

@@ -164,6 +164,7 @@ impl Loader {
             routes: Vec::new(),
             headers: Vec::new(),
             spare: Vec::new(),
+            gr: None,
         };
         self.calling.insert(leg, now);
         self.agent.invite(now, &mut self.endpoint, leg, invite);

@@ -31,6 +31,8 @@ pub struct Invite {
     pub to: String,
     /// User part for our Contact.
     pub contact_user: String,
+    /// `gr` for our Contact: whoever calls back reaches the caller's device (RFC 5627).
+    pub gr: Option<String>,
     /// A session description.
     pub offer: Option<Bytes>,
     pub credentials: Option<Credentials>,
@@ -60,7 +62,7 @@ impl UserAgent {
     pub fn invite(&mut self, now: Instant, endpoint: &mut Endpoint, leg: LegId, invite: Invite) {
         let call_id = endpoint.ids().token();
         let tag = endpoint.ids().token();
-        let contact = contact(endpoint, &invite.flow, &invite.contact_user, invite.uri.as_bytes());
+        let contact = own_contact(endpoint, &invite);
         let (flow, login) = (invite.flow, invite.credentials.clone().map(Login::new));
         let session_secs = self.config.session.expires_secs;
         let calling =
@@ -154,8 +156,8 @@ impl UserAgent {
         }
         // The same call, as after a challenge: a device that got the first INVITE all the same can see that.
         calling.cseq += 1;
-        calling.contact = contact(endpoint, &flow, &calling.invite.contact_user, uri.as_bytes());
         (leg.flow, calling.invite.flow, calling.invite.uri, calling.invite.routes) = (flow, flow, uri, routes);
+        calling.contact = own_contact(endpoint, &calling.invite);
         *tx = endpoint.request(now, flow, calling.request(endpoint, self.config.session));
         self.clients.insert(*tx, Use::Invite(id));
         true
@@ -204,6 +206,14 @@ impl UserAgent {
                 self.clients.insert(bye, Use::Nobody);
             }
         }
+    }
+}
+
+fn own_contact(endpoint: &Endpoint, invite: &Invite) -> String {
+    let contact = contact(endpoint, &invite.flow, &invite.contact_user, invite.uri.as_bytes());
+    match (&invite.gr, contact.strip_suffix('>')) {
+        (Some(gr), Some(open)) => format!("{open};gr={gr}>"),
+        _ => contact,
     }
 }
 

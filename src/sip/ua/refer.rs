@@ -24,6 +24,8 @@ use crate::sip::{
 pub struct Refer {
     /// User part of Refer-To, unescaped.
     pub to: String,
+    /// Which device of theirs, if it says so (RFC 5627).
+    pub gr: Option<String>,
     /// The call that the referrer has there already, to be taken over.
     pub replaces: Option<LegId>,
 }
@@ -135,7 +137,8 @@ impl UserAgent {
             Some(Err(_)) => return Err(400),
             Some(Ok(replaces)) => Some(self.find(&replaces).ok_or(481_u16)?),
         };
-        Ok(Refer { to, replaces })
+        let gr = uri.params().value("gr").map(str::to_owned);
+        Ok(Refer { to, gr, replaces })
     }
 
     /// The leg whose dialog that is. Some phones write the tags the other way round: both are looked for.

@@ -90,6 +90,7 @@ impl Pair {
             routes: vec![],
             headers: self.headers.clone(),
             spare: self.spare.clone(),
+            gr: None,
         };
         side.agent.invite(self.now, &mut side.endpoint, leg, invite);
         leg

@@ -101,7 +101,7 @@ fn sound_comes_back_for_music_and_goes_again() {
 #[test]
 fn a_transfer_brings_sound_back_and_the_new_two_talk_past_us() {
     let mut bed = Bed::past();
-    let sent = bed.leg(bed.called[0], LegEvent::Referred { to: "2043".into(), replaces: None });
+    let sent = bed.leg(bed.called[0], LegEvent::Referred { to: "2043".into(), only: None, replaces: None });
     assert_eq!(
         Bed::without_remotes(sent),
         [
@@ -151,7 +151,7 @@ fn a_phone_that_does_not_want_it_is_left_in_peace() {
     let held = bed.leg(CALLER, LegEvent::Reoffered { offer: Some(Bed::sdp(4000, 8, "sendonly")) });
     assert_eq!(held, ["release", "refuse reoffer caller 500"]);
     bed.world.ports = 1;
-    let sent = bed.leg(bed.called[0], LegEvent::Referred { to: "2043".into(), replaces: None });
+    let sent = bed.leg(bed.called[0], LegEvent::Referred { to: "2043".into(), only: None, replaces: None });
     assert_eq!(sent, ["release", "refuse refer callee0 503"]);
 }
 

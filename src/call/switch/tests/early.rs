@@ -94,7 +94,7 @@ fn whoever_is_on_hold_hears_music() {
     answered(&mut bed, "recvonly");
     // Sent on to somebody else it hears the ringing instead.
     bed.world.phones.push(("2043", 3));
-    let sent_on = bed.leg(CALLER, LegEvent::Referred { to: "2043".into(), replaces: None });
+    let sent_on = bed.leg(CALLER, LegEvent::Referred { to: "2043".into(), only: None, replaces: None });
     assert_eq!(sent_on[1..4], ["unbridge", "music false", "reoffer callee0 8 sendrecv"]);
     assert_eq!(sent_on.last().unwrap(), "ring-back true");
 }

@@ -58,8 +58,20 @@ impl Bed {
         let caller = Caller { user: user.into(), display_name: "Bo".into(), mac: mac(last), line: 1, provisional: false };
         let (source, replaces, origin, hides) = (flow().peer, None, None, false);
         let offer = Some(Bytes::from(OFFER));
-        let incoming =
-            Incoming { leg, caller, dialled: number.into(), offer, flow: flow(), source, replaces, origin, hides, auto_answer: false };
+        let incoming = Incoming {
+            leg,
+            caller,
+            dialled: number.into(),
+            only: None,
+            gr: None,
+            offer,
+            flow: flow(),
+            source,
+            replaces,
+            origin,
+            hides,
+            auto_answer: false,
+        };
         self.switch.handle_incoming(self.now, &mut self.world, incoming);
         self.actions()
     }
@@ -197,8 +209,8 @@ fn one_speaks_and_the_phones_of_many_let_it_be_heard() {
     let held = bed.offers(bed.called[1], "sendrecv");
     assert_eq!(held, ["answer reoffer callee1 0 sendonly", "remote Pcmu SendOnly"]);
     let to = || "2044".to_owned();
-    assert_eq!(bed.leg(bed.called[0], LegEvent::Referred { to: to(), replaces: None }), ["refuse refer callee0 491"]);
-    assert_eq!(bed.leg(CALLER, LegEvent::Referred { to: to(), replaces: None }), ["refuse refer caller 603"]);
+    assert_eq!(bed.leg(bed.called[0], LegEvent::Referred { to: to(), only: None, replaces: None }), ["refuse refer callee0 491"]);
+    assert_eq!(bed.leg(CALLER, LegEvent::Referred { to: to(), only: None, replaces: None }), ["refuse refer caller 603"]);
     assert_eq!(bed.dials_as("2044", 4, LegId(900_007), "**2042"), ["refuse caller 404"]);
     // Who hangs up hears no more, with the last it is over.
     assert_eq!(bed.leg(bed.called[0], LegEvent::Ended { how: LegEnd::HungUp }), ["close"]);
@@ -352,7 +364,7 @@ fn a_parked_call_waits_with_music_and_is_taken_by_who_dials_its_place() {
     };
     bed.switch.reload(Arc::new(config));
     let callee = bed.called[0];
-    let parked = bed.leg(callee, LegEvent::Referred { to: "2700".into(), replaces: None });
+    let parked = bed.leg(callee, LegEvent::Referred { to: "2700".into(), only: None, replaces: None });
     assert_eq!(parked, ["accept refer callee0", "unbridge", "tell callee0 200", "hang up callee0", "close", "music true"]);
     assert_eq!(bed.lamps().last().unwrap(), "2701 Confirmed 2041");
     assert_eq!(bed.switch.list(bed.now)[0].state, CallState::Parked);
@@ -383,7 +395,7 @@ fn whoever_asks_for_a_place_is_told_one_and_may_transfer_his_call_there() {
     assert_eq!(bed.leg(second, LegEvent::Acked { sdp: None }), ["say 2701"]);
     assert_eq!(bed.lamps(), [""; 0], "nobody waits there yet");
     assert_eq!(bed.dials_as("2043", 3, LegId(900_007), "2701"), ["refuse caller 404"]);
-    let parked = bed.leg(CALLER, LegEvent::Referred { to: String::new(), replaces: Some(second) });
+    let parked = bed.leg(CALLER, LegEvent::Referred { to: String::new(), only: None, replaces: Some(second) });
     assert_eq!(
         parked,
         ["menu: transferred", "hang up caller", "close", "accept refer caller", "unbridge", "tell caller 200", "hang up caller", "close"]

@@ -103,7 +103,7 @@ fn who_sent_a_call_on_stands_by_it() {
     let mut bed = Bed::talking();
     bed.world.phones.push(("2043", 3));
     bed.later(5);
-    bed.leg(CALLER, LegEvent::Referred { to: "2043".into(), replaces: None });
+    bed.leg(CALLER, LegEvent::Referred { to: "2043".into(), only: None, replaces: None });
     bed.later(1);
     bed.answers(1, 8);
     bed.later(4);
@@ -175,7 +175,7 @@ fn two_calls_that_are_joined_end_with_their_own_legs() {
     bed.dials(second, "2043", Some(OFFER));
     bed.answers(1, 8);
     bed.later(1);
-    bed.leg(CALLER, LegEvent::Referred { to: "2043".into(), replaces: Some(second) });
+    bed.leg(CALLER, LegEvent::Referred { to: "2043".into(), only: None, replaces: Some(second) });
     bed.later(1);
     bed.leg(bed.called[1], LegEvent::Ended { how: LegEnd::HungUp });
     assert_eq!(

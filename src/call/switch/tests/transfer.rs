@@ -6,7 +6,7 @@ const SECOND: LegId = LegId(1_000_001);
 
 impl Bed {
     fn refers(&mut self, leg: LegId, to: &str, replaces: Option<LegId>) -> Vec<String> {
-        self.leg(leg, LegEvent::Referred { to: to.into(), replaces })
+        self.leg(leg, LegEvent::Referred { to: to.into(), only: None, replaces })
     }
 
     /// The caller's phone has the first call on hold and talks, or rings, on a second one.
@@ -112,6 +112,8 @@ fn not_everybody_may_transfer_and_not_everywhere() {
         leg: SECOND,
         caller: stranger,
         dialled: "2043".into(),
+        only: None,
+        gr: None,
         offer,
         flow: flow(),
         source: flow().peer,
@@ -131,6 +133,8 @@ fn not_everybody_may_transfer_and_not_everywhere() {
         leg: CALLER,
         caller: nobody,
         dialled: "112".into(),
+        only: None,
+        gr: None,
         offer,
         flow: flow(),
         source: flow().peer,
@@ -200,6 +204,8 @@ fn a_phone_picks_up_what_rings_elsewhere_and_moves_its_own_calls() {
             leg: SECOND,
             caller,
             dialled: "2042".into(),
+            only: None,
+            gr: None,
             offer,
             flow: flow(),
             source: flow().peer,

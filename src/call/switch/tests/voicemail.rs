@@ -73,7 +73,7 @@ fn a_call_is_sent_to_a_mailbox() {
         VoicemailRules { own: "*97".into(), any: "*98".into(), direct: "*99".into(), ring: Duration::from_secs(20), without: vec![] };
     let config = Settings { hold_music: "silence".into(), ..Settings::default() }.check().unwrap();
     bed.switch.reload(Arc::new(Config { voicemail: Some(rules), ..config }));
-    let refer = |bed: &mut Bed, to: &str| bed.leg(CALLER, LegEvent::Referred { to: to.into(), replaces: None });
+    let refer = |bed: &mut Bed, to: &str| bed.leg(CALLER, LegEvent::Referred { to: to.into(), only: None, replaces: None });
     assert_eq!(refer(&mut bed, "*98"), ["refuse refer caller 403"], "nobody is sent to messages by somebody else");
     let told = refer(&mut bed, "*992042");
     assert_eq!(told[..2], ["accept refer caller", "unbridge"]);
