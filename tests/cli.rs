@@ -984,8 +984,8 @@ fn the_bench_fetches_short_and_long_files() {
     let rows: Vec<&str> = out.lines().filter(|line| line.starts_with("TFTP, ")).collect();
     assert_eq!(rows.len(), 4, "{out}");
     for (row, name, done, bytes) in [
-        (rows[0], "TFTP, short, blocks of 512 ", "250 in ", "; 514 bytes each"),
-        (rows[1], "TFTP, short, blocks of 1428 ", "250 in ", "; 514 bytes each"),
+        (rows[0], "TFTP, short, blocks of 512 ", "250 in ", "; 604 bytes each"),
+        (rows[1], "TFTP, short, blocks of 1428 ", "250 in ", "; 604 bytes each"),
         (rows[2], "TFTP, 20 KB, blocks of 512 ", "50 in ", "; 20480 bytes each"),
         (rows[3], "TFTP, 20 KB, blocks of 1428 ", "50 in ", "; 20480 bytes each"),
     ] {
