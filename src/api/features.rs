@@ -1,7 +1,5 @@
 //! `/extensions/{extension}/wishes` and `/night`: what people wish of their telephones, the same that star codes change.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use axum::{
     Json,
     extract::{Path, State},
@@ -13,38 +11,10 @@ use utoipa::ToSchema;
 use super::{Context, problem::Problem};
 use crate::{
     call::NotKept,
-    features::{Change, Wishes as Kept},
+    features::{Change, Wishes},
     model::Extension,
     routing::hours::Switch,
 };
-
-/// What an extension wishes of calls to it. Absent, or `false`: nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Wishes {
-    /// Where all calls go instead.
-    #[schema(example = "2050")]
-    pub always: Option<String>,
-    /// Where calls go while the user talks, or does not want to be disturbed.
-    pub busy: Option<String>,
-    /// Where calls go that nobody has taken.
-    pub no_answer: Option<String>,
-    /// Where calls go while no phone can be reached.
-    pub unreachable: Option<String>,
-    /// Seconds that calls ring before `no_answer` counts: 5 to 600; the office's time without it.
-    pub ring_secs: Option<u16>,
-    /// Nothing rings.
-    pub do_not_disturb: bool,
-    /// A second caller hears "busy" while the user talks.
-    pub one_call_only: bool,
-    /// Callers who hide their number are refused.
-    pub refuse_hidden: bool,
-    /// Numbers that are refused, as they are shown; 200 at most.
-    pub blocked: BTreeSet<String>,
-    /// Speed dials, by key from 0 to 99.
-    #[schema(value_type = BTreeMap<String, String>)]
-    pub speed: BTreeMap<u8, String>,
-}
 
 /// Where a night switch stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -65,21 +35,6 @@ pub struct NightSwitch {
     pub position: String,
 }
 
-impl From<Kept> for Wishes {
-    fn from(kept: Kept) -> Self {
-        let Kept { always, busy, no_answer, unreachable, ring_secs, do_not_disturb, one_call_only, refuse_hidden, blocked, speed } = kept;
-        Self { always, busy, no_answer, unreachable, ring_secs, do_not_disturb, one_call_only, refuse_hidden, blocked, speed }
-    }
-}
-
-impl From<Wishes> for Kept {
-    fn from(wishes: Wishes) -> Self {
-        let Wishes { always, busy, no_answer, unreachable, ring_secs, do_not_disturb, one_call_only, refuse_hidden, blocked, speed } =
-            wishes;
-        Self { always, busy, no_answer, unreachable, ring_secs, do_not_disturb, one_call_only, refuse_hidden, blocked, speed }
-    }
-}
-
 impl From<NotKept> for Problem {
     fn from(error: NotKept) -> Self {
         match error {
@@ -93,7 +48,7 @@ impl From<NotKept> for Problem {
 #[utoipa::path(get, path = "/extensions/{extension}/wishes", tag = "users", params(("extension" = String, Path, example = "2041")),
     responses((status = 200, body = Wishes)))]
 pub async fn show(State(context): State<Context>, Path(extension): Path<Extension>) -> Result<Json<Wishes>, Problem> {
-    Ok(Json(context.calls.wishes(extension.as_str()).await.into()))
+    Ok(Json(context.calls.wishes(extension.as_str()).await))
 }
 
 /// Sets all that an extension wishes; what is absent is not wished any more. It is stored when this answers.
@@ -104,8 +59,8 @@ pub async fn set(
     Path(extension): Path<Extension>,
     Json(wishes): Json<Wishes>,
 ) -> Result<Json<Wishes>, Problem> {
-    context.calls.wish(extension.as_str(), Change::All(Box::new(wishes.into()))).await?;
-    Ok(Json(context.calls.wishes(extension.as_str()).await.into()))
+    context.calls.wish(extension.as_str(), Change::All(Box::new(wishes))).await?;
+    Ok(Json(context.calls.wishes(extension.as_str()).await))
 }
 
 /// Every night switch.

@@ -87,69 +87,50 @@ pub struct Unbind {
 
 impl Devices {
     pub async fn run(self) -> anyhow::Result<()> {
-        let client = self.server.client()?;
         if let Some(mac) = self.mac {
-            let detail: DeviceDetail = client.get(&format!("/api/v1/devices/{mac}")).await?;
+            let detail: DeviceDetail = self.server.client()?.get(&format!("/api/v1/devices/{mac}")).await?;
             if self.json {
                 return json(&detail);
             }
-            device_table(std::slice::from_ref(&detail.device));
+            table::print(&DEVICE, &[device_row(&detail.device)], "");
             say!();
             for recorded in &detail.timeline {
                 say!("{}  {}", recorded.at, crate::journal::sentence(&recorded.event));
             }
             return Ok(());
         }
-        let devices: Vec<Device> = client.get("/api/v1/devices").await?;
-        if self.json {
-            return json(&devices);
-        }
-        device_table(&devices);
-        Ok(())
+        table::list(self.server, "/api/v1/devices", self.json, &DEVICE, device_row, "no device was seen yet: plug one in").await
     }
 }
 
-fn device_table(devices: &[Device]) {
-    let rows: Vec<_> = devices
-        .iter()
-        .map(|device| {
-            let owner = device.binding.as_ref().map(|binding| format!("{} {}", binding.extension, binding.display_name));
-            let make = [device.family.as_deref(), device.model.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
-            vec![
-                device.mac.clone(),
-                make,
-                device.state.clone(),
-                device.address.clone().unwrap_or_default(),
-                owner.unwrap_or_default(),
-                device.last_seen.clone(),
-            ]
-        })
-        .collect();
-    table::print(&["MAC", "MAKE", "STATE", "ADDRESS", "OWNER", "LAST SEEN"], &rows, "no device was seen yet: plug one in");
+const DEVICE: [&str; 6] = ["MAC", "MAKE", "STATE", "ADDRESS", "OWNER", "LAST SEEN"];
+
+fn device_row(device: &Device) -> Vec<String> {
+    let owner = device.binding.as_ref().map(|binding| format!("{} {}", binding.extension, binding.display_name));
+    let make = [device.family.as_deref(), device.model.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
+    vec![
+        device.mac.clone(),
+        make,
+        device.state.clone(),
+        device.address.clone().unwrap_or_default(),
+        owner.unwrap_or_default(),
+        device.last_seen.clone(),
+    ]
 }
 
 impl Users {
     pub async fn run(self) -> anyhow::Result<()> {
-        let users: Vec<Person> = self.server.client()?.get("/api/v1/users").await?;
-        if self.json {
-            return json(&users);
-        }
         let row = |user: &Person| {
             vec![user.login.clone(), user.extension.clone().unwrap_or_default(), user.display_name.clone(), user.id.clone()]
         };
-        table::print(&["LOGIN", "EXTENSION", "NAME", "ID"], &users.iter().map(row).collect::<Vec<_>>(), "the directory has no users");
-        Ok(())
+        let titles = ["LOGIN", "EXTENSION", "NAME", "ID"];
+        table::list(self.server, "/api/v1/users", self.json, &titles, row, "the directory has no users").await
     }
 }
 
 impl Bindings {
     pub async fn run(self) -> anyhow::Result<()> {
-        let bindings: Vec<Binding> = self.server.client()?.get("/api/v1/bindings").await?;
-        if self.json {
-            return json(&bindings);
-        }
-        binding_table(&bindings);
-        Ok(())
+        table::list(self.server, "/api/v1/bindings", self.json, &BINDING, binding_row, "nobody has a phone yet").await
     }
 }
 
@@ -160,7 +141,7 @@ impl Bind {
         if self.json {
             return json(&binding);
         }
-        binding_table(std::slice::from_ref(&binding));
+        table::print(&BINDING, &[binding_row(&binding)], "");
         Ok(())
     }
 }
@@ -176,7 +157,8 @@ impl Unbind {
     }
 }
 
-fn binding_table(bindings: &[Binding]) {
-    let row = |binding: &Binding| vec![binding.extension.clone(), binding.display_name.clone(), binding.mac.clone(), binding.since.clone()];
-    table::print(&["EXTENSION", "NAME", "DEVICE", "SINCE"], &bindings.iter().map(row).collect::<Vec<_>>(), "nobody has a phone yet");
+const BINDING: [&str; 4] = ["EXTENSION", "NAME", "DEVICE", "SINCE"];
+
+fn binding_row(binding: &Binding) -> Vec<String> {
+    vec![binding.extension.clone(), binding.display_name.clone(), binding.mac.clone(), binding.since.clone()]
 }

@@ -65,16 +65,11 @@ impl Sip {
 
 impl Bans {
     async fn run(self) -> anyhow::Result<()> {
-        let bans: Vec<Ban> = self.server.client()?.get("/api/v1/sip/bans").await?;
-        if self.json {
-            return json(&bans);
-        }
         let row = |ban: &Ban| {
             let user = ban.user.clone().unwrap_or_else(|| "all".to_owned());
             vec![ban.source.clone(), user, ban.until.clone(), format!("{} s", ban.secs)]
         };
-        table::print(&["FROM", "USER NAME", "UNTIL", "LEFT"], &bans.iter().map(row).collect::<Vec<_>>(), "nobody is banned");
-        Ok(())
+        table::list(self.server, "/api/v1/sip/bans", self.json, &["FROM", "USER NAME", "UNTIL", "LEFT"], row, "nobody is banned").await
     }
 }
 

@@ -1,6 +1,25 @@
-//! Aligned columns; the titles are bold on a terminal.
+//! Aligned columns; the titles are bold on a terminal. And lists of the API, as a table or as JSON.
 
-use super::out;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{ServerArg, out};
+
+/// Asks the API for a list and prints it: as JSON, or with a row for each under `titles`; says `none` when there is nothing.
+pub async fn list<T: Serialize + DeserializeOwned>(
+    server: ServerArg,
+    path: &str,
+    json: bool,
+    titles: &[&str],
+    row: impl Fn(&T) -> Vec<String>,
+    none: &str,
+) -> anyhow::Result<()> {
+    let all: Vec<T> = server.client()?.get(path).await?;
+    if json {
+        return out::json(&all);
+    }
+    print(titles, &all.iter().map(row).collect::<Vec<_>>(), none);
+    Ok(())
+}
 
 /// Prints `rows` under `titles`; says `none` when there are no rows.
 pub fn print(titles: &[&str], rows: &[Vec<String>], none: &str) {

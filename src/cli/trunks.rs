@@ -3,11 +3,7 @@
 use clap::Args;
 use hyper::Method;
 
-use super::{
-    ServerArg,
-    out::{self, say},
-    table,
-};
+use super::{ServerArg, out::say, table};
 use crate::{
     api::{
         devices::{Device, Place},
@@ -45,10 +41,6 @@ pub struct Locate {
 
 impl Trunks {
     pub async fn run(self) -> anyhow::Result<()> {
-        let trunks: Vec<Trunk> = self.server.client()?.get("/api/v1/trunks").await?;
-        if self.json {
-            return out::json(&trunks);
-        }
         let row = |trunk: &Trunk| {
             let calls = if trunk.max_calls == 0 { trunk.calls.to_string() } else { format!("{} of {}", trunk.calls, trunk.max_calls) };
             let registered = trunk.registered.map_or("-", |registered| if registered { "yes" } else { "no" });
@@ -61,13 +53,9 @@ impl Trunks {
                 trunk.reason.clone().unwrap_or_default(),
             ]
         };
-        let rows: Vec<_> = trunks.iter().map(row).collect();
-        table::print(
-            &["TRUNK", "STATE", "AT", "REGISTERED", "CALLS", "WHY"],
-            &rows,
-            "no trunks: `calls.routes` names a file that describes them",
-        );
-        Ok(())
+        let titles = ["TRUNK", "STATE", "AT", "REGISTERED", "CALLS", "WHY"];
+        let none = "no trunks: `calls.routes` names a file that describes them";
+        table::list(self.server, "/api/v1/trunks", self.json, &titles, row, none).await
     }
 }
 

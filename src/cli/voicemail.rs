@@ -5,11 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use super::{
-    ServerArg,
-    out::{json, say},
-    table,
-};
+use super::{ServerArg, out::say, table};
 use crate::api::voicemail::Message;
 
 /// Lists the messages in a mailbox, fetches one as a WAV file, or deletes one.
@@ -90,18 +86,12 @@ fn path(mailbox: &str, id: &str) -> String {
 impl List {
     async fn run(self) -> anyhow::Result<()> {
         let path = format!("/api/v1/voicemail/{}", super::ladder::escaped(&self.mailbox));
-        let messages: Vec<Message> = self.server.client()?.get(&path).await?;
-        if self.json {
-            return json(&messages);
-        }
         let row = |message: &Message| {
             let state = if message.heard.is_some() { "heard" } else { "new" };
             let from = format!("{} {}", message.from, message.from_name).trim().to_owned();
             vec![message.id.clone(), state.to_owned(), message.left.clone(), format!("{:.0} s", message.secs), from]
         };
-        let rows: Vec<_> = messages.iter().map(row).collect();
-        table::print(&["ID", "STATE", "LEFT", "LENGTH", "FROM"], &rows, "there are no messages");
-        Ok(())
+        table::list(self.server, &path, self.json, &["ID", "STATE", "LEFT", "LENGTH", "FROM"], row, "there are no messages").await
     }
 }
 

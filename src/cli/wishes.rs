@@ -9,7 +9,8 @@ use super::{
     table,
 };
 use crate::{
-    api::features::{NightSwitch, Position, Wishes as Wished},
+    api::features::{NightSwitch, Position},
+    features::Wishes as Wished,
     model::Extension,
 };
 
@@ -194,12 +195,8 @@ impl Night {
             say!("{} is at {}", turned.hours, turned.position);
             return Ok(());
         }
-        let all: Vec<NightSwitch> = self.server.client()?.get("/api/v1/night").await?;
-        if self.json {
-            return json(&all);
-        }
-        let rows: Vec<_> = all.iter().map(|one| vec![one.hours.clone(), one.position.clone()]).collect();
-        table::print(&["HOURS", "NIGHT SWITCH"], &rows, "no night switches: the routes have no hours");
-        Ok(())
+        let row = |one: &NightSwitch| vec![one.hours.clone(), one.position.clone()];
+        let none = "no night switches: the routes have no hours";
+        table::list(self.server, "/api/v1/night", self.json, &["HOURS", "NIGHT SWITCH"], row, none).await
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::routing::hours::Switch as Night;
 
@@ -11,29 +12,31 @@ const MOST_BLOCKED: usize = 200;
 /// Characters of a number that is kept.
 const LONGEST_NUMBER: usize = 32;
 
-/// What one extension wishes of calls to it. All empty: calls ring.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+/// What an extension wishes of calls to it, as it is stored and as the API has it. Absent, or `false`: nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct Wishes {
     /// Where all calls go instead.
+    #[schema(example = "2050")]
     pub always: Option<String>,
     /// Where calls go while the user talks, or does not want to be disturbed.
     pub busy: Option<String>,
     /// Where calls go that nobody has taken.
     pub no_answer: Option<String>,
-    /// Where calls go while no phone is registered, or none can be reached.
+    /// Where calls go while no phone can be reached.
     pub unreachable: Option<String>,
-    /// Seconds that calls ring before `no_answer` counts; the office's time without it.
+    /// Seconds that calls ring before `no_answer` counts: 5 to 600; the office's time without it.
     pub ring_secs: Option<u16>,
-    /// Do not disturb: nothing rings.
+    /// Nothing rings.
     pub do_not_disturb: bool,
-    /// A second call is told "busy" while the user talks.
+    /// A second caller hears "busy" while the user talks.
     pub one_call_only: bool,
     /// Callers who hide their number are refused.
     pub refuse_hidden: bool,
-    /// Numbers that are refused, as they are shown.
+    /// Numbers that are refused, as they are shown; 200 at most.
     pub blocked: BTreeSet<String>,
-    /// Speed dials, 0 to 99.
+    /// Speed dials, by key from 0 to 99.
+    #[schema(value_type = BTreeMap<String, String>)]
     pub speed: BTreeMap<u8, String>,
 }
 
