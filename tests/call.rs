@@ -273,7 +273,7 @@ impl Sipp {
     }
 
     /// Without a word.
-    pub fn is_unplugged(mut self) {
+    pub fn dies(mut self) {
         self.child.kill().and_then(|()| self.child.wait()).expect("a child");
     }
 

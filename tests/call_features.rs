@@ -285,7 +285,7 @@ async fn what_was_dialled_and_wanted_outlives_the_server() {
     }
     // The plug is pulled, of the server too.
     let until = Instant::now() + Duration::from_secs(5);
-    [talks, calls].into_iter().for_each(Sipp::is_unplugged);
+    [talks, calls].into_iter().for_each(Sipp::dies);
     let wanted = bed.phone(5, other, "uas_answer.xml", "x", &[("CALLER", "sip:2042@")]);
     let called = bed.phone(2, one, "uas_answer.xml", "x", &[("CALLER", "sip:2043@")]);
     bed.running.task.abort();
