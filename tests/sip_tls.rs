@@ -48,7 +48,7 @@ impl Server {
         let any = vec![local(0)];
         let mut config = Config { udp: vec![], tcp: vec![], tls: any.clone(), wss: any, identity: Some(certificates.tls()), ..config() };
         change(&mut config);
-        let (transports, inbox) = Transports::bind(config).expect("bound");
+        let (transports, inbox) = Transports::bind(config, &tokio::runtime::Handle::current()).expect("bound");
         Self { transports, inbox, certificates, folder }
     }
 

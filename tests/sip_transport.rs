@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use plugtone::sip::{
     Flow, Transmit, Transport,
-    transport::{Config, Inbound, Transports},
+    transport::{Config, Inbound, Transports, socket::BindError},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -37,6 +37,10 @@ pub fn config() -> Config {
     }
 }
 
+pub fn bind(config: Config) -> Result<(Transports, Receiver<Inbound>), BindError> {
+    Transports::bind(config, &tokio::runtime::Handle::current())
+}
+
 pub async fn next(inbox: &mut Receiver<Inbound>) -> Inbound {
     timeout(Duration::from_secs(10), inbox.recv()).await.expect("in time").expect("open")
 }
@@ -54,7 +58,7 @@ pub fn local(port: u16) -> SocketAddr {
 
 #[tokio::test]
 async fn answers_leave_from_the_address_that_was_asked() {
-    let (transports, mut inbox) = Transports::bind(config()).unwrap();
+    let (transports, mut inbox) = bind(config()).unwrap();
     let port = transports.udp_addresses()[0].port();
     let phone = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     // Two addresses of one host: the kernel alone would answer both from 127.0.0.1.
@@ -78,7 +82,7 @@ async fn answers_leave_from_the_address_that_was_asked() {
 
 #[tokio::test]
 async fn streams_are_cut_answered_and_limited() {
-    let (transports, mut inbox) = Transports::bind(config()).unwrap();
+    let (transports, mut inbox) = bind(config()).unwrap();
     let port = transports.addresses(Transport::Tcp)[0].port();
     let mut phone = TcpStream::connect(local(port)).await.unwrap();
     for piece in [OPTIONS, b"\r\n\r\n", OPTIONS].concat().chunks(7) {
@@ -116,7 +120,7 @@ async fn streams_are_cut_answered_and_limited() {
 
 #[tokio::test]
 async fn connections_are_made_where_there_is_none() {
-    let (transports, mut inbox) = Transports::bind(config()).unwrap();
+    let (transports, mut inbox) = bind(config()).unwrap();
     let far = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let flow = transports.flow_to(Transport::Tcp, far.local_addr().unwrap()).unwrap();
     assert_eq!(flow.local, local(transports.addresses(Transport::Tcp)[0].port()));
@@ -137,13 +141,13 @@ async fn connections_are_made_where_there_is_none() {
 async fn a_port_that_is_taken_is_said_by_name() {
     let taken = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let _held = UdpSocket::bind(taken).await.unwrap();
-    let error = Transports::bind(Config { udp: vec![taken], ..config() }).err().expect("it is taken");
+    let error = bind(Config { udp: vec![taken], ..config() }).err().expect("it is taken");
     assert!(error.to_string().contains(&taken.to_string()) && error.to_string().contains("sip.udp"), "{error}");
 }
 
 #[tokio::test]
 async fn phones_learn_their_address_on_the_sip_port() {
-    let (transports, _inbox) = Transports::bind(Config { udp: vec![local(0)], ..config() }).unwrap();
+    let (transports, _inbox) = bind(Config { udp: vec![local(0)], ..config() }).unwrap();
     let at = transports.udp_addresses()[0];
     // Debian's client speaks RFC 3489; `-v` is what makes it print.
     let mut stun = tokio::process::Command::new("stun");
@@ -172,7 +176,7 @@ async fn phones_learn_their_address_on_the_sip_port() {
 #[tokio::test]
 async fn who_sends_too_much_is_bounded_and_nobody_else_is() {
     let limits = Config { max_messages_per_source: 10, unlimited: vec!["127.0.0.2/32".parse().unwrap()], ..config() };
-    let (transports, mut inbox) = Transports::bind(limits).unwrap();
+    let (transports, mut inbox) = bind(limits).unwrap();
     let (udp, tcp) = (local(transports.udp_addresses()[0].port()), local(transports.addresses(Transport::Tcp)[0].port()));
     let mut counts = [0; 3];
     for (phone, source) in ["127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0"].into_iter().enumerate() {
@@ -207,7 +211,7 @@ async fn who_sends_too_much_is_bounded_and_nobody_else_is() {
 #[tokio::test]
 async fn lies_about_length_and_endless_headers_hold_nothing() {
     let limits = Config { message_time: Duration::from_millis(700), max_connections_per_source: 10, ..config() };
-    let (transports, mut inbox) = Transports::bind(limits).unwrap();
+    let (transports, mut inbox) = bind(limits).unwrap();
     let at = local(transports.addresses(Transport::Tcp)[0].port());
     let vias = "Via: SIP/2.0/TCP 10.0.0.1;branch=z9hG4bKx\r\n".repeat(1600);
     for (story, bytes, endless) in [

@@ -25,7 +25,7 @@ use crate::sip_transport::{OPTIONS, config, local, message, next};
 fn start(change: impl FnOnce(&mut Config)) -> (Transports, Receiver<Inbound>) {
     let mut config = Config { udp: vec![], tcp: vec![], ws: vec![local(0)], max_connections_per_source: 10, ..config() };
     change(&mut config);
-    Transports::bind(config).expect("bound")
+    Transports::bind(config, &tokio::runtime::Handle::current()).expect("bound")
 }
 
 /// A connection by the library that the server uses too; for what other clients do not show.

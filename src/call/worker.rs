@@ -1,4 +1,4 @@
-//! The engine: one task that owns the SIP endpoint, the registrar, the digest and all calls, and does what they answer.
+//! The engine: one task, on a thread of its own, that owns the SIP endpoint, the registrar, the digest and all calls, and does what they answer.
 //!
 //! It waits for messages, commands, media events and time, whichever comes first; between two waits nothing is awaited and
 //! nothing is locked. Everybody else talks to it through [`Handle`]. What must reach the disk goes to a writer of its own
@@ -13,6 +13,7 @@ mod load;
 mod names;
 mod records;
 mod requests;
+mod thread;
 mod translate;
 mod trunks;
 
@@ -36,6 +37,7 @@ use self::{
     load::Gauges,
     names::Names,
     records::Records,
+    thread::Thread,
 };
 pub use self::{
     handle::{Handle, NotKept, ServiceCall, ServiceControl},
@@ -110,6 +112,8 @@ pub enum Error {
     Bind(#[from] BindError),
     #[error("the system gives no random numbers: {0}")]
     Random(String),
+    #[error("cannot start the thread that speaks SIP")]
+    Thread(#[source] std::io::Error),
     #[error("cannot read the registered phones from the store")]
     Store(#[from] crate::store::Error),
 }
@@ -137,6 +141,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// A running engine.
 pub struct Running {
     pub handle: Handle,
+    /// Ends when the engine does. The runtime that it is on keeps the engine alive: with it the engine ends at once.
     pub task: JoinHandle<()>,
     /// Where it listens, with the ports that the system chose.
     pub udp: Vec<SocketAddr>,
@@ -148,7 +153,8 @@ pub struct Running {
 
 /// Opens the sockets, puts the stored contacts back and starts the engine.
 pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighbours) -> Result<Running, Error> {
-    let (transports, inbox) = Transports::bind(sip.transports)?;
+    let thread = Thread::new().map_err(Error::Thread)?;
+    let (transports, inbox) = Transports::bind(sip.transports, thread.handle())?;
     let [udp, tcp, tls, ws, wss] = Transport::ALL.map(|transport| transports.addresses(transport));
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|fault| Error::Random(fault.to_string()))?;
@@ -231,8 +237,9 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         gauges: Gauges::new(),
     };
     engine.configure_trunks(now);
+    let run = thread.run(engine.run(inbox, command_inbox, media_inbox)).map_err(Error::Thread)?;
     let task = tokio::spawn(async move {
-        engine.run(inbox, command_inbox, media_inbox).await;
+        run.await;
         // The engine's end of the channel is gone: the writer empties it and ends.
         let _ = writer.await;
         let _ = contact_writer.await;
@@ -282,9 +289,14 @@ impl Engine {
         mut media: mpsc::Receiver<(SessionId, MediaEvent)>,
     ) {
         let mut stopping: Option<(Instant, oneshot::Sender<()>)> = None;
+        let mut busy = false;
         loop {
             let now = Instant::now();
             self.settle(now);
+            // Who reads the sockets is on the same thread: it must see what comes meanwhile, so that too much of it is noticed.
+            if std::mem::take(&mut busy) {
+                tokio::task::yield_now().await;
+            }
             self.gauges.show(self.load());
             if stopping.as_ref().is_some_and(|(until, _)| *until <= now || self.ground.agent.is_empty()) {
                 break;
@@ -300,6 +312,7 @@ impl Engine {
                         let Ok(inbound) = inbox.try_recv() else { break };
                         self.handle_inbound(now, inbound);
                     }
+                    busy = !inbox.is_empty();
                 }
                 Some(command) = commands.recv() => match command {
                     Command::Stop { answer } => {

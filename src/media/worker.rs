@@ -11,7 +11,7 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -70,6 +70,8 @@ struct Lane {
     messages: SyncSender<Message>,
     frames: SyncSender<(SessionId, OwnedFrame)>,
     wake: EventFd,
+    /// `wake` is written to and not yet read.
+    woken: AtomicBool,
     /// The system's number of the thread, once it runs; 0 before.
     task: AtomicU64,
 }
@@ -117,7 +119,7 @@ impl Media {
             let (messages, message_inbox) = sync_channel(COMMANDS);
             let (frames, frame_inbox) = sync_channel(FRAMES);
             let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(os_thread)?;
-            lanes.push(Lane { messages, frames, wake, task: AtomicU64::new(0) });
+            lanes.push(Lane { messages, frames, wake, woken: AtomicBool::new(false), task: AtomicU64::new(0) });
             inboxes.push((message_inbox, frame_inbox));
         }
         let owner = Owner {
@@ -254,7 +256,7 @@ impl Owner {
         for lane in self.lanes.iter() {
             // A full channel means that the thread is alive and behind: wait for room, for this is the last message.
             let _ = lane.messages.send(Message::Stop);
-            let _ = lane.wake.write(1);
+            lane.wake();
         }
     }
 }
@@ -271,8 +273,21 @@ impl Lane {
             TrySendError::Full(_) => Error::Overloaded(COMMANDS),
             TrySendError::Disconnected(_) => Error::Stopped,
         })?;
-        let _ = self.wake.write(1);
+        self.wake();
         Ok(())
+    }
+
+    /// To be called when there is something in a channel. A call brings half a dozen commands at once: one system call does.
+    fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            let _ = self.wake.write(1);
+        }
+    }
+
+    /// The thread is awake and looks into its channels next: what is put there from now on wakes it again.
+    fn awake(&self) {
+        let _ = self.wake.read();
+        self.woken.swap(false, Ordering::AcqRel);
     }
 }
 
@@ -380,7 +395,7 @@ impl Worker {
 
     fn take_messages(&mut self, now: Instant) -> std::ops::ControlFlow<()> {
         if let Some(lane) = self.lanes.get(self.number) {
-            let _ = lane.wake.read();
+            lane.awake();
         }
         while let Ok(message) = self.messages.try_recv() {
             match message {
@@ -470,10 +485,8 @@ impl Worker {
         for listener in std::mem::take(&mut slot.listeners) {
             self.tell_lane(Message::Part(listener, id), listener);
         }
-        let _ = self.epoll.delete(&slot.rtp);
-        if let Some(rtcp) = &slot.rtcp {
-            let _ = self.epoll.delete(rtcp);
-        }
+        // The sockets are closed here, and with that epoll forgets them.
+        drop(slot);
         self.phases.iter_mut().for_each(|group| group.retain(|other| *other != id));
         metrics::gauge!("plugtone_media_sessions").decrement(1.0);
         if self.sessions.is_empty() {
@@ -611,7 +624,7 @@ impl Worker {
         }
         let Some((lane, frame)) = self.lanes.get(lane).zip(OwnedFrame::of(frame)) else { return };
         match lane.frames.try_send((to, frame)) {
-            Ok(()) => drop(lane.wake.write(1)),
+            Ok(()) => lane.wake(),
             Err(_) => self.counts.frames_lost += 1,
         }
     }

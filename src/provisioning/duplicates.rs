@@ -5,7 +5,6 @@
 //! follows from it. The device keeps its owner, its file goes to the holder of the lease only, and people are told.
 
 use std::{
-    collections::BTreeMap,
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -21,7 +20,8 @@ const DUPLICATE_AGAIN: Duration = Duration::from_secs(600);
 #[derive(Default)]
 pub(super) struct Heard {
     places: ToAndFro<IpAddr>,
-    registrations: BTreeMap<LineNumber, ToAndFro<(String, IpAddr)>>,
+    /// Few, most often one.
+    registrations: Vec<(LineNumber, ToAndFro<(String, IpAddr)>)>,
     told: Option<Instant>,
 }
 
@@ -40,7 +40,15 @@ impl Heard {
     /// A line registered, or refreshed its registration. Gives where the two boxes are. However long it takes: a Call-ID
     /// that a phone has left never comes back (RFC 3261 §10.2.4).
     pub(super) fn registers(&mut self, now: Instant, line: LineNumber, call_id: &str, source: IpAddr) -> Option<(IpAddr, IpAddr)> {
-        let registrations = self.registrations.entry(line).or_default();
+        let at = match self.registrations.iter().position(|(known, _)| *known == line) {
+            Some(at) => at,
+            None => {
+                self.registrations.reserve_exact(1);
+                self.registrations.push((line, ToAndFro::default()));
+                self.registrations.len() - 1
+            }
+        };
+        let (_, registrations) = self.registrations.get_mut(at)?;
         let (_, other) = registrations.at(now, (call_id.to_owned(), source), None)?;
         self.tells(now).then_some((other, source))
     }

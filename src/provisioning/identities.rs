@@ -14,9 +14,11 @@ use arc_swap::ArcSwap;
 
 use crate::{
     binding::MasterKey,
-    model::{BindingRecord, DeviceRecord, Extension, Generation, LineNumber, MacAddr, Secret},
+    model::{DeviceRecord, Extension, Generation, LineNumber, MacAddr, Secret},
     sip::{Account, Accounts},
 };
+
+use super::onboarding::Bindings;
 
 /// Lock-free reads of everybody's identity; cheap to clone.
 #[derive(Clone)]
@@ -59,7 +61,7 @@ struct Snapshot {
 #[derive(Clone, Default)]
 struct Entry {
     generation: Generation,
-    lines: BTreeMap<LineNumber, Owner>,
+    lines: BTreeMap<LineNumber, Box<Owner>>,
 }
 
 #[derive(Clone)]
@@ -156,7 +158,7 @@ impl Identities {
     }
 
     /// Replaces everything, at start.
-    pub(super) fn load<'a>(&self, devices: impl Iterator<Item = (&'a DeviceRecord, &'a BTreeMap<LineNumber, BindingRecord>)>) {
+    pub(super) fn load<'a>(&self, devices: impl Iterator<Item = (&'a DeviceRecord, &'a Bindings)>) {
         let mut next = Snapshot::default();
         for (device, bindings) in devices {
             next.put(device.mac, device.generation, bindings);
@@ -165,7 +167,7 @@ impl Identities {
     }
 
     /// Replaces some devices in one step: nobody sees an extension on two devices or on none.
-    pub(super) fn update<'a>(&self, changed: impl Iterator<Item = (MacAddr, Generation, &'a BTreeMap<LineNumber, BindingRecord>)>) {
+    pub(super) fn update<'a>(&self, changed: impl Iterator<Item = (MacAddr, Generation, &'a Bindings)>) {
         let mut next = Snapshot::clone(&self.now.load());
         for (mac, generation, bindings) in changed {
             next.put(mac, generation, bindings);
@@ -190,7 +192,7 @@ impl Accounts for Identities {
 }
 
 impl Snapshot {
-    fn put(&mut self, mac: MacAddr, generation: Generation, bindings: &BTreeMap<LineNumber, BindingRecord>) {
+    fn put(&mut self, mac: MacAddr, generation: Generation, bindings: &Bindings) {
         if let Some(before) = self.devices.remove(&mac) {
             for owner in before.lines.values() {
                 if let Some(places) = self.extensions.get_mut(&owner.extension) {
@@ -206,7 +208,7 @@ impl Snapshot {
         for (line, binding) in bindings {
             let owner = Owner { extension: binding.extension.clone(), display_name: binding.display_name.clone() };
             self.extensions.entry(owner.extension.clone()).or_default().push((mac, *line));
-            entry.lines.insert(*line, owner);
+            entry.lines.insert(*line, Box::new(owner));
         }
         self.devices.insert(mac, entry);
     }
@@ -233,7 +235,7 @@ fn parse_auth_user(text: &str) -> Option<(MacAddr, LineNumber)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Timestamp;
+    use crate::model::{BindingRecord, Timestamp};
 
     const MAC: MacAddr = MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcc]);
     const OTHER: MacAddr = MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcd]);
@@ -242,7 +244,7 @@ mod tests {
         Identities::new(MasterKey::new([7; 32]))
     }
 
-    fn bound(mac: MacAddr, line: LineNumber, extension: &str) -> BTreeMap<LineNumber, BindingRecord> {
+    fn bound(mac: MacAddr, line: LineNumber, extension: &str) -> Bindings {
         let record = BindingRecord {
             mac,
             line,
@@ -252,7 +254,7 @@ mod tests {
             generation: 1,
             since: Timestamp(0),
         };
-        BTreeMap::from([(line, record)])
+        BTreeMap::from([(line, Box::new(record))])
     }
 
     #[test]

@@ -155,16 +155,19 @@ pub struct UnbindPlan {
 pub struct Core {
     pub(super) config: Config,
     pub(super) methods: ReloadMethods,
-    pub(super) devices: HashMap<MacAddr, Device>,
+    pub(super) devices: HashMap<MacAddr, Box<Device>>,
     pub(super) timers: BTreeSet<(Instant, MacAddr)>,
     /// Records that are newer than the store's.
     dirty: BTreeSet<MacAddr>,
     pub(super) actions: VecDeque<Action>,
 }
 
+/// Whose the lines of a device are. In boxes: a map has room for eleven at once, and nearly every phone has one.
+pub(super) type Bindings = BTreeMap<LineNumber, Box<BindingRecord>>;
+
 pub(super) struct Device {
     pub(super) record: DeviceRecord,
-    pub(super) bindings: BTreeMap<LineNumber, BindingRecord>,
+    pub(super) bindings: Bindings,
     pub(super) calls: HashMap<CallId, CallKind>,
     /// Lines registered with the present generation.
     registered: BTreeSet<LineNumber>,
@@ -191,11 +194,11 @@ impl Core {
     /// Takes what the store holds, once, at start. What a stop cut short is begun again.
     pub fn restore(&mut self, now: Now, devices: Vec<DeviceRecord>, bindings: Vec<BindingRecord>, contacts: Vec<ContactRecord>) {
         for record in devices {
-            self.devices.insert(record.mac, Device::new(record));
+            self.devices.insert(record.mac, Box::new(Device::new(record)));
         }
         for binding in bindings {
             if let Some(device) = self.devices.get_mut(&binding.mac) {
-                device.bindings.insert(binding.line, binding);
+                device.bindings.insert(binding.line, Box::new(binding));
             }
         }
         let mut contacts = contacts;
@@ -361,8 +364,8 @@ impl Core {
             let fact = Fact::OwnerRemoved { generation: device.record.generation + 1, others: !device.bindings.is_empty() };
             self.apply(now, other, fact);
         }
-        let entry = self.devices.entry(mac).or_insert_with(|| Device::new(unseen(now.wall, mac)));
-        let before = entry.bindings.insert(binding.line, binding.clone());
+        let entry = self.devices.entry(mac).or_insert_with(|| Box::new(Device::new(unseen(now.wall, mac))));
+        let before = entry.bindings.insert(binding.line, Box::new(binding.clone()));
         let generation = device.generation;
         if let Some(before) = before.filter(|before| before.extension != binding.extension) {
             let reason = format!("the line went to {}", binding.display_name);
@@ -377,7 +380,7 @@ impl Core {
     pub fn plan_unbind(&self, mac: MacAddr, line: LineNumber) -> Result<UnbindPlan, Error> {
         let bindings = self.devices.get(&mac).map(|device| &device.bindings);
         let binding = bindings.and_then(|bindings| bindings.get(&line)).ok_or(Error::NotBound { mac, line })?;
-        Ok(UnbindPlan { device: self.without(binding, std::slice::from_ref(binding)), binding: binding.clone() })
+        Ok(UnbindPlan { device: self.without(binding, std::slice::from_ref(binding.as_ref())), binding: BindingRecord::clone(binding) })
     }
 
     /// The plan is on disk.
@@ -390,7 +393,7 @@ impl Core {
 
     /// Bindings of the extension that must end so that one more may begin: the oldest.
     fn too_many(&self, extension: &Extension, mac: MacAddr, line: LineNumber) -> Vec<BindingRecord> {
-        let all = self.devices.values().flat_map(|device| device.bindings.values());
+        let all = self.devices.values().flat_map(|device| device.bindings.values().map(AsRef::as_ref));
         let mut others: Vec<&BindingRecord> =
             all.filter(|binding| binding.extension == *extension && (binding.mac, binding.line) != (mac, line)).collect();
         others.sort_by_key(|binding| (binding.since, binding.mac, binding.line));
@@ -402,7 +405,7 @@ impl Core {
     /// The record of the device once those bindings of it have ended.
     fn without(&self, binding: &BindingRecord, ends: &[BindingRecord]) -> DeviceRecord {
         let Some(device) = self.devices.get(&binding.mac) else { return unseen(binding.since, binding.mac) };
-        let others = device.bindings.values().any(|held| !ends.contains(held));
+        let others = device.bindings.values().any(|held| !ends.contains(held.as_ref()));
         after(device.record.clone(), Fact::OwnerRemoved { generation: device.record.generation + 1, others })
     }
 
@@ -460,11 +463,11 @@ impl Core {
     }
 
     /// What the identities of a device are made of.
-    pub fn standing(&self, mac: MacAddr) -> Option<(MacAddr, Generation, &BTreeMap<LineNumber, BindingRecord>)> {
+    pub fn standing(&self, mac: MacAddr) -> Option<(MacAddr, Generation, &Bindings)> {
         self.devices.get(&mac).map(|device| (mac, device.record.generation, &device.bindings))
     }
 
-    pub fn devices(&self) -> impl Iterator<Item = (&DeviceRecord, &BTreeMap<LineNumber, BindingRecord>)> {
+    pub fn devices(&self) -> impl Iterator<Item = (&DeviceRecord, &Bindings)> {
         self.devices.values().map(|device| (&device.record, &device.bindings))
     }
 
@@ -483,7 +486,7 @@ impl Core {
             metrics::counter!("plugtone_onboarding_too_many_devices_total").increment(1);
             return None;
         }
-        self.devices.insert(mac, Device::new(unseen(now.wall, mac)));
+        self.devices.insert(mac, Box::new(Device::new(unseen(now.wall, mac))));
         self.dirty.insert(mac);
         Some(true)
     }

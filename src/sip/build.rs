@@ -120,6 +120,7 @@ impl Response {
         put_clean(&mut head, reason.as_bytes());
         head.put_slice(b"\r\n");
         let mut first_via = true;
+        let mut once = [Name::From, Name::To, Name::CallId, Name::CSeq].map(Some);
         let mut tag_at = None;
         for (name, written, value) in request.headers() {
             match name {
@@ -129,7 +130,9 @@ impl Response {
                 }
                 Name::Via => put_raw(&mut head, b"Via", value),
                 // A request that has one of these twice is refused, and its answer has each once.
-                Name::From | Name::To | Name::CallId | Name::CSeq if request.header(name).is_some_and(|v| v.as_ptr() == value.as_ptr()) => {
+                Name::From | Name::To | Name::CallId | Name::CSeq
+                    if once.iter_mut().any(|left| left.take_if(|left| *left == name).is_some()) =>
+                {
                     put_raw(&mut head, name.as_str().as_bytes(), value);
                     if name == Name::To && status > 100 && NameAddr::parse(value).is_ok_and(|to| to.tag().is_none()) {
                         tag_at = Some(head.len() - 2);

@@ -102,11 +102,12 @@ pub struct Endpoint {
     /// Seconds after which new calls shall try again; `None`: they are taken.
     crowded: Option<u32>,
     next: u64,
-    servers: HashMap<ServerTx, ServerEntry, NumberHash>,
+    // In boxes: the tables themselves stay small, and are not copied whole each time they grow.
+    servers: HashMap<ServerTx, Box<ServerEntry>, NumberHash>,
     server_keys: HashMap<Key, ServerTx, NumberHash>,
     /// By From tag, Call-ID and CSeq: finds a request that came by two ways (RFC 3261 §8.2.2.2).
     merges: HashMap<Key, ServerTx, NumberHash>,
-    clients: HashMap<ClientTx, ClientEntry, NumberHash>,
+    clients: HashMap<ClientTx, Box<ClientEntry>, NumberHash>,
     /// Peers that took no TCP, and when that was seen.
     without_tcp: HashMap<SocketAddr, Instant>,
     cancels: HashMap<ClientTx, CancelEntry, NumberHash>,
@@ -344,7 +345,8 @@ impl Endpoint {
     /// Answers a request and forgets it: should it come again, it is a new one. For challenges, so that who never answers them
     /// leaves nothing behind, and a forged sender gets one answer and not the eleven of timer G (RFC 3261 §26.3.2.4).
     pub fn respond_and_forget(&mut self, tx: ServerTx, response: Response) {
-        let Some(ServerEntry { flow, request, .. }) = self.servers.get(&tx) else { return };
+        let Some(entry) = self.servers.get(&tx) else { return };
+        let ServerEntry { flow, request, .. } = entry.as_ref();
         let flow = *flow;
         // By this tag the ACK to the answer of an INVITE is known for one that has done its work.
         let tag = request.as_deref().map(|request| self.ids.tag_for(request));
@@ -391,7 +393,7 @@ impl Endpoint {
         let machine = ClientMachine::new(now, invite, self.config.timers, &flow);
         self.transmits.push_back(Transmit { flow, bytes: bytes.clone() });
         let entry = ClientEntry { machine, flow, bytes, datagram, nonce, cancel_wanted: false, cancel_reason: None, armed: None };
-        self.clients.insert(tx, entry);
+        self.clients.insert(tx, Box::new(entry));
         self.settle_client(tx);
         tx
     }
@@ -517,7 +519,7 @@ impl Endpoint {
         self.server_keys.insert(key, tx);
         let back = reply_flow(&flow, &request);
         let entry = ServerEntry { machine, key, merge, flow: back, last: None, request: kept, cancelled: false, armed: None };
-        self.servers.insert(tx, entry);
+        self.servers.insert(tx, Box::new(entry));
         self.settle_server(tx);
         self.events.push_back(Event::Request { tx, request, flow });
     }
@@ -534,7 +536,7 @@ impl Endpoint {
     }
 
     fn handle_ack(&mut self, now: Instant, flow: Flow, request: Message, known: Option<ServerTx>) {
-        let entry = known.and_then(|tx| self.servers.get_mut(&tx).map(|entry| (tx, entry)));
+        let entry = known.and_then(|tx| self.servers.get_mut(&tx).map(|entry| (tx, entry.as_mut())));
         match entry {
             Some((tx, ServerEntry { machine: ServerMachine::Invite(machine), .. })) => {
                 let received = machine.handle_ack(now);

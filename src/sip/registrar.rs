@@ -143,7 +143,7 @@ struct Entry {
 pub struct Registrar {
     config: Config,
     next: u64,
-    contacts: HashMap<ContactId, Entry, NumberHash>,
+    contacts: HashMap<ContactId, Box<Entry>, NumberHash>,
     by_user: HashMap<String, Vec<ContactId>>,
     by_mac: HashMap<MacAddr, Vec<ContactId>>,
     /// Of connections only: when one breaks, its contacts must be reached otherwise.
@@ -221,7 +221,7 @@ impl Registrar {
     /// make another and register again. Others stay: the next request tries the address that they named.
     pub fn handle_flow_closed(&mut self, flow: FlowId) {
         for id in self.by_flow.remove(&flow).unwrap_or_default() {
-            let Some(Entry { contact, .. }) = self.contacts.get_mut(&id) else { continue };
+            let Some(contact) = self.contacts.get_mut(&id).map(|entry| &mut entry.contact) else { continue };
             if contact.reg_id != 0 || contact.flow.transport.is_web() {
                 self.remove(id, "its connection is gone");
             } else {
@@ -396,7 +396,7 @@ impl Registrar {
     fn replace(&mut self, now: Instant, request: &Message, flow: Flow, account: &Account, mut wishes: Vec<Wish>, own: Vec<ContactId>) {
         let keeps = wishes.iter().any(|wish| !wish.expires.is_zero());
         for id in own {
-            let Some(Entry { contact: old, .. }) = self.contacts.get(&id) else { continue };
+            let Some(old) = self.contacts.get(&id).map(|entry| &entry.contact) else { continue };
             let superseded = wishes.iter().any(|wish| wish.reg_id == old.reg_id) || old.user != account.user;
             match wishes.iter_mut().find(|wish| wish.may_be(old) && same(&wish.uri, &old.uri)) {
                 Some(wish) if wish.expires.is_zero() => self.remove(id, "unregistered by the phone"),
@@ -571,7 +571,7 @@ impl Registrar {
         if let (Some(save), [news, _]) = (save, &mut self.unsaved) {
             news.push_back((save, id));
         }
-        self.contacts.insert(id, Entry { contact, save, told: now });
+        self.contacts.insert(id, Box::new(Entry { contact, save, told: now }));
         self.gauge.set(self.contacts.len() as f64);
         id
     }
@@ -583,7 +583,7 @@ impl Registrar {
     }
 
     fn take(&mut self, id: ContactId) -> Option<Contact> {
-        let Entry { contact, .. } = self.contacts.remove(&id)?;
+        let Entry { contact, .. } = *self.contacts.remove(&id)?;
         self.by_expiry.remove(&(contact.expires, id));
         forget(&mut self.by_user, &contact.user, id);
         forget(&mut self.by_mac, &contact.mac, id);

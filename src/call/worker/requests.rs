@@ -76,13 +76,14 @@ impl Engine {
 
     /// Whose request it is. `None`: of somebody who gets no answer.
     pub(super) fn verify(&mut self, now: Instant, request: &Message, source: IpAddr) -> Option<Result<Account, Refusal>> {
-        let claimed = self.verifier.claimed_user(request);
+        let claims = self.verifier.claims(request);
+        let claimed = claims.as_ref().and_then(|claims| claims.user()).map(str::to_owned);
         let verdict = self.guard.admits(now, source, claimed.as_deref());
         if verdict == Verdict::Drop {
             metrics::counter!("plugtone_sip_dropped_total", "reason" => "banned").increment(1);
             return None;
         }
-        let verified = self.verifier.verify(now, request, self.accounts.as_ref());
+        let verified = self.verifier.verify_claims(now, request, claims, self.accounts.as_ref());
         match &verified {
             Ok(_) => self.guard.handle_success(now, source, claimed.as_deref().unwrap_or_default()),
             Err(Refusal::Wrong { user }) => {

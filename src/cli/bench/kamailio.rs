@@ -1,4 +1,5 @@
-//! Kamailio beside ours, where it is installed: the same load on a registrar that keeps contacts in memory and does nothing else.
+//! Kamailio beside ours, where it is installed: the same load on a registrar that keeps contacts in memory, and on a proxy that
+//! passes a call's messages on, and does nothing else.
 
 use std::{
     net::SocketAddr,

@@ -376,8 +376,17 @@ async fn bench_register(count: u32) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(1500)).await;
         tell(what, report.registered, report.took, server.cpu()? - before, &registrations(&report));
     }
-    let each = (server.memory_kb()?.saturating_sub(empty)) as f64 / f64::from(count);
-    say!("  memory {} MB with {count} contacts, {each:.2} kB each; {} MB before", server.memory_kb()? / 1024, empty / 1024);
+    let full = server.memory_kb()?;
+    // Each transaction is remembered for 32 seconds (RFC 3261 §17.2.2): what is left then is what contacts take.
+    tokio::time::sleep(Duration::from_secs(34)).await;
+    let rest = server.memory_kb()?;
+    let each = rest.saturating_sub(empty) as f64 / f64::from(count);
+    say!(
+        "  memory {} MB before, {} MB at the end, {} MB half a minute later: {each:.2} kB for each of {count} contacts",
+        empty / 1024,
+        full / 1024,
+        rest / 1024
+    );
     drop(server);
     let Some(kamailio) = Kamailio::start(free()?).await? else {
         say!("  kamailio is not installed: nothing to compare with");
@@ -443,29 +452,18 @@ async fn bench_calls(rate: u32, secs: u32) -> anyhow::Result<()> {
     let server = Server::start_in(folder).await?;
     let (key, sip) = (server.key()?, server.sip);
     let pid = server.child.id();
-    let (report, cpu, memory) = tokio::task::spawn_blocking(move || {
+    let (report, marks) = tokio::task::spawn_blocking(move || {
         let identity = move |number| {
             let mac = watchers::mac(number);
             let secret = key.sip_secret(mac, 1, watchers::GENERATION);
             Identity { user: watchers::extension(number), credentials: Credentials { username: auth_user(mac, 1), secret } }
         };
-        let (mut cpu, mut memory) = (Vec::new(), Vec::new());
-        let mut mark = || {
-            cpu.push(cpu_by_work(pid));
-            memory.push(memory_kb_of(pid));
-        };
-        let (calls, talk) = ((rate * secs) as usize, Duration::from_secs(1));
-        let load = calls::Load { server: sip, phones: TALKERS, identity: &identity, calls, rate, talk, mark: &mut mark };
-        let report = load.run()?;
-        anyhow::Ok((report, cpu.into_iter().collect::<Result<Vec<_>, _>>()?, memory.into_iter().collect::<Result<Vec<_>, _>>()?))
+        call_load(sip, rate, secs, &identity, || anyhow::Ok((cpu_by_work(pid)?, memory_kb_of(pid)?)))
     })
     .await??;
-    let (p50, p99) = (ms(report.percentile(50)), ms(report.percentile(99)));
-    let (Some(begin), Some(end)) = (cpu.first(), cpu.last()) else { bail!("the load has marked nothing") };
+    let [(begin, before), (_, middle), (end, after)] = marks[..] else { bail!("the load has not marked its three points") };
     let [calls, disk, sound] = [0, 1, 2].map(|work| end[work].saturating_sub(begin[work]));
-    let failure = report.first_failure.map_or(String::new(), |status| format!(" (the first: {status})"));
-    let more = format!("; set up in p50 {p50:.2} ms, p99 {p99:.2} ms, {} at once, {} failed{failure}", report.most, report.failed);
-    tell(&format!("calls, {rate} a second"), report.answered, report.took, calls + disk, &more);
+    tell(&format!("calls, {rate} a second"), report.answered, report.took, calls + disk, &setups(&report));
     let each = |used: Duration| used.as_secs_f64() * 1e6 / report.answered.max(1) as f64;
     say!(
         "  of it {:.0} µs for signalling and {:.0} µs for the disk; besides {:.0} µs for sound, which is silence here",
@@ -473,16 +471,45 @@ async fn bench_calls(rate: u32, secs: u32) -> anyhow::Result<()> {
         each(disk),
         each(sound)
     );
-    if let [before, middle, after] = memory[..] {
-        let each = middle.saturating_sub(before) as f64 / report.most.max(1) as f64;
-        say!(
-            "  memory {} MB before, {} MB with calls ({each:.1} kB for each that is up), {} MB after",
-            before / 1024,
-            middle / 1024,
-            after / 1024
-        );
-    }
+    let each = middle.saturating_sub(before) as f64 / report.most.max(1) as f64;
+    say!(
+        "  memory {} MB before, {} MB with calls ({each:.1} kB for each that is up), {} MB after",
+        before / 1024,
+        middle / 1024,
+        after / 1024
+    );
+    drop(server);
+    let Some(kamailio) = Kamailio::start(free()?).await? else {
+        say!("  kamailio is not installed: nothing to compare with");
+        return Ok(());
+    };
+    let load = move || call_load(kamailio.sip, rate, secs, &kamailio::identity, || kamailio.cpu());
+    let (report, cpu) = tokio::task::spawn_blocking(load).await??;
+    let [begin, _, end] = cpu[..] else { bail!("the load has not marked its three points") };
+    let what = format!("Kamailio {}, a proxy", Kamailio::version());
+    tell(&what, report.answered, report.took, end.saturating_sub(begin), &setups(&report));
     Ok(())
+}
+
+/// Calls at a rate, and what `look` saw when the phones were registered, when most calls were up, and when all were over.
+fn call_load<T>(
+    server: SocketAddr,
+    rate: u32,
+    secs: u32,
+    identity: &dyn Fn(u32) -> Identity,
+    look: impl Fn() -> anyhow::Result<T>,
+) -> anyhow::Result<(calls::Report, Vec<T>)> {
+    let mut seen = Vec::new();
+    let mut mark = || seen.push(look());
+    let (calls, talk) = ((rate * secs) as usize, Duration::from_secs(1));
+    let report = calls::Load { server, phones: TALKERS, identity, calls, rate, talk, mark: &mut mark }.run()?;
+    Ok((report, seen.into_iter().collect::<Result<_, _>>()?))
+}
+
+fn setups(report: &calls::Report) -> String {
+    let (p50, p99) = (ms(report.percentile(50)), ms(report.percentile(99)));
+    let failure = report.first_failure.map_or(String::new(), |status| format!(" (the first: {status})"));
+    format!("; set up in p50 {p50:.2} ms, p99 {p99:.2} ms, {} at once, {} failed{failure}", report.most, report.failed)
 }
 
 async fn bench_ivr(count: u32) -> anyhow::Result<()> {

@@ -56,9 +56,9 @@ pub enum Refusal {
     Wrong { user: String },
 }
 
-/// What the credentials say, each parameter without its quotes.
+/// What the credentials say, each parameter without its quotes. Nothing of it is checked.
 #[derive(Default)]
-struct Claims<'a> {
+pub struct Claims<'a> {
     username: Option<Cow<'a, str>>,
     nonce: Option<Cow<'a, str>>,
     uri: Option<Cow<'a, str>>,
@@ -95,6 +95,11 @@ impl<'a> Claims<'a> {
             }
         }
         (ours == Some(true)).then_some(claims)
+    }
+
+    /// Who they say it is.
+    pub fn user(&self) -> Option<&str> {
+        self.username.as_deref()
     }
 }
 
@@ -146,7 +151,18 @@ impl Verifier {
 
     /// Whose request it is.
     pub fn verify(&mut self, now: Instant, request: &Message, accounts: &dyn Accounts) -> Result<Account, Refusal> {
-        let Claims { username, nonce, uri, response, algorithm, qop, nc, cnonce } = self.find(request).ok_or(Refusal::Missing)?;
+        self.verify_claims(now, request, self.claims(request), accounts)
+    }
+
+    /// The same for who has looked at the claims of the request before.
+    pub fn verify_claims(
+        &mut self,
+        now: Instant,
+        request: &Message,
+        claims: Option<Claims<'_>>,
+        accounts: &dyn Accounts,
+    ) -> Result<Account, Refusal> {
+        let Claims { username, nonce, uri, response, algorithm, qop, nc, cnonce } = claims.ok_or(Refusal::Missing)?;
         let algorithm = Algorithm::of(algorithm.as_deref()).ok_or(Refusal::Missing)?;
         if !self.config.algorithms.contains(&algorithm) {
             return Err(Refusal::Missing);
@@ -187,9 +203,10 @@ impl Verifier {
         if self.take(number, count) { Ok(account) } else { Err(Refusal::Replayed) }
     }
 
-    /// The user name that the request's credentials for our realm claim, before anything is checked.
-    pub fn claimed_user<'a>(&self, request: &'a Message) -> Option<Cow<'a, str>> {
-        self.find(request)?.username
+    /// The digest credentials for our realm: a request may carry several (RFC 3261 §22.3).
+    pub fn claims<'a>(&self, request: &'a Message) -> Option<Claims<'a>> {
+        let mut digests = request.auths(Name::Authorization).filter(Auth::is_digest);
+        digests.find_map(|auth| Claims::of(&auth, &self.config.realm))
     }
 
     /// The 401 that goes with a refusal.
@@ -207,12 +224,6 @@ impl Verifier {
     /// Nonces whose counts are remembered.
     pub fn nonces_in_use(&self) -> usize {
         self.used.len()
-    }
-
-    /// The digest credentials for our realm: a request may carry several (RFC 3261 §22.3).
-    fn find<'a>(&self, request: &'a Message) -> Option<Claims<'a>> {
-        let mut digests = request.auths(Name::Authorization).filter(Auth::is_digest);
-        digests.find_map(|auth| Claims::of(&auth, &self.config.realm))
     }
 
     fn make_nonce(&mut self, now: Instant) -> String {

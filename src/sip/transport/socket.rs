@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 
 use super::{
     Config, Flow, Ports, Transmit, Transport,
@@ -58,14 +58,16 @@ pub struct Transports {
 }
 
 impl Transports {
-    /// Opens every address of the configuration. Needs a tokio runtime around it.
-    pub fn bind(config: Config) -> Result<(Self, mpsc::Receiver<Inbound>), BindError> {
+    /// Opens every address of the configuration. Datagrams are read on `datagrams`, where the receiver should be too; streams,
+    /// with the arithmetic of their handshakes, on the runtime around it.
+    pub fn bind(config: Config, datagrams: &Handle) -> Result<(Self, mpsc::Receiver<Inbound>), BindError> {
         let (inbound, inbox) = mpsc::channel(INBOX);
         let rates = Arc::new(Mutex::new(Rates::new(config.max_messages_per_source, config.unlimited.clone())));
         let connections = Connections::new(config.clone(), rates.clone(), inbound.clone());
         let fault = |transport, at| move |source| BindError { transport, at, source };
         let mut udp = Vec::new();
         for at in &config.udp {
+            let _there = datagrams.enter();
             udp.push(Arc::new(Udp::bind(*at).map_err(fault(Transport::Udp, *at))?));
         }
         let mut listeners = Vec::new();
@@ -79,7 +81,7 @@ impl Transports {
             listeners.push((transport, listener));
         }
         for socket in &udp {
-            tokio::spawn(udp::receive(socket.clone(), rates.clone(), inbound.clone()));
+            datagrams.spawn(udp::receive(socket.clone(), rates.clone(), inbound.clone()));
         }
         for (transport, listener) in listeners {
             tokio::spawn(tcp::accept(listener, transport, connections.clone()));

@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
+    runtime::Handle,
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -45,6 +46,8 @@ const OUTBOX: usize = 256;
 /// All connections of this process. The lock is held for a look-up, never across an await.
 pub(super) struct Connections {
     config: Config,
+    /// Where connections live.
+    runtime: Handle,
     table: Mutex<Table>,
     next: AtomicU64,
     inbound: mpsc::Sender<Inbound>,
@@ -100,7 +103,7 @@ pub(super) async fn accept(listener: TcpListener, transport: Transport, connecti
 
 impl Connections {
     pub(super) fn new(config: Config, rates: Arc<Mutex<Rates>>, inbound: mpsc::Sender<Inbound>) -> Arc<Self> {
-        Arc::new(Self { config, table: Mutex::default(), next: AtomicU64::new(1), inbound, rates })
+        Arc::new(Self { config, runtime: Handle::current(), table: Mutex::default(), next: AtomicU64::new(1), inbound, rates })
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -130,7 +133,7 @@ impl Connections {
                 if let Some(entry) = table.by_id.get(&id) {
                     let _ = entry.outbox.try_send(bytes);
                 }
-                tokio::spawn(self.clone().connect(id, *flow, outbox));
+                self.runtime.spawn(self.clone().connect(id, *flow, outbox));
                 true
             }
         }

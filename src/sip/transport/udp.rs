@@ -14,7 +14,9 @@ use bytes::Bytes;
 use nix::{
     cmsg_space,
     libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
-    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg, sendmsg},
+    sys::socket::{
+        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmmsg, sendmsg,
+    },
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket, sync::mpsc};
@@ -28,8 +30,10 @@ use super::{
 };
 use crate::sip::{message::MAX_LEN, screen::begins_a_call};
 
-/// Datagrams taken per wake-up before other tasks get their turn.
-const BATCH: usize = 64;
+/// Datagrams taken by one system call.
+const BATCH: usize = 16;
+/// Calls of the system before the engine, which is on the same thread, gets its turn again.
+const TURNS: usize = 64;
 /// Room for a second's worth of 4,000 phones coming back.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -68,64 +72,74 @@ impl Udp {
 
 /// Reads until the receiver of `inbound` is gone.
 pub(super) async fn receive(udp: Arc<Udp>, rates: Arc<Mutex<Rates>>, inbound: mpsc::Sender<Inbound>) {
-    let mut buffer = vec![0u8; MAX_LEN];
+    // The system gives the pages when they are written to: a few, as messages are short.
+    let mut room = vec![0u8; BATCH * MAX_LEN];
     loop {
         tokio::select! {
             () = inbound.closed() => return,
             ready = udp.socket.readable() => if ready.is_err() { return },
         }
-        for _ in 0..BATCH {
-            let read = udp.socket.try_io(Interest::READABLE, || receive_one(udp.socket.as_raw_fd(), udp.local, &mut buffer));
-            match read {
-                Ok((flow, len)) => {
-                    let datagram = buffer.get(..len).unwrap_or_default();
-                    if let Verdict::Over { tell, .. } = admit(&rates, flow.peer.ip()) {
-                        metrics::counter!("plugtone_sip_over_rate_total", "transport" => "udp").increment(1);
-                        if tell {
-                            tracing::warn!(source = %flow.peer, "more messages a second than `sip.max_messages_per_source`: dropped");
-                        }
-                        continue;
-                    }
-                    if stun::is_stun(datagram) {
-                        if let Some(answer) = stun::answer(datagram, flow.peer) {
-                            let _ = udp.send(&flow, &answer);
-                        }
-                        continue;
-                    }
-                    let bytes = Bytes::copy_from_slice(datagram);
-                    // Half of the room is for calls that are up, and for all else.
-                    if inbound.capacity() < inbound.max_capacity() / 2 && begins_a_call(&bytes) {
-                        metrics::counter!("plugtone_sip_dropped_total", "reason" => "crowded").increment(1);
-                        continue;
-                    }
-                    // Nobody has time for it: as good as lost on the way. Its sender repeats it.
-                    if inbound.try_send(Inbound::Message { flow, bytes }).is_err() {
-                        metrics::counter!("plugtone_sip_dropped_total", "reason" => "queue_full").increment(1);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // An ICMP error for something that we sent; the socket lives on.
-                Err(_) => {}
+        // All there is, as far as it fits: what waits in the socket nobody can tell apart, and nobody can see how much it is.
+        for _ in 0..TURNS {
+            let drained = udp.socket.try_io(Interest::READABLE, || {
+                let got = receive_batch(&udp, &mut room, |flow, datagram| take(&udp, &rates, &inbound, flow, datagram))?;
+                // Fewer than there was room for: no more are there, and the socket need not be asked to say so.
+                if got < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            // Any other error is an ICMP error for something that we sent; the socket lives on.
+            if drained.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                break;
             }
         }
         tokio::task::yield_now().await;
     }
 }
 
-fn receive_one(fd: RawFd, bound: SocketAddr, buffer: &mut [u8]) -> io::Result<(Flow, usize)> {
-    let mut control = cmsg_space!(in_pktinfo, in6_pktinfo);
-    let mut slices = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
-    let peer = message.address.as_ref().and_then(to_std).ok_or(io::ErrorKind::InvalidData)?;
-    let mut local = bound;
-    for part in message.cmsgs()? {
-        match part {
-            ControlMessageOwned::Ipv4PacketInfo(info) => local.set_ip(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes())),
-            ControlMessageOwned::Ipv6PacketInfo(info) => local.set_ip(IpAddr::from(info.ipi6_addr.s6_addr)),
-            _ => {}
+fn take(udp: &Udp, rates: &Mutex<Rates>, inbound: &mpsc::Sender<Inbound>, flow: Flow, datagram: &[u8]) {
+    if let Verdict::Over { tell, .. } = admit(rates, flow.peer.ip()) {
+        metrics::counter!("plugtone_sip_over_rate_total", "transport" => "udp").increment(1);
+        if tell {
+            tracing::warn!(source = %flow.peer, "more messages a second than `sip.max_messages_per_source`: dropped");
         }
+        return;
     }
-    Ok((Flow::udp(local, peer), message.bytes))
+    if stun::is_stun(datagram) {
+        if let Some(answer) = stun::answer(datagram, flow.peer) {
+            let _ = udp.send(&flow, &answer);
+        }
+        return;
+    }
+    let bytes = Bytes::copy_from_slice(datagram);
+    // Half of the room is for calls that are up, and for all else.
+    if inbound.capacity() < inbound.max_capacity() / 2 && begins_a_call(&bytes) {
+        metrics::counter!("plugtone_sip_dropped_total", "reason" => "crowded").increment(1);
+        return;
+    }
+    // Nobody has time for it: as good as lost on the way. Its sender repeats it.
+    if inbound.try_send(Inbound::Message { flow, bytes }).is_err() {
+        metrics::counter!("plugtone_sip_dropped_total", "reason" => "queue_full").increment(1);
+    }
+}
+
+/// Gives what one system call brings, [`BATCH`] datagrams at most, to `take`; returns how many.
+fn receive_batch(udp: &Udp, room: &mut [u8], mut take: impl FnMut(Flow, &[u8])) -> io::Result<usize> {
+    let mut slices: Vec<_> = room.chunks_exact_mut(MAX_LEN).map(|slot| [IoSliceMut::new(slot)]).collect();
+    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(slices.len(), Some(cmsg_space!(in_pktinfo, in6_pktinfo)));
+    let mut got = 0;
+    for message in recvmmsg(udp.socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)? {
+        got += 1;
+        let Some(peer) = message.address.as_ref().and_then(to_std) else { continue };
+        let mut local = udp.local;
+        for part in message.cmsgs().into_iter().flatten() {
+            match part {
+                ControlMessageOwned::Ipv4PacketInfo(info) => local.set_ip(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes())),
+                ControlMessageOwned::Ipv6PacketInfo(info) => local.set_ip(IpAddr::from(info.ipi6_addr.s6_addr)),
+                _ => {}
+            }
+        }
+        take(Flow::udp(local, peer), message.iovs().next().unwrap_or_default());
+    }
+    Ok(got)
 }
 
 fn send_from(fd: RawFd, source: Option<IpAddr>, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
