@@ -97,8 +97,11 @@ impl Switch {
         let (near_media, near_up, near_early) = (near.media.id, near.is_up(), near.early.is_some());
         call.early = None;
         call.seeking = None;
-        call.parked = None;
+        let parked = call.parked.take();
         let near_leg = near.leg;
+        if let Some(parked) = parked {
+            self.forget_parked(id, &parked);
+        }
         self.identify(id, near_leg);
         let Some(call) = self.calls.get_mut(&id) else { return };
         if near_up {

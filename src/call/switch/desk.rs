@@ -46,6 +46,11 @@ pub(super) struct Last {
 }
 
 impl Desk {
+    #[cfg(test)]
+    pub(super) fn is_dark(&self) -> bool {
+        self.lit.is_empty() && self.lighting.is_empty()
+    }
+
     /// What this call lights now.
     pub(super) fn light(&mut self, call: CallId, now: Option<(String, Lamp)>) {
         let before = match now.clone() {

@@ -55,8 +55,8 @@ impl Switch {
     /// A phone that we call names somebody else instead (302).
     pub(super) fn on_redirected(&mut self, now: Instant, world: &mut dyn World, id: CallId, leg: LegId, to: String) {
         let wanted = match self.calls.get(&id) {
-            // A page goes nowhere else.
-            Some(call) if call.place_of(leg) == Some(Place::Far) && !matches!(call.far, Side::Paged(_)) => {
+            // A page goes nowhere else, nor does who has answered.
+            Some(call) if call.place_of(leg) == Some(Place::Far) && matches!(call.far, Side::Ringing(_)) => {
                 let half = call.far.halves().find(|half| half.leg == leg);
                 // Of several people who are called at once, one does not decide for the others.
                 let alone = |half: &Half| call.far.halves().all(|other| other.user == half.user);

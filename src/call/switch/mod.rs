@@ -201,15 +201,17 @@ impl Switch {
     pub fn handle_service(&mut self, now: Instant, world: &mut dyn World, id: CallId, command: ServiceCommand) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let handed = matches!(call.far, Side::Menu { handed: true });
+        // Who is told a place only listens.
+        let may_go = handed && call.parked.is_none();
         match command {
             ServiceCommand::Hangup if handed || call.lent => self.end(now, id, Cause::ServiceDone, None, None),
-            ServiceCommand::Transfer { to } if handed => {
+            ServiceCommand::Transfer { to } if may_go => {
                 call.far = Side::None;
                 call.lent = true;
                 call.dialled = to.to_string();
                 self.reach(now, world, id, &[to]);
             }
-            ServiceCommand::Dial { to } if handed => self.dial_for_service(now, world, id, to),
+            ServiceCommand::Dial { to } if may_go => self.dial_for_service(now, world, id, to),
             // The menu has given the call away, or never had it.
             ServiceCommand::Hangup | ServiceCommand::Transfer { .. } | ServiceCommand::Dial { .. } => {}
         }

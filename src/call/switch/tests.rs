@@ -14,6 +14,7 @@ use crate::{
     model::{MacAddr, Timestamp},
 };
 
+mod anything;
 mod direct;
 mod divert;
 mod early;
@@ -30,6 +31,8 @@ struct Paper {
     q: HashMap<u8, u16>,
     next: u64,
     ports: usize,
+    /// Ports that nobody has closed yet.
+    open: BTreeSet<SessionId>,
     places: usize,
 }
 
@@ -67,6 +70,7 @@ impl World for Paper {
     fn open_media(&mut self, _: &Flow, _: Purpose) -> Option<MediaPort> {
         self.ports = self.ports.checked_sub(1)?;
         let id = self.random();
+        self.open.insert(SessionId(id));
         Some(MediaPort { id: SessionId(id), address: SocketAddr::from(([10, 0, 0, 1], 16_000 + 2 * id as u16)) })
     }
     fn reopen_media(&mut self, _: IpAddr, _: Option<SessionId>) -> Option<MediaPort> {
@@ -124,7 +128,7 @@ impl Bed {
     fn new(phones: &[(&'static str, u8)]) -> Self {
         let mut settings = Settings { max_calls_extension: 2, hold_music: "silence".into(), ..Settings::default() };
         settings.emergency.insert("112".into(), vec!["2000".parse().unwrap()]);
-        let world = Paper { phones: phones.to_vec(), q: HashMap::new(), next: 0, ports: 100, places: 10 };
+        let world = Paper { phones: phones.to_vec(), q: HashMap::new(), next: 0, ports: 100, open: BTreeSet::new(), places: 10 };
         let switch = Switch::new(Arc::new(settings.check().unwrap()));
         let now = Instant::now();
         Self { now, switch, world, called: vec![], events: vec![], seen: vec![], keeping: vec![], ledger: Ledger::default(), began: now }
@@ -234,8 +238,14 @@ impl Bed {
                     self.keeping.extend(call);
                     format!("keep {} {}", row.key, row.value.unwrap_or_default())
                 }
-                Action::CloseMedia { .. } => "close".into(),
-                Action::ReleaseMedia { .. } => "release".into(),
+                Action::CloseMedia { media } => {
+                    self.world.open.remove(&media);
+                    "close".into()
+                }
+                Action::ReleaseMedia { media } => {
+                    self.world.open.remove(&media);
+                    "release".into()
+                }
                 Action::Reopened { .. } => "reopen".into(),
                 Action::SendKey { leg, key } => format!("send {key} to {}", name(leg)),
                 Action::HandOver { errand: Errand::Menu | Errand::Diagnosis, .. } => "hand over".into(),

@@ -15,7 +15,7 @@ park: {number: '2700', places: 2701-2702, timeout_secs: 60}
 ";
 
 /// Everybody has a phone: 2041 is the caller's own.
-fn office() -> Bed {
+pub(super) fn office() -> Bed {
     let mut bed = Bed::new(&[("2041", 1), ("2042", 2), ("2043", 3), ("2044", 4)]);
     let settings: features::Settings = serde_yaml::from_str(SETTINGS).unwrap();
     let config = crate::call::Config { features: Arc::new(settings.check().unwrap()), ..(*bed.switch.config).clone() };
@@ -54,7 +54,7 @@ impl Bed {
     }
 
     /// Another phone than the caller's dials.
-    fn dials_as(&mut self, user: &str, last: u8, leg: LegId, number: &str) -> Vec<String> {
+    pub(super) fn dials_as(&mut self, user: &str, last: u8, leg: LegId, number: &str) -> Vec<String> {
         let caller = Caller { user: user.into(), display_name: "Bo".into(), mac: mac(last), line: 1, provisional: false };
         let (source, replaces, origin, hides) = (flow().peer, None, None, false);
         let offer = Some(Bytes::from(OFFER));
@@ -84,7 +84,7 @@ impl Bed {
         told.collect()
     }
 
-    fn lamps(&mut self) -> Vec<String> {
+    pub(super) fn lamps(&mut self) -> Vec<String> {
         while self.switch.poll_parties().is_some() {}
         let mut all = Vec::new();
         while let Some((resource, lamp)) = self.switch.poll_lamp() {
