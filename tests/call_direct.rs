@@ -1,9 +1,22 @@
-//! Sound that goes from phone to phone, past the server, with SIPp as the phones.
+//! Sound that goes from phone to phone, past the server, with SIPp and baresip as the phones.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use plugtone::{
+    call::Way,
+    media::{self, Sound},
+    model::Event,
+};
 
 use super::{
-    call::{Bed, Sipp, free_port, is_bound},
+    call::{Bed, Sipp, free_port, is_bound, mac, password, user_of},
+    e2e::{baresip, tap},
+    netns::Namespace,
     trunks::{BY_ADDRESS, Office},
 };
 
@@ -46,7 +59,7 @@ async fn sound_goes_from_phone_to_provider_where_its_trunk_lets_it() {
     let provider = office.bed.phone(1, office.first, "uas_direct.xml", "x", &callee);
     let caller = [("[media_port]", "7000"), ("OTHER", "7002"), ("PAUSE", "500")];
     let caller = office.bed.phone(1, free_port(), "uac_direct.xml", "001712345678", &caller);
-    office.bed.tells(|event| matches!(event, plugtone::model::Event::CallAnswered { .. })).await;
+    office.bed.tells(|event| matches!(event, Event::CallAnswered { .. })).await;
     is_let_go(&caller).await;
     // The call is still one of the trunk's, of which it may carry one.
     let calls = async || office.bed.running.handle.trunks().await[0].calls;
@@ -92,4 +105,97 @@ async fn who_is_transferred_talks_past_the_server_with_whoever_takes_the_call() 
     takes.succeeds().await;
     sent_on.succeeds().await;
     bed.ended("callee hung up").await;
+}
+
+/// Where the soft phones are, and the server.
+const OFFICE: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);
+
+/// Baresip, which we did not write, as a phone that says a tone, takes calls by itself and records what it hears.
+struct Baresip {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Baresip {
+    /// `does`: a command of its menu, once it is up.
+    fn start(bed: &Bed, last: u8, hz: f32, does: Option<&str>) -> Self {
+        let folder = bed.folder.path().join(format!("baresip-{last}"));
+        std::fs::create_dir_all(folder.join("heard")).expect("a folder");
+        baresip::write_tone(&folder.join("tone.wav"), hz);
+        let (at, server) = (folder.display(), bed.running.udp[0]);
+        // The jitter buffer of baresip 1.0 takes a new source whose numbers are lower for the old one, and its packets for late.
+        let config = format!(
+            "jitter_buffer_delay 0-0\nsip_listen {OFFICE}:0\nnet_interface office\naudio_source aufile,{at}/tone.wav\nausrc_srate 8000\nausrc_channels 1\n\
+             module_path /usr/lib/baresip/modules\nmodule g711.so\nmodule aufile.so\nmodule sndfile.so\nsnd_path {at}/heard\n\
+             module_tmp account.so\nmodule_app menu.so\n"
+        );
+        std::fs::write(folder.join("config"), config).expect("written");
+        let login = format!("auth_user={}-1;auth_pass={}", mac(last).bare(), password(mac(last)));
+        let account = format!("<sip:{}@{server}>;{login};regint=60;answermode=auto;audio_codecs=PCMA/8000/1\n", user_of(last));
+        std::fs::write(folder.join("accounts"), account).expect("written");
+        let log = std::fs::File::create(folder.join("log")).expect("a file");
+        let mut command = Command::new("baresip");
+        command.args(["-s", "-f", folder.to_str().unwrap()]).args(does.into_iter().flat_map(|does| ["-e", does]));
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+        let child = command.spawn().expect("cannot run baresip: install the Debian package baresip");
+        Self { child, folder }
+    }
+
+    fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.folder.join("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// Has it recorded this tone?
+    fn has_heard(&self, hz: f32) -> bool {
+        let files = std::fs::read_dir(self.folder.join("heard")).expect("a folder").flatten().map(|entry| entry.path());
+        let heard = files.filter(|path| path.display().to_string().ends_with("-dec.wav")).filter_map(|path| media::files::load(&path).ok());
+        heard.map(|clip| tap::sounds(clip.samples(8000))).any(|sounds| tap::contains(&sounds, Sound::Tone { hz }))
+    }
+}
+
+impl Drop for Baresip {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
+
+/// In a network of its own: baresip sends no sound by loopback.
+#[test]
+fn two_soft_phones_hear_each_other_past_the_server() {
+    let network = Namespace::new("direct");
+    network.bridge("office", &format!("{OFFICE}/24"));
+    let talk = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(two_soft_phones_talk());
+    network.enter(talk).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+async fn two_soft_phones_talk() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bed = Bed::at(SocketAddr::new(OFFICE.into(), 0), folder, |calls| calls.direct_media = true).await;
+    let bos = Baresip::start(&bed, 2, 660.0, None);
+    bed.tells(|event| matches!(event, Event::Registered { user, .. } if user == "2042")).await;
+    let adas = Baresip::start(&bed, 1, 440.0, Some("/dial 2042"));
+    bed.tells(|event| matches!(event, Event::CallAnswered { .. })).await;
+    // The port that Bo was offered first.
+    let captured = bed.running.handle.captured().await;
+    let invites = captured.iter().flat_map(|(_, messages)| messages).filter(|one| one.way == Way::Out && one.bytes.starts_with(b"INVITE"));
+    let offer = String::from_utf8(invites.min_by_key(|one| one.at).expect("an INVITE").bytes.to_vec()).expect("text");
+    let port: u16 = offer.split("m=audio ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("a port");
+    let until = Instant::now() + Duration::from_secs(10);
+    while UdpSocket::bind((OFFICE, port)).is_err() {
+        assert!(Instant::now() < until, "the server's ports are still taken");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Two seconds more, and what was recorded came from phone to phone.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let call = bed.running.handle.list().await.first().expect("they talk").call;
+    assert!(bed.running.handle.hangup(call).await);
+    let until = Instant::now() + Duration::from_secs(10);
+    while !(bos.has_heard(440.0) && adas.has_heard(660.0)) {
+        assert!(Instant::now() < until, "Bo has heard Ada: {}, and she him: {}", bos.has_heard(440.0), adas.has_heard(660.0));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

@@ -3,10 +3,10 @@
 //!
 //! What single parts do in detail is in the tests of their names.
 
-mod baresip;
+pub mod baresip;
 mod calls;
 mod sipp;
-mod tap;
+pub mod tap;
 
 use std::{
     fs::{self, File},

@@ -150,7 +150,7 @@ impl Drop for Baresip<'_> {
 }
 
 /// Two minutes of a tone: more than any call here takes.
-fn write_tone(path: &std::path::Path, hz: f32) {
+pub fn write_tone(path: &std::path::Path, hz: f32) {
     let spec = hound::WavSpec { channels: 1, sample_rate: 8000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
     let mut file = hound::WavWriter::create(path, spec).expect("a file");
     tap::tone(hz, 120).for_each(|sample| file.write_sample(sample).expect("space"));
