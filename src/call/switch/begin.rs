@@ -78,13 +78,10 @@ impl Switch {
             incoming = Incoming { dialled, hides: incoming.hides || hides, auto_answer, ..incoming };
         }
         if inside && self.config.features.is_place(&incoming.dialled) {
-            return self.unpark(now, world, &incoming);
+            return self.unpark(now, world, incoming);
         }
         if inside && self.config.features.park_number.as_ref() == Some(&incoming.dialled) {
-            return match self.admit(&incoming.caller, &Route::Service) {
-                Ok(()) => self.offer_place(now, world, incoming),
-                Err(cause) => self.refuse(&incoming, cause),
-            };
+            return self.offer_place(now, world, incoming);
         }
         let route = self.route(world, &incoming.caller, incoming.origin.as_ref(), &incoming.dialled);
         if inside {

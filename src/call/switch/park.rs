@@ -1,8 +1,8 @@
 //! A call is parked: it waits at a number, with music, until somebody dials it; if nobody does, who parked it is called.
 //!
-//! It is transferred there at once (blind): to a place, or to the number for any of them. Or its owner calls that number first,
-//! is told a place, which is kept for him, and then transfers the call to whom he hears (attended); who only calls and hangs up
-//! has parked nothing.
+//! It is transferred there at once (blind): to a place, or to the number for any of them. Or its owner calls that number, or a
+//! free place, first, is told the place, which is kept for him, and then transfers the call to whom he hears (attended); who
+//! only calls and hangs up has parked nothing.
 
 use std::time::Instant;
 
@@ -11,7 +11,10 @@ use super::{
     state::{Place, Side},
 };
 use crate::{
-    call::{half::Cause, routing::Errand},
+    call::{
+        half::Cause,
+        routing::{Errand, Route},
+    },
     model::{CallId, Extension},
     sdp::Description,
     sip::ua::LegId,
@@ -30,13 +33,19 @@ pub(super) struct Parked {
 }
 
 impl Switch {
-    /// Somebody dials the number for any place: he is told one, which is kept for his other call while he listens.
+    /// Somebody dials the number for any place, or a free one: he is told which, and it is kept for his other call while he
+    /// listens.
     pub(super) fn offer_place(&mut self, now: Instant, world: &mut dyn World, incoming: Incoming) {
+        if let Err(cause) = self.admit(&incoming.caller, &Route::Service) {
+            return self.refuse(&incoming, cause);
+        }
         let (Ok(by), Ok(offer)) = (incoming.caller.user.parse(), incoming.offer.as_deref().map(Description::parse).transpose()) else {
             return self.refuse(&incoming, Cause::NothingInCommon);
         };
         let id = self.new_id(world);
-        let Some(place) = self.desk.places.put(id, None, self.config.features.places()) else {
+        let rules = &self.config.features;
+        let wanted = Some(incoming.dialled.as_str()).filter(|dialled| rules.is_place(dialled));
+        let Some(place) = self.desk.places.put(id, wanted, rules.places()) else {
             return self.refuse(&incoming, Cause::Busy);
         };
         self.enter_service(now, world, id, incoming, offer, Errand::Park { place: place.clone() });
@@ -118,11 +127,17 @@ impl Switch {
     }
 
     /// Somebody dials a park place.
-    pub(super) fn unpark(&mut self, now: Instant, world: &mut dyn World, incoming: &Incoming) {
+    pub(super) fn unpark(&mut self, now: Instant, world: &mut dyn World, incoming: Incoming) {
         // A place that is only kept for somebody is empty.
         let waits = |id: &CallId| self.calls.get(id).is_some_and(|call| matches!(call.far, Side::Parked));
-        let Some(id) = self.desk.places.at(&incoming.dialled).filter(waits) else { return self.refuse(incoming, Cause::Unknown) };
-        match self.put_through(now, world, incoming, id, Place::Far, false) {
+        let Some(id) = self.desk.places.at(&incoming.dialled).filter(waits) else {
+            // Who dials it while he talks wants to park his call there.
+            return match self.is_engaged(&incoming.caller.user) && self.desk.places.at(&incoming.dialled).is_none() {
+                true => self.offer_place(now, world, incoming),
+                false => self.refuse(&incoming, Cause::Unknown),
+            };
+        };
+        match self.put_through(now, world, &incoming, id, Place::Far, false) {
             Ok(()) => {
                 self.desk.places.leave(&incoming.dialled, id);
                 if let Some(call) = self.calls.get_mut(&id) {
@@ -131,7 +146,7 @@ impl Switch {
                 }
                 self.tell_answered(id);
             }
-            Err(status) => self.refuse_with(incoming, status),
+            Err(status) => self.refuse_with(&incoming, status),
         }
     }
 

@@ -244,6 +244,21 @@ fn who_speaks_to_many_ends_it_for_all_and_so_does_the_clock() {
 }
 
 #[test]
+fn a_program_has_somebody_speak_to_many() {
+    let mut bed = office();
+    let (from, to) = ("2041".parse().unwrap(), "2650".to_owned());
+    let wanted = Originate { from, to, caller_id: None, timeout: None, labels: vec![] };
+    bed.switch.originate(bed.now, &mut bed.world, wanted).unwrap();
+    assert_eq!(bed.actions(), ["invite for 2650 8 sendrecv"]);
+    assert_eq!(bed.answers(0, 8).len(), 4, "its own sound, and three phones");
+    assert_eq!(bed.answers(1, 8), ["remote Pcma SendOnly", "overhear"]);
+    assert_eq!(bed.passes(3).last().unwrap(), "beep");
+    assert!(matches!(bed.events.last(), Some(Event::CallAnswered { to, .. }) if to == "2650"));
+    bed.leg(bed.called[0], LegEvent::Ended { how: LegEnd::HungUp });
+    bed.assert_over("caller hung up");
+}
+
+#[test]
 fn whoever_is_not_to_be_disturbed_hears_nothing_and_not_everybody_may_speak() {
     let mut bed = office();
     bed.wish("2043", Change::DoNotDisturb(true));
@@ -405,6 +420,16 @@ fn whoever_asks_for_a_place_is_told_one_and_may_transfer_his_call_there() {
     assert!(taken.contains(&"bridge".to_owned()), "{taken:?}");
     bed.leg(LegId(900_008), LegEvent::Ended { how: LegEnd::HungUp });
     assert!(bed.switch.desk.places.is_empty() && bed.switch.is_empty());
+    // The same at a place of his choice; who talks with nobody has nothing to park.
+    bed.dials(CALLER, "2042", Some(OFFER));
+    bed.answers(1, 8);
+    bed.leg(CALLER, LegEvent::Acked { sdp: None });
+    bed.dials(second, "2702", Some(OFFER));
+    assert_eq!(bed.leg(second, LegEvent::Acked { sdp: None }), ["say 2702"]);
+    bed.leg(CALLER, LegEvent::Referred { to: String::new(), replaces: Some(second), only: None });
+    assert_eq!(bed.lamps().last().unwrap(), "2702 Confirmed 2042");
+    bed.leg(bed.called[1], LegEvent::Ended { how: LegEnd::HungUp });
+    assert_eq!(bed.dials(second, "2702", Some(OFFER)), ["refuse caller 404"]);
     // Who only asks has parked nothing.
     bed.dials(second, "2700", Some(OFFER));
     bed.leg(second, LegEvent::Acked { sdp: None });
