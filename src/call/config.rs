@@ -43,7 +43,8 @@ pub struct Settings {
     pub codecs: Vec<String>,
     /// The sound of calls between phones goes past the server, from phone to phone, where both can, once they talk; it comes back
     /// for music on hold and transfers. For large sites or thin lines: keys and recordings, silence and quality are not seen then,
-    /// and a phone must take sound whose source has changed: try it with yours. Of calls by a trunk the trunk says the same (`direct_media` of the routes).
+    /// and a phone must take sound whose source has changed: try it with yours. Of calls by a trunk
+    /// the trunk says the same (`direct_media` of the routes).
     pub direct_media: bool,
     /// What a caller on hold hears: `tune`, our own; `silence`; or the path of a WAV file (PCM, mono or stereo, any usual rate).
     pub hold_music: String,
