@@ -220,17 +220,10 @@ const OVERLOAD_SIGNS: &[&str] = &[
     "await_holding_lock",
 ];
 
-/// Where something is awaited in a lock's shelter all the same, and what for.
-const HELD_ALL_THE_SAME: &[(&str, &str)] =
-    &[("voicemail/worker.rs", "a lamp is told what the store said, one after the other; no call waits for it")];
-
 #[test]
 fn no_queue_is_without_bound_and_no_lock_is_held_while_waiting() {
     let mut faults = Vec::new();
     for (path, text) in sources() {
-        if HELD_ALL_THE_SAME.iter().any(|(held, _)| path.ends_with(held)) {
-            continue;
-        }
         // `use` in one line or in several: spaces and line ends say nothing.
         let code: String = code_lines(without_tests(&path, &text)).map(|(_, line)| line).collect::<Vec<_>>().join("\n");
         for sign in OVERLOAD_SIGNS {

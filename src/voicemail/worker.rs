@@ -4,6 +4,8 @@
 //! counts from the moment its row is on disk; only then is the caller thanked. Everything that changes a mailbox passes by
 //! here, so that its lamp is right. Not here: what the keys do (`machine.rs`).
 
+mod lamps;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
@@ -12,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::{Mutex, Notify, Semaphore, mpsc, oneshot},
+    sync::{Notify, Semaphore, mpsc, oneshot},
     task::JoinHandle,
     time::sleep_until,
 };
@@ -67,8 +69,8 @@ struct Shared {
     mailer: Option<Mailer>,
     beep: Arc<Clip>,
     places: Semaphore,
-    /// One at a time looks what a lamp shall show: the last word is the truth.
-    lamps: Mutex<()>,
+    /// Mailboxes that have changed.
+    lamps: mpsc::Sender<String>,
     mail: Notify,
     /// Calls whose message is not on disk yet.
     calls: TaskTracker,
@@ -82,16 +84,11 @@ pub enum Error {
     Store(#[from] store::Error),
     #[error(transparent)]
     Mail(#[from] client::Error),
-    #[error("`ivr.language`: there is no prompt '{0}', which voicemail needs: run scripts/make-prompts")]
-    NoPrompt(&'static str),
 }
 
 impl Voicemail {
     /// Sweeps what a server that was killed left behind, and lights the lamps.
     pub async fn start(config: Config, with: Neighbours) -> Result<Self, Error> {
-        if let Some(missing) = super::machine::PROMPTS.iter().find(|id| !with.ivr.has_prompt(id)) {
-            return Err(Error::NoPrompt(missing));
-        }
         let messages = with.store.voice_messages(None).await?;
         let known: HashSet<_> = messages.iter().map(|message| (message.mailbox.clone(), message.id.clone())).collect();
         for (mailbox, id) in with.files.sweep(&known)? {
@@ -100,22 +97,24 @@ impl Voicemail {
         }
         let beep = Tones::new(with.tones).beep;
         let mailer = config.mail.as_ref().map(Mailer::new).transpose()?;
+        let (lamps, changed) = mpsc::channel(lamps::WAITING);
+        let light = lamps::Lamps { store: with.store.clone(), calls: with.calls.clone() };
+        let boxes: BTreeSet<_> = messages.into_iter().map(|message| message.mailbox).collect();
+        for mailbox in &boxes {
+            light.light(mailbox).await;
+        }
+        tokio::spawn(light.keep(changed));
         let shared = Shared {
             places: Semaphore::new(config.calls),
             config: ArcSwap::from_pointee(config),
             mailer,
             beep,
-            lamps: Mutex::new(()),
+            lamps,
             mail: Notify::new(),
             calls: TaskTracker::new(),
             with,
         };
-        let voicemail = Self(Arc::new(shared));
-        let boxes: BTreeSet<_> = messages.into_iter().map(|message| message.mailbox).collect();
-        for mailbox in boxes {
-            voicemail.light(&mailbox).await;
-        }
-        Ok(voicemail)
+        Ok(Self(Arc::new(shared)))
     }
 
     /// New rules for new calls. Who sends the mail stays as it was.
@@ -181,12 +180,10 @@ impl Voicemail {
         Ok(known)
     }
 
+    /// Has the lamp looked after, soon.
     async fn light(&self, mailbox: &str) {
-        let _one = self.0.lamps.lock().await;
-        match self.messages(mailbox).await {
-            Ok(messages) => self.0.with.calls.set_mailbox(mailbox, mailbox::lamp(&messages)).await,
-            Err(fault) => warn!(mailbox, %fault, "a lamp for messages may be wrong"),
-        }
+        // It is kept for as long as there is a sender.
+        let _ = self.0.lamps.send(mailbox.to_owned()).await;
     }
 
     // --- calls
