@@ -3,6 +3,7 @@
 use std::{borrow::Cow, collections::BTreeSet, fs, io::Cursor, path::Path, sync::Arc};
 
 use rust_embed::Embed;
+use tracing::warn;
 
 use super::{
     flow::Flow,
@@ -17,6 +18,9 @@ use crate::yaml::Fault;
 #[include = "prompts/*/*.yaml"]
 #[include = "prompts/*/*.wav"]
 struct Shipped;
+
+/// The language whose prompts are heard where another has none.
+const FALLBACK: &str = "en";
 
 /// A prompt longer than this is most likely the wrong file.
 const LONGEST_SECS: u32 = 120;
@@ -66,24 +70,49 @@ pub fn load_flow(path: Option<&Path>, name: &str, prompts: &Prompts) -> Result<F
             Error::Faults { faults: vec![Fault::in_file(inside, "there is no such flow").hint(hint)] }
         })?
     };
-    let text = str::from_utf8(&bytes).map_err(|_| one_fault(&file, "is not UTF-8 text".into()))?;
+    let text = utf8(&file, &bytes)?;
     let short = Path::new(name).file_stem().map_or(name.into(), |stem| stem.to_string_lossy());
     Flow::parse(&short, &file, text, &prompts.ids()).map_err(|faults| Error::Faults { faults })
 }
 
+/// Loads the prompts of a language. A folder of one's own may know nothing of prompts that a newer Plugtone says: then the
+/// shipped ones are heard, in English where none are shipped in its language.
 pub fn load_prompts(path: Option<&Path>, language: &str) -> Result<Prompts, Error> {
-    let inside = format!("prompts/{language}/prompts.yaml");
-    let (file, bytes) = read(path, &inside)?.ok_or_else(|| one_fault(&inside, format!("there are no prompts in '{language}'")))?;
-    let text = str::from_utf8(&bytes).map_err(|_| one_fault(&file, "is not UTF-8 text".into()))?;
-    let sound = |id: &str| {
-        let inside = format!("prompts/{language}/{id}.wav");
-        match read(path, &inside) {
-            Ok(Some((_, bytes))) => wav(&bytes),
-            Ok(None) => Err(format!("{inside} is missing")),
-            Err(error) => Err(error.to_string()),
+    let list = |language: &str| format!("prompts/{language}/prompts.yaml");
+    let faults = |faults| Error::Faults { faults };
+    let spare = if Shipped::get(&list(language)).is_some() { language } else { FALLBACK };
+    let sound_in = |languages: &[&str], id: &str| {
+        for language in languages {
+            match read(path, &format!("prompts/{language}/{id}.wav")) {
+                Ok(None) => {}
+                Ok(Some((_, bytes))) => return wav(&bytes),
+                Err(error) => return Err(error.to_string()),
+            }
         }
+        Err(format!("prompts/{language}/{id}.wav is missing"))
     };
-    Prompts::new(language, &file, text, sound).map_err(|faults| Error::Faults { faults })
+    let mut prompts = Prompts::new(language);
+    let own = own(path, &list(language))?;
+    if let Some((file, bytes)) = &own {
+        prompts.add(file, utf8(file, bytes)?, |id| sound_in(&[language], id)).map_err(faults)?;
+    } else if spare != language {
+        return Err(one_fault(&list(language), format!("there are no prompts in '{language}'")));
+    }
+    let (file, bytes) = shipped(&list(spare)).ok_or_else(|| one_fault(&list(spare), "is not in the program".into()))?;
+    let lent = prompts.add(&file, utf8(&file, &bytes)?, |id| sound_in(&[language, spare], id)).map_err(faults)?;
+    if let (Some((file, _)), Some(first)) = (&own, lent.first()) {
+        warn!(
+            "{file} lacks {} prompts that Plugtone says, '{first}' among them: those that come with it are heard instead. Add their texts \
+             there, and record each beside it, as {first}.wav; all: {}",
+            lent.len(),
+            lent.join(", ")
+        );
+    }
+    Ok(prompts)
+}
+
+fn utf8<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Error> {
+    str::from_utf8(bytes).map_err(|_| one_fault(file, "is not UTF-8 text".into()))
 }
 
 /// A WAV file: 16 bits, mono, 8 to 48 kHz.
@@ -120,15 +149,21 @@ type Found = (String, Cow<'static, [u8]>);
 
 /// A file of the administrator's folder or else of the program, with the name to call it by.
 fn read(path: Option<&Path>, inside: &str) -> Result<Option<Found>, Error> {
-    if let Some(path) = path {
-        let file = path.join(inside);
-        match fs::read(&file) {
-            Ok(bytes) => return Ok(Some((file.display().to_string(), Cow::Owned(bytes)))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(one_fault(&file.display().to_string(), format!("cannot be read: {error}"))),
-        }
+    Ok(own(path, inside)?.or_else(|| shipped(inside)))
+}
+
+/// A file of the administrator's folder.
+fn own(path: Option<&Path>, inside: &str) -> Result<Option<Found>, Error> {
+    let Some(file) = path.map(|path| path.join(inside)) else { return Ok(None) };
+    match fs::read(&file) {
+        Ok(bytes) => Ok(Some((file.display().to_string(), Cow::Owned(bytes)))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(one_fault(&file.display().to_string(), format!("cannot be read: {error}"))),
     }
-    Ok(Shipped::get(inside).map(|file| (format!("ivr/{inside}"), file.data)))
+}
+
+fn shipped(inside: &str) -> Option<Found> {
+    Shipped::get(inside).map(|file| (format!("ivr/{inside}"), file.data))
 }
 
 fn one_fault(file: &str, message: String) -> Error {
@@ -151,7 +186,9 @@ mod tests {
         }
         assert!(loaded.flow.prompts().into_iter().all(|id| loaded.prompts.recording(id).is_some()));
         let wanted = crate::ivr::diagnosis::PROMPTS.into_iter().chain(crate::ivr::confirmation::PROMPTS);
-        assert!(wanted.into_iter().all(|id| loaded.prompts.recording(id).is_some()));
+        for id in wanted.chain(crate::voicemail::machine::PROMPTS.iter().copied()) {
+            assert!(loaded.prompts.recording(id).is_some(), "{id}");
+        }
         assert!(speech::all_pieces().iter().all(|id| loaded.prompts.recording(id).is_some()));
         assert!(load_all(&Settings::default()).expect("all good").iter().any(|flow| flow.name == "welcome"));
     }
@@ -172,6 +209,61 @@ mod tests {
         settings.flow = "nihgt".into();
         let error = load(&settings).expect_err("a fault").to_string();
         assert!(error.contains("did you mean 'night'?"), "{error}");
+    }
+
+    /// Their prompts were recorded for an older Plugtone, which had no voicemail.
+    #[test]
+    fn prompts_that_own_ones_lack_are_lent_and_the_log_names_the_file() {
+        let sound = |pitch: i16| {
+            let mut bytes = Cursor::new(Vec::new());
+            let spec = hound::WavSpec { channels: 1, sample_rate: 8000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+            let mut wav = hound::WavWriter::new(&mut bytes, spec).expect("a WAV");
+            (0..8).for_each(|_| wav.write_sample(pitch).expect("written"));
+            wav.finalize().expect("written");
+            bytes.into_inner()
+        };
+        let shipped = load_prompts(None, "en").expect("shipped");
+        for (language, texts) in [("en", "hello: Welcome to Acme.\n"), ("de", "hello: Willkommen.\n")] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let prompts = folder.path().join("prompts").join(language);
+            fs::create_dir_all(&prompts).expect("created");
+            fs::write(prompts.join("prompts.yaml"), texts).expect("written");
+            fs::write(prompts.join("hello.wav"), sound(7)).expect("written");
+            fs::write(prompts.join("vm-full.wav"), sound(8)).expect("written");
+            let log = Log::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+            let settings = Settings { path: Some(folder.path().to_owned()), language: language.into(), ..Settings::default() };
+            let loaded = tracing::subscriber::with_default(subscriber, || load(&settings)).expect("it starts");
+            let heard = |id: &str| loaded.prompts.recording(id).expect("a sound").samples()[0];
+            assert_eq!((heard("hello"), heard("vm-full")), (7, 8), "{language}: file by file, one's own first");
+            assert_eq!(loaded.prompts.ids(), shipped.ids(), "{language}");
+            assert_eq!(loaded.prompts.text("vm-none"), shipped.text("vm-none"), "{language}");
+            let lent = loaded.prompts.recording("vm-none").expect("lent").samples();
+            assert_eq!(lent, shipped.recording("vm-none").expect("shipped").samples(), "{language}");
+            let log = String::from_utf8(log.0.lock().unwrap().clone()).expect("text");
+            let (file, first) = (prompts.join("prompts.yaml").display().to_string(), "'ask-number'");
+            assert!(log.contains("WARN") && log.contains(&file) && log.contains(first) && log.contains("vm-none"), "{language}: {log}");
+            // What they list and did not record is a slip, which is told.
+            fs::write(prompts.join("prompts.yaml"), "hello: Hello.\nlunch: We are out.\n").expect("written");
+            let fault = load(&settings).expect_err("no sound").to_string();
+            assert!(fault.contains(&file) && fault.contains("'lunch' has no sound"), "{language}: {fault}");
+        }
+        assert!(load_prompts(None, "de").expect_err("no German").to_string().contains("no prompts in 'de'"));
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]

@@ -58,29 +58,34 @@ impl fmt::Debug for Recording {
 }
 
 impl Prompts {
-    /// From `prompts.yaml` (`file` names it in faults) and a way to get the sound of an id. Every text must have a sound.
-    pub fn new(
-        language: &str,
+    /// None yet.
+    pub fn new(language: &str) -> Self {
+        Self { language: language.to_owned(), ..Self::default() }
+    }
+
+    /// Takes from a `prompts.yaml` (`file` names it in faults) what is not there yet, with a way to get the sound of an id. Every
+    /// text must have a sound. Gives the ids of what was taken.
+    pub fn add(
+        &mut self,
         file: &str,
         text: &str,
         mut sound: impl FnMut(&str) -> Result<Recording, String>,
-    ) -> Result<Self, Vec<Fault>> {
-        let texts: BTreeMap<String, String> = yaml::read(file, text).map_err(|fault| vec![fault])?;
-        let mut recordings = HashMap::new();
+    ) -> Result<Vec<String>, Vec<Fault>> {
+        let mut texts: BTreeMap<String, String> = yaml::read(file, text).map_err(|fault| vec![fault])?;
+        texts.retain(|id, _| !self.texts.contains_key(id));
         let mut faults = Vec::new();
         for id in texts.keys() {
             match sound(id) {
-                Ok(recording) => drop(recordings.insert(id.clone(), recording)),
+                Ok(recording) => drop(self.recordings.insert(id.clone(), recording)),
                 Err(reason) => faults.push(
                     Fault::in_file(file, format!("the prompt '{id}' has no sound: {reason}"))
                         .hint("run scripts/make-prompts, or record it"),
                 ),
             }
         }
-        for piece in super::speech::all_pieces().iter().filter(|piece| !texts.contains_key(*piece)) {
-            faults.push(Fault::in_file(file, format!("there is no prompt '{piece}', which digits, numbers or names are said with")));
-        }
-        if faults.is_empty() { Ok(Self { language: language.to_owned(), texts, recordings }) } else { Err(faults) }
+        let added = texts.keys().cloned().collect();
+        self.texts.append(&mut texts);
+        if faults.is_empty() { Ok(added) } else { Err(faults) }
     }
 
     pub fn ids(&self) -> BTreeSet<String> {

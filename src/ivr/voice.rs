@@ -65,7 +65,8 @@ mod tests {
         left.sort();
         let text: String = left.iter().map(|id| format!("{id}: x\n")).collect();
         let sound = |_: &str| Ok(super::super::prompts::Recording::new(8000, vec![9; 80]));
-        let prompts = Prompts::new("en", "p", &text, sound).expect("prompts");
+        let mut prompts = Prompts::new("en");
+        prompts.add("p", &text, sound).expect("prompts");
         let speech = [Utterance::Name("Ada".into())];
         assert_eq!(Voice::new(Names::Spell).clips(&prompts, &speech).len(), 3);
         let voice = Voice::new(Names::Omit);

@@ -36,7 +36,7 @@ use crate::{
     },
     directory::{Denied, Directory},
     features::Confirmation,
-    media::{self, Clip, Command, Media, MediaEvent, PlaybackId, SessionId},
+    media::{Clip, Command, Media, MediaEvent, PlaybackId, SessionId},
     model::{
         CallId, Events, Extension, Keys, LineNumber, MacAddr, Timestamp, User,
         event::{CheckOutcome, Event},
@@ -179,27 +179,15 @@ impl Ivr {
         (script.loaded.prompts.words(speech), script.voice.clips(&script.loaded.prompts, speech))
     }
 
-    pub fn has_prompt(&self, id: &str) -> bool {
-        self.shared.script.load().loaded.prompts.recording(id).is_some()
-    }
-
     /// Asks the directory who somebody is, as the menu does: attempts are counted, and the answer comes in time.
     pub async fn log_in(&self, mac: Option<MacAddr>, call: CallId, source: IpAddr, number: Keys, pin: Keys) -> LoginAnswer {
         let check = Check { shared: self.shared.clone(), script: self.shared.script.load_full(), mac, call, source };
         check.log_in(number, pin, LOGIN_WITHIN).await
     }
 
-    /// Says what a star code has done, and hangs up. Prompts of one's own may not have the words: then a beep says that it is done.
+    /// Says what a star code has done, and hangs up.
     async fn confirm(&self, call: ServiceCall, done: &Confirmation) {
-        let report = confirmation::report(done);
-        let missing = report.iter().find(|said| matches!(said, Utterance::Prompt(id) if !self.has_prompt(id)));
-        let (text, clips) = match missing {
-            None => self.say(&report),
-            Some(missing) => {
-                debug!(?missing, "there is no such prompt");
-                ("[beep]".to_owned(), vec![Arc::new(media::tone::clip(media::Country::default(), media::tone::Signal::Beep))])
-            }
-        };
+        let (text, clips) = self.say(&confirmation::report(done));
         self.announce(call, text, clips).await;
     }
 

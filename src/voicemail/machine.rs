@@ -600,7 +600,7 @@ fn can_be_called(number: &str) -> bool {
     !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'+')
 }
 
-/// Every prompt that these machines can ask for: a language must have them all.
+/// Every prompt that these machines can ask for. What a folder of one's own has not is heard as it is shipped.
 pub const PROMPTS: &[&str] = &[
     "vm-full",
     "vm-leave",
