@@ -430,6 +430,38 @@ async fn a_call_is_placed_seen_followed_and_ended() {
     office.node.stop().await;
 }
 
+/// What the server cannot do now it may well do a moment later: such an answer is not said again from memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_the_server_had_no_room_for_is_tried_again_under_its_key() {
+    let office = Office::opens(|settings| settings.calls.max_calls = 1).await;
+    let program = Program::of(&office);
+    let (mut adas, mut alans) = two_colleagues(&office).await;
+    let new = json!({ "from": "2041", "to": "2042" }).to_string();
+    let place = async |key: &str| program.ask("POST", "/api/v1/calls", &[JSON, ("idempotency-key", key)], &new).await;
+    let only = place("4715").await;
+    assert_eq!(only.status, 201, "{only:?}");
+    both_lift(&mut adas, &mut alans).await;
+    for _ in 0..2 {
+        let full = place("4716").await;
+        assert_eq!((full.status, full.header("idempotency-replayed")), (503, ""), "{full:?}");
+        full.problem("no room");
+    }
+    let path = format!("/api/v1/calls/{}", only.json()["id"].as_str().expect("an id"));
+    assert_eq!(program.ask("DELETE", &path, &[], "").await.status, 204);
+    adas.until_hung_up().await.expect("it ends");
+    alans.until_hung_up().await.expect("it ends");
+    let until = Instant::now() + PATIENCE;
+    while program.get("/api/v1/calls").await.as_array().is_some_and(|calls| !calls.is_empty()) {
+        assert!(Instant::now() < until, "the first call never ends");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let placed = place("4716").await;
+    assert_eq!((placed.status, placed.header("idempotency-replayed")), (201, ""), "{placed:?}");
+    let again = place("4716").await;
+    assert_eq!((again.status, again.header("idempotency-replayed"), again.json()), (201, "true", placed.json()));
+    office.node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_request_places_no_second_call() {
     let office = Office::opens(|_| {}).await;

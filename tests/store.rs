@@ -437,6 +437,9 @@ async fn a_request_is_done_once(store: Arc<dyn Store>) {
     assert_eq!(store.claim_action("k", [1; 32], Timestamp(1)).await.expect("claimed"), Claim::Repeated { answer: None });
     assert_eq!(store.claim_action("k", [2; 32], Timestamp(1)).await.expect("claimed"), Claim::Conflict);
     store.finish_action("k", "201").await.expect("kept");
+    store.claim_action("f", [1; 32], Timestamp(1)).await.expect("claimed");
+    store.forget_action("f").await.expect("forgotten");
+    assert_eq!(store.claim_action("f", [2; 32], Timestamp(1)).await.expect("claimed"), Claim::New, "nothing came of it");
     let again = store.claim_action("k", [1; 32], Timestamp(day)).await.expect("claimed");
     assert_eq!(again, Claim::Repeated { answer: Some("201".into()) });
     assert_eq!(store.claim_action("k", [2; 32], Timestamp(day + 1)).await.expect("claimed"), Claim::New, "after a day");

@@ -136,7 +136,8 @@ struct Answer {
 /// Places a call.
 ///
 /// Send `Idempotency-Key` with a value of your own (at most 128 characters) to make a repetition harmless: the same
-/// request with the same key gets the first one's answer, and no second call is made.
+/// request with the same key gets the first one's answer, and no second call is made. An answer of 500 or more is not
+/// kept: no call came of it, and the same key may be used to try again.
 #[utoipa::path(post, path = "/calls", tag = "calls", request_body = NewCall,
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition harmless")),
     responses((status = 201, body = Placed), (status = 400, body = Problem), (status = 404, body = Problem),
@@ -168,7 +169,15 @@ pub async fn place(State(context): State<Context>, headers: HeaderMap, Json(new)
             (StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), serde_json::json!(problem))
         }
     };
-    if let Some(key) = &key {
+    if let Some(key) = &key
+        && status.is_server_error()
+    {
+        // Kept, it would be said for a day: the server may well be able to do it a moment later. If it cannot be
+        // forgotten, a repetition hears that this one is not answered.
+        if let Err(fault) = context.store.forget_action(key).await {
+            tracing::warn!(%fault, "an Idempotency-Key stays taken, of a call that was not placed");
+        }
+    } else if let Some(key) = &key {
         let answer = serde_json::json!(Answer { status: status.as_u16(), body: body.clone() });
         context.store.finish_action(key, &answer.to_string()).await?;
     }

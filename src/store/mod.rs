@@ -290,6 +290,8 @@ pub trait Store: Send + Sync + 'static {
     async fn remove_token(&self, name: &str) -> Result<bool>;
     async fn claim_action(&self, key: &str, request_hash: [u8; 32], now: Timestamp) -> Result<Claim>;
     async fn finish_action(&self, key: &str, answer: &str) -> Result<()>;
+    /// Nothing came of the request: it may be tried again under its key.
+    async fn forget_action(&self, key: &str) -> Result<()>;
 
     // --- uploads of phones, newest of each name
     async fn save_upload(&self, mac: MacAddr, name: &str, body: Vec<u8>, at: Timestamp) -> Result<()>;

@@ -531,6 +531,10 @@ pub(super) fn finish_action(db: &Connection, key: &str, answer: &str) -> Result<
     run(db, "keep an answer", "UPDATE actions SET answer = ?2 WHERE key = ?1", params![key, answer]).map(drop)
 }
 
+pub(super) fn forget_action(db: &Connection, key: &str) -> Result<()> {
+    run(db, "forget an idempotency key", "DELETE FROM actions WHERE key = ?1", params![key]).map(drop)
+}
+
 // --- who called whom
 
 pub(super) fn save_call_leg(db: &Connection, leg: &CallLeg) -> Result<()> {

@@ -446,6 +446,11 @@ impl Store for Sqlite {
         self.write(move |db| rows::finish_action(db, &key, &answer)).await
     }
 
+    async fn forget_action(&self, key: &str) -> Result<()> {
+        let key = key.to_owned();
+        self.write(move |db| rows::forget_action(db, &key)).await
+    }
+
     async fn save_upload(&self, mac: MacAddr, name: &str, body: Vec<u8>, at: Timestamp) -> Result<()> {
         let name = name.to_owned();
         self.write(move |db| rows::save_upload(db, mac, &name, &body, at)).await
