@@ -155,13 +155,14 @@ impl Settings {
         let routes = self.calls.routes.as_mut();
         let others = [users, self.templates.path.as_mut(), self.ivr.path.as_mut(), routes, Some(&mut self.store.path)];
         let sip = [&mut self.sip.tls_certificate, &mut self.sip.tls_key, &mut self.sip.tls_trust].map(Option::as_mut);
-        let mail = self.voicemail.mail.as_mut().and_then(|mail| mail.password_file.as_mut());
-        let voicemail = [self.voicemail.path.as_mut(), mail];
+        let mail = self.voicemail.mail.as_mut();
+        let of_mail = mail.into_iter().flat_map(|mail| [mail.ca_file.as_mut(), mail.password_file.as_mut()]).flatten();
         // Joining an absolute path gives that path.
         of_ldap
             .chain(sip.into_iter().flatten())
             .chain(others.into_iter().flatten())
-            .chain(voicemail.into_iter().flatten())
+            .chain(of_mail)
+            .chain(self.voicemail.path.as_mut())
             .for_each(|path| *path = folder.join(&*path));
     }
 

@@ -87,7 +87,7 @@ fn ldif() -> &'static str {
 }
 
 /// A certificate authority and a certificate for 127.0.0.1.
-fn certificates(folder: &Path) {
+pub fn certificates(folder: &Path) {
     let openssl = || Command::new(program(&["/usr/bin/openssl"], "openssl"));
     let at = |name: &str| folder.join(name).display().to_string();
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];

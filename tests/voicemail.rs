@@ -2,9 +2,11 @@
 //! server that is not ours.
 
 use std::{
+    fs,
+    io::{BufRead, BufReader},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,9 +19,9 @@ use plugtone::{
         files::{Files as Users, hash_pin},
     },
     ivr::{loader, settings::Settings as IvrSettings, worker::Ivr},
-    media::{self, Codec, Media, MediaEvent, SessionConfig, codec::Encoder, listen::Sound},
+    media::{self, Clip, Codec, Media, MediaEvent, PlaybackId, SessionConfig, SessionId, codec::Encoder, listen::Sound},
     model::{
-        Extension, Keys, Timestamp,
+        Extension, Keys, Secret, Timestamp,
         event::{Event, Events},
     },
     provisioning::{
@@ -29,6 +31,7 @@ use plugtone::{
     store::{Store, VoiceMessage},
     voicemail::{
         Settings, Voicemail,
+        client::{Error as Unsent, Mailer},
         files::Files,
         settings::{Mail, Tls},
         worker::{Addresses, Neighbours},
@@ -38,6 +41,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     call::{Bed, Sipp, free_port, named_port},
+    ldap::certificates,
     netns::need,
 };
 
@@ -165,6 +169,102 @@ impl Office {
     async fn is_told(&self, words: &str) {
         self.bed.tells(|event| matches!(event, Event::IvrPrompt { text, .. } if text.contains(words))).await;
     }
+
+    /// Waits until somebody's words for this mailbox go to disk.
+    async fn until_recording(&self, mailbox: &str) {
+        let folder = self.bed.folder.path().join("voicemail").join(mailbox);
+        let until = Instant::now() + PATIENCE;
+        while !fs::read_dir(&folder).into_iter().flatten().flatten().any(|file| file.path().extension().is_some_and(|end| end == "part")) {
+            assert!(Instant::now() < until, "nothing is recorded for {mailbox}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Three seconds of a tone, from the phone of 2041 to the mailbox of 2042.
+    async fn is_left_a_message(&self) -> VoiceMessage {
+        let caller = Talker::calls(self, 1, "*992042").await;
+        self.is_told("after the tone").await;
+        caller.presses("#");
+        self.until_recording("2042").await;
+        caller.leaves(440.0).await;
+        self.until_left("2042").await
+    }
+}
+
+/// Somebody on the phone. SIPp speaks SIP for him; mouth and ears are a media session of the test.
+struct Talker {
+    media: Media,
+    session: SessionId,
+    port: u16,
+    hears: mpsc::Receiver<(SessionId, MediaEvent)>,
+    sipp: Sipp,
+}
+
+impl Talker {
+    /// `sipp` is given the port of his sound.
+    fn new(sipp: impl FnOnce(&str) -> Sipp) -> Self {
+        let media = Media::start(media::Config::default()).expect("media");
+        let (told, hears) = mpsc::channel(1024);
+        let session = media.open(SessionConfig::new(Ipv4Addr::LOCALHOST.into(), told)).expect("a session");
+        let port = session.local.port();
+        Self { media, session: session.id, port, hears, sipp: sipp(&port.to_string()) }
+    }
+
+    /// Calls, and is hung up on at the end.
+    async fn calls(office: &Office, last: u8, dials: &str) -> Self {
+        let caller = Self::new(|port| office.bed.phone(last, free_port(), "uac_called_off.xml", dials, &[("[media_port]", port)]));
+        caller.is_connected().await;
+        caller
+    }
+
+    async fn is_connected(&self) {
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, named_port(&self.sipp, self.port).await));
+        self.media.command(self.session, media::Command::SetRemote(media::Remote::new(server, Codec::Pcma)));
+        self.media.command(self.session, media::Command::Listen(true));
+    }
+
+    fn presses(&self, keys: &str) {
+        self.media.command(self.session, media::Command::SendKeys(keys.into()));
+    }
+
+    fn plays(&self, hz: f32, repeat: bool) {
+        let wave: Vec<i16> = (0..24_000).map(|n| (9000.0 * (n as f32 * hz * std::f32::consts::TAU / 8000.0).sin()) as i16).collect();
+        let clips = vec![Arc::new(Clip::new("tone", 8000, &wave))];
+        self.media.command(self.session, media::Command::Play { playback: PlaybackId(1), clips, repeat });
+    }
+
+    /// Three seconds of it.
+    async fn says(&mut self, hz: f32) {
+        self.plays(hz, false);
+        self.until("the end", |event| matches!(event, MediaEvent::PlaybackEnded { .. })).await;
+    }
+
+    async fn hears(&mut self, hz: f32) {
+        let tone = |event: &MediaEvent| matches!(event, MediaEvent::Heard(heard) if heard.sound.is_like(Sound::Tone { hz }));
+        self.until(&format!("{hz} Hz"), tone).await;
+    }
+
+    async fn until(&mut self, what: &str, mut wanted: impl FnMut(&MediaEvent) -> bool) {
+        let mut heard = Vec::new();
+        let search = async {
+            loop {
+                let (_, event) = self.hears.recv().await.expect("an event");
+                if wanted(&event) {
+                    break;
+                }
+                heard.push(event);
+            }
+        };
+        let found = timeout(PATIENCE, search).await;
+        assert!(found.is_ok(), "{what} never comes; but {heard:?}");
+    }
+
+    /// Says it for three seconds and ends the message with `#`; then the server hangs up.
+    async fn leaves(mut self, hz: f32) {
+        self.says(hz).await;
+        self.presses("#");
+        self.sipp.succeeds().await;
+    }
 }
 
 /// What sox finds in a recording: seconds, and the pitch of what is loudest.
@@ -260,6 +360,77 @@ async fn a_mailbox_is_reached_directly_is_opened_with_a_pin_and_can_be_full() {
     assert!(!told.contains(PIN), "a PIN was told");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_records_a_greeting_is_heard_by_the_next_caller() {
+    let office = Office::opens(|_| {}).await;
+    let mut owner = Talker::calls(&office, 2, "*97").await;
+    office.is_told("To record your greeting, press nine.").await;
+    owner.presses("9");
+    office.until_recording("2042").await;
+    owner.says(660.0).await;
+    owner.presses("#");
+    office.is_told("Your greeting has been saved.").await;
+    let greeting = office.bed.folder.path().join("voicemail/2042/greeting.wav");
+    let recorded = fs::read(&greeting).expect("it is on disk when it is said so");
+    let (secs, hz) = by_sox(&recorded);
+    assert!((2.5..6.0).contains(&secs) && (650.0..670.0).contains(&hz), "{secs} s of {hz} Hz");
+    // Thinks better of it, and says nothing: the one before stays.
+    owner.presses("9");
+    office.until_recording("2042").await;
+    owner.presses("#");
+    office.is_told("Nothing was recorded.").await;
+    owner.presses("*");
+    owner.sipp.succeeds().await;
+    assert_eq!(fs::read(&greeting).expect("still there"), recorded);
+
+    let mut caller = Talker::calls(&office, 1, "*992042").await;
+    caller.hears(660.0).await;
+    office.until_recording("2042").await;
+    caller.leaves(440.0).await;
+    let message = office.until_left("2042").await;
+    let (_, hz) = by_sox(&office.voicemail.audio("2042", &message.id).await.expect("read").expect("there"));
+    assert!((430.0..450.0).contains(&hz), "what the caller said, not what he heard: {hz} Hz");
+    let words = |event: &Event| matches!(event, Event::IvrPrompt { text, .. } if text.contains("The person at extension"));
+    assert!(!office.bed.happened(words), "the office does not speak for him");
+    // Others have the office's.
+    let other = Talker::calls(&office, 2, "*992041").await;
+    office.bed.tells(words).await;
+    other.presses("#");
+    office.until_recording("2041").await;
+    other.leaves(440.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_calls_back_whoever_left_the_message_and_may_try_again() {
+    let office = Office::opens(|_| {}).await;
+    let bed = &office.bed;
+    let left = office.is_left_a_message().await;
+    let port = bed.registers(1).await;
+    let mut owner = Talker::calls(&office, 2, "*97").await;
+    office.is_told("You have, 1 new message.").await;
+    // Nobody has time for him at first.
+    let busy = bed.phone(1, port, "uas_refuse.xml", "x", &[("STATUS", "486 Busy Here"), ("CALLER", "2042")]);
+    owner.presses("4");
+    busy.succeeds().await;
+    office.is_told("Nobody can take your call at the moment. To hear it again").await;
+    let mut ada = Talker::new(|own| bed.phone(1, port, "uas_answer.xml", "x", &[("CALLER", "2042"), ("[media_port]", own)]));
+    owner.presses("4");
+    ada.is_connected().await;
+    // SIPp takes the call a moment after it rings.
+    bed.tells(|event| matches!(event, Event::CallAnswered { to, .. } if to == "2041")).await;
+    owner.plays(520.0, true);
+    ada.plays(700.0, true);
+    ada.hears(520.0).await;
+    owner.hears(700.0).await;
+    let calls = bed.running.handle.list().await;
+    assert_eq!(calls.len(), 1, "{calls:?}");
+    assert!(bed.running.handle.hangup(calls[0].call).await);
+    owner.sipp.succeeds().await;
+    ada.sipp.succeeds().await;
+    let message = office.voicemail.message("2042", &left.id).await.expect("read").expect("it is still there");
+    assert!(message.heard.is_some(), "whoever calls back knows of it");
+}
+
 /// The mails that came so far: each one's head, and its attachment.
 fn mails(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let read = "import email, sys\nm = email.message_from_binary_file(open(sys.argv[1], 'rb'))\n\
@@ -323,4 +494,120 @@ async fn a_message_comes_by_mail_even_if_the_mail_server_is_away_at_first() {
     }
     server.kill().and_then(|()| server.wait()).expect("ended");
     assert_eq!(mails(&folder).len(), 1, "once");
+}
+
+/// A mail server that speaks TLS and wants a log-in. What its password is, may change.
+struct MailServer {
+    folder: tempfile::TempDir,
+    child: Child,
+    port: u16,
+}
+
+impl MailServer {
+    fn starts(mode: &str) -> Self {
+        need("python3", "python3-aiosmtpd");
+        let folder = tempfile::tempdir().expect("a folder");
+        certificates(folder.path());
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("password"), "sesame").expect("written");
+        let mut child = Command::new(PYTHON)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/mail.py"))
+            .arg(mode)
+            .args([at("mail"), at("server.pem"), at("server.key"), at("password")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cannot run python3");
+        let mut port = String::new();
+        BufReader::new(child.stdout.as_mut().expect("piped")).read_line(&mut port).expect("it says its port");
+        let port = port.trim().parse().expect("cannot run aiosmtpd: install the Debian package python3-aiosmtpd");
+        Self { folder, child, port }
+    }
+
+    /// Settings with which it takes mails.
+    fn mail(&self, tls: Tls) -> Mail {
+        Mail {
+            server: Ipv4Addr::LOCALHOST.to_string(),
+            port: Some(self.port),
+            tls,
+            ca_file: Some(self.folder.path().join("ca.pem")),
+            user: Some("plugtone".into()),
+            password: Some(Secret::new("sesame")),
+            from: "Voicemail <voicemail@example.com>".into(),
+            addresses: [("2042".to_owned(), "bo@example.com".to_owned())].into(),
+            ..Mail::default()
+        }
+    }
+
+    fn mails(&self) -> Vec<(String, Vec<u8>)> {
+        mails(&self.folder.path().join("mail"))
+    }
+}
+
+impl Drop for MailServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_goes_out_by_tls_with_a_log_in_and_what_is_in_its_way_is_named() {
+    let message = VoiceMessage { id: "7".into(), mailbox: "2042".into(), from: "2041".into(), ..VoiceMessage::default() };
+    let send = async |mail: Mail| Mailer::new(&mail)?.send("bo@example.com", &message, b"RIFF\xff".to_vec()).await;
+    for (mode, tls, other) in [("starttls", Tls::Starttls, Tls::Tls), ("tls", Tls::Tls, Tls::None)] {
+        let server = MailServer::starts(mode);
+        let good = || server.mail(tls);
+        let file = |name: &str| Some(server.folder.path().join(name));
+        for (story, mail, named) in [
+            ("a wrong password", Mail { password: Some(Secret::new("open")), ..good() }, "`voicemail.mail.password`"),
+            ("nobody logs in", Mail { user: None, password: None, ..good() }, "`voicemail.mail.user`"),
+            ("the system does not know the authority", Mail { ca_file: None, ..good() }, "`voicemail.mail.ca_file`"),
+            ("another authority", Mail { ca_file: file("other.pem"), ..good() }, "`voicemail.mail.ca_file`"),
+            ("a name that is not in the certificate", Mail { server: "localhost".into(), ..good() }, "`voicemail.mail.server`"),
+        ] {
+            let fault = send(mail).await.expect_err(story);
+            assert!(matches!(&fault, Unsent::Misfit(text) if text.contains(named)), "{mode}, {story}: {fault}");
+            assert!(!fault.to_string().contains("open"), "a password was told: {fault}");
+        }
+        if mode == "starttls" {
+            let fault = send(Mail { tls: other, ..good() }).await.expect_err("not TLS from the start");
+            assert!(matches!(&fault, Unsent::Misfit(text) if text.contains("`voicemail.mail.tls`")), "{fault}");
+            let fault = send(Mail { tls: Tls::None, ca_file: None, ..good() }).await.expect_err("a password in clear text");
+            assert!(matches!(&fault, Unsent::Misfit(text) if text.contains("`voicemail.mail.")), "{fault}");
+        }
+        for (ca_file, reason) in [("nowhere.pem", "No such file"), ("password", "no PEM certificate")] {
+            let fault = send(Mail { ca_file: file(ca_file), ..good() }).await.expect_err(reason);
+            assert!(matches!(&fault, Unsent::Settings(text) if text.contains("ca_file") && text.contains(reason)), "{fault}");
+        }
+        assert!(server.mails().is_empty(), "{mode}");
+        send(good()).await.unwrap_or_else(|fault| panic!("{mode}: {fault}"));
+        let came = server.mails();
+        assert_eq!(came.len(), 1, "{mode}");
+        assert!(came[0].0.contains("bo@example.com") && came[0].1 == b"RIFF\xff", "{mode}: {came:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_waits_while_the_server_does_not_take_the_password() {
+    let server = MailServer::starts("starttls");
+    fs::write(server.folder.path().join("password"), "changed").expect("written");
+    let office = Office::opens(|settings| settings.mail = Some(server.mail(Tls::Starttls))).await;
+    let message = office.is_left_a_message().await;
+    let due = || office.bed.store.voice_mails(Timestamp(i64::MAX - 1), 10);
+    let until = Instant::now() + PATIENCE;
+    while due().await.expect("read").0.first().is_none_or(|mail| mail.tries == 0) {
+        assert!(Instant::now() < until, "it is not tried, or was not kept");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(server.mails().is_empty());
+    // Some seconds later it is tried again, and now the server knows us.
+    fs::write(server.folder.path().join("password"), "sesame").expect("written");
+    let until = Instant::now() + PATIENCE;
+    while !due().await.expect("read").0.is_empty() {
+        assert!(Instant::now() < until, "it is not tried again, or not taken");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let wav = office.voicemail.audio("2042", &message.id).await.expect("read").expect("there");
+    let came = server.mails();
+    assert!(came.len() == 1 && came[0].1 == wav, "{} mails", came.len());
 }

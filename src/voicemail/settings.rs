@@ -56,6 +56,8 @@ pub struct Mail {
     pub port: Option<u16>,
     /// `starttls`, `tls`, or `none`: clear text, for a server on this machine.
     pub tls: Tls,
+    /// PEM file of the authority whose certificates the server shows; those that the system trusts when not set.
+    pub ca_file: Option<PathBuf>,
     /// Whom to log in as; nobody when not set.
     pub user: Option<String>,
     /// Its password; better in a file (`password_file`).
@@ -155,6 +157,12 @@ impl Settings {
             if mail.server.is_empty() {
                 return wrong("mail.server", "is empty: write the name of an SMTP server, as smtp.example.com");
             }
+            if mail.ca_file.is_some() && mail.tls == Tls::None {
+                return wrong("mail.ca_file", "is for certificates: write `tls: starttls` or `tls: tls`");
+            }
+            if mail.user.is_some() && mail.password.is_none() && mail.password_file.is_none() {
+                return wrong("mail.user", "has no password: name the file that holds it in `password_file`");
+            }
             if let Err(reason) = super::client::address(&mail.from) {
                 return wrong("mail.from", &format!("is '{}': {reason}; write Voicemail <voicemail@example.com>", mail.from));
             }
@@ -174,12 +182,18 @@ mod tests {
     fn the_defaults_hold_and_slips_are_named() {
         assert!(Settings::default().check().is_ok_and(|config| config.is_some()));
         let mail = |from: &str, server: &str| Some(Mail { server: server.into(), from: from.into(), ..Mail::default() });
+        let good = || mail("a@example.com", "smtp.example.com").expect("mail");
         for (settings, key) in [
             (Settings { code_own: "mine".into(), ..Settings::default() }, "`voicemail.code_own`"),
             (Settings { ring_secs: 1, ..Settings::default() }, "`voicemail.ring_secs`"),
             (Settings { messages: 0, ..Settings::default() }, "`voicemail.messages`"),
             (Settings { mail: mail("nobody", "x"), ..Settings::default() }, "`voicemail.mail.from`"),
             (Settings { mail: mail("a@example.com", ""), ..Settings::default() }, "`voicemail.mail.server`"),
+            (Settings { mail: Some(Mail { user: Some("a".into()), ..good() }), ..Settings::default() }, "`voicemail.mail.user`"),
+            (
+                Settings { mail: Some(Mail { ca_file: Some("ca.pem".into()), tls: Tls::None, ..good() }), ..Settings::default() },
+                "`voicemail.mail.ca_file`",
+            ),
         ] {
             let told = settings.check().expect_err(key).to_string();
             assert!(told.starts_with(key), "{told}");

@@ -263,13 +263,18 @@ impl Voicemail {
         };
         let again = match &sent {
             Ok(()) => None,
-            Err(client::Error::Later(_)) => MAIL_AGAIN_SECS.get(*tries as usize).map(|secs| wall().plus_secs(*secs)),
+            Err(client::Error::Later(_) | client::Error::Misfit(_)) => {
+                MAIL_AGAIN_SECS.get(*tries as usize).map(|secs| wall().plus_secs(*secs))
+            }
             Err(_) => None,
         };
         let done = match (&sent, again) {
             (Ok(()), _) => store.remove_voice_mail(mailbox, id).await,
             (Err(fault), Some(next)) => {
-                info!(mailbox, id, %fault, "a mail is sent later");
+                match fault {
+                    client::Error::Misfit(_) => warn!(mailbox, id, %fault, "a mail waits"),
+                    _ => info!(mailbox, id, %fault, "a mail is sent later"),
+                }
                 store.retry_voice_mail(mailbox, id, next).await
             }
             (Err(fault), None) => {
