@@ -254,6 +254,10 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     db.busy_timeout(Duration::from_secs(5))?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
+    // What a savepoint would need to go back is kept in memory: by default it goes to a file that is made for each transaction.
+    db.pragma_update(None, "temp_store", "MEMORY")?;
+    // The log is folded into the database every 16 MB and not every 4: pages that are written again meanwhile are folded once.
+    db.pragma_update(None, "wal_autocheckpoint", 4000)?;
     db.pragma_update(None, "foreign_keys", true)?;
     Ok(db)
 }
