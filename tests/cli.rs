@@ -238,6 +238,17 @@ fn check_says_the_same_of_templates_flows_prompts_and_users() {
     }
 }
 
+#[test]
+fn check_looks_whether_the_mail_server_can_be_trusted() {
+    let mail = "voicemail: { mail: { server: smtp.example.com, from: v@example.com, ca_file: ca.pem } }\n";
+    let folder = folder(&[("f.yaml", &office(&format!("{USERS}{mail}"))), ("users.yaml", &shipped("config/demo/users.yaml"))]);
+    let told = plugtone(folder.path(), &["check", "--config", "f.yaml"]).bad();
+    assert!(told.contains("f.yaml: `voicemail.mail`: `ca_file`: ca.pem: No such file"), "{told}");
+    fs::write(folder.path().join("ca.pem"), "no certificate\n").expect("written");
+    let told = plugtone(folder.path(), &["check", "--config", "f.yaml"]).bad();
+    assert!(told.contains("ca.pem: it holds no PEM certificate"), "{told}");
+}
+
 /// The configuration that README.md shows for an office.
 fn five_lines() -> String {
     let readme = shipped("README.md");

@@ -13,6 +13,7 @@ use crate::{
     node::read_settings,
     routing,
     template::TemplateSet,
+    voicemail::client::Mailer,
     yaml::Fault,
 };
 
@@ -56,7 +57,7 @@ impl Check {
     }
 }
 
-/// What else can be known without serving: templates, flows, routes, users.
+/// What else can be known without serving: templates, flows, routes, users, whom the sender of mails trusts.
 pub fn beyond(file: &str, settings: &Settings) -> Vec<Fault> {
     let mut faults = Vec::new();
     match crate::template::read(settings.templates.path.as_deref()) {
@@ -70,6 +71,9 @@ pub fn beyond(file: &str, settings: &Settings) -> Vec<Fault> {
         Err(ivr::settings::Error::Setting { .. }) => {}
     }
     faults.extend(routing::loader::load(settings.calls.routes.as_deref(), settings.calls.base()).err().unwrap_or_default());
+    if let Some(mail) = settings.voicemail.mail.as_ref().filter(|_| settings.voicemail.enabled) {
+        faults.extend(Mailer::new(mail).err().map(|error| Fault::in_file(file, error.to_string())));
+    }
     if let Ok(directory::Config::File(config)) = settings.directory.check() {
         match directory::files::Files::open(config) {
             Ok(_) => {}
