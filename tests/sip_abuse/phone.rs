@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use plugtone::{
     model::Secret,
-    sip::{Credentials, Login, Message, Method, Name, Response},
+    sip::{Credentials, Login, Message, Name, Response},
 };
 use tokio::{
     net::UdpSocket,
