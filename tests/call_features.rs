@@ -104,7 +104,7 @@ async fn a_star_code_is_heard_to_be_done_and_outlives_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_words_a_beep_says_that_it_is_done() {
+async fn words_that_own_prompts_lack_are_said_by_shipped_ones() {
     let mut bed = Bed::start().await;
     let own = bed.folder.path().join("ivr/prompts/en");
     std::fs::create_dir_all(&own).expect("a folder");
@@ -115,7 +115,7 @@ async fn without_the_words_a_beep_says_that_it_is_done() {
     let settings = ivr::settings::Settings { path: Some(bed.folder.path().join("ivr")), ..Default::default() };
     speaks(&mut bed, &settings).await;
     bed.phone(2, free_port(), "uac_called_off.xml", "*78", &[]).succeeds().await;
-    said(&bed, "[beep]").await;
+    said(&bed, "Do not disturb is on. Your phone does not ring.").await;
     assert!(bed.running.handle.wishes("2042").await.do_not_disturb);
 }
 

@@ -95,6 +95,10 @@ const ASK_TCP_AGAIN: Duration = Duration::from_secs(3600);
 /// Peers without TCP that are remembered.
 const MOST_WITHOUT_TCP: usize = 10_000;
 
+/// Of the calls that begin while there is too much to do, one in so many is taken: if saying no takes all the time there is, a storm
+/// would let nobody through. By its Call-ID, so that the same one is let through with its credentials and each time it is repeated.
+const TAKEN_WHEN_CROWDED: u64 = 8;
+
 pub struct Endpoint {
     config: Config,
     ids: Ids,
@@ -367,7 +371,7 @@ impl Endpoint {
     }
 
     /// There is more to do than can be done soon: requests that begin a call get 503 with these seconds in Retry-After, before
-    /// anything is remembered of them. All else, and so every call that is up, goes on.
+    /// anything is remembered of them, but for one in eight. All else, and so every call that is up, goes on.
     pub fn set_crowded(&mut self, retry_after_secs: Option<u32>) {
         self.crowded = retry_after_secs;
     }
@@ -485,6 +489,7 @@ impl Endpoint {
         if let Some(secs) = self.crowded
             && request.is(&Method::Invite)
             && request.to().is_ok_and(|to| to.tag().is_none())
+            && !self.hash[0].hash_one(request.call_id().unwrap_or_default()).is_multiple_of(TAKEN_WHEN_CROWDED)
         {
             metrics::counter!("plugtone_sip_refused_total", "status" => "503").increment(1);
             return self.answer_statelessly(flow, &request, Response::to(&request, 503).header(Name::RetryAfter, secs));
@@ -1192,6 +1197,28 @@ mod tests {
         assert_eq!(answers(&mut full, &text("INVITE", &via("z9hG4bK1"), "").replace("ID: x", "ID: y")), [""; 0], "the same branch");
         let other = text("INVITE", &via("z9hG4bK2"), "").replace("ID: x", "ID: y");
         assert_eq!(answers(&mut full, &other), ["503 10.0.0.5:40000"]);
+    }
+
+    #[test]
+    fn in_a_storm_some_get_through() {
+        let mut endpoint = Endpoint::new(Config::default(), [0; 32]);
+        endpoint.set_crowded(Some(5));
+        let invite = |call: usize, branch: &str| {
+            text("INVITE", &format!("10.0.0.5;rport;branch=z9hG4bK{branch}{call}"), "").replace("ID: x", &format!("ID: {call}"))
+        };
+        let refused = |endpoint: &mut Endpoint, invite: &str| match answers(endpoint, invite).as_slice() {
+            [] => false,
+            [one] if one.starts_with("503") => true,
+            other => panic!("{other:?}"),
+        };
+        let through: Vec<_> = (0..800).filter(|call| !refused(&mut endpoint, &invite(*call, "a"))).collect();
+        assert!((40..200).contains(&through.len()), "{}", through.len());
+        // Each is a transaction; who was told to wait has left nothing. With credentials it comes by another branch.
+        assert_eq!(endpoint.transactions().0, through.len());
+        let again: Vec<_> = (0..800).filter(|call| answers(&mut endpoint, &invite(*call, "b")) != ["503 10.0.0.5:40000"]).collect();
+        assert_eq!(again, through);
+        endpoint.set_crowded(None);
+        assert!(!refused(&mut endpoint, &invite(900, "a")));
     }
 
     #[test]
