@@ -124,6 +124,24 @@ const OFFER: &str = "v=0\r\no=- 1 1 IN IP4 10.0.0.5\r\ns=-\r\nc=IN IP4 10.0.0.5\
                      a=rtpmap:101 telephone-event/8000\r\n";
 const CALLER: LegId = LegId(1_000_000);
 
+/// A call of somebody who is let in, as plain as there are.
+fn incoming(leg: LegId, caller: Caller, dialled: &str, offer: Option<&str>) -> Incoming {
+    Incoming {
+        leg,
+        caller,
+        dialled: dialled.into(),
+        only: None,
+        gr: None,
+        offer: offer.map(|offer| Bytes::from(offer.to_owned())),
+        flow: flow(),
+        source: flow().peer,
+        replaces: None,
+        origin: None,
+        hides: false,
+        auto_answer: false,
+    }
+}
+
 impl Bed {
     fn new(phones: &[(&'static str, u8)]) -> Self {
         let mut settings = Settings { max_calls_extension: 2, hold_music: "silence".into(), ..Settings::default() };
@@ -136,22 +154,7 @@ impl Bed {
 
     fn dials(&mut self, leg: LegId, number: &str, offer: Option<&str>) -> Vec<String> {
         let caller = Caller { user: "2041".into(), display_name: "Ada".into(), mac: mac(1), line: 1, provisional: false };
-        let offer = offer.map(|offer| Bytes::from(offer.to_owned()));
-        let (source, replaces, origin, hides) = (flow().peer, None, None, false);
-        let incoming = Incoming {
-            leg,
-            caller,
-            dialled: number.into(),
-            only: None,
-            gr: None,
-            offer,
-            flow: flow(),
-            source,
-            replaces,
-            origin,
-            hides,
-            auto_answer: false,
-        };
+        let incoming = incoming(leg, caller, number, offer);
         self.switch.handle_incoming(self.now, &mut self.world, incoming);
         self.actions()
     }

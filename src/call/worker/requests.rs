@@ -77,15 +77,15 @@ impl Engine {
     /// Whose request it is. `None`: of somebody who gets no answer.
     pub(super) fn verify(&mut self, now: Instant, request: &Message, source: IpAddr) -> Option<Result<Account, Refusal>> {
         let claims = self.verifier.claims(request);
-        let claimed = claims.as_ref().and_then(|claims| claims.user()).map(str::to_owned);
-        let verdict = self.guard.admits(now, source, claimed.as_deref());
+        let claimed = claims.as_ref().and_then(|claims| claims.user());
+        let verdict = self.guard.admits(now, source, claimed);
         if verdict == Verdict::Drop {
             metrics::counter!("plugtone_sip_dropped_total", "reason" => "banned").increment(1);
             return None;
         }
-        let verified = self.verifier.verify_claims(now, request, claims, self.accounts.as_ref());
+        let verified = self.verifier.verify_claims(now, request, claims.as_ref(), self.accounts.as_ref());
         match &verified {
-            Ok(_) => self.guard.handle_success(now, source, claimed.as_deref().unwrap_or_default()),
+            Ok(_) => self.guard.handle_success(now, source, claimed.unwrap_or_default()),
             Err(Refusal::Wrong { user }) => {
                 for ban in self.guard.handle_failure(now, source, user) {
                     let secs = ban.until.saturating_duration_since(now).as_secs();

@@ -151,7 +151,7 @@ impl Verifier {
 
     /// Whose request it is.
     pub fn verify(&mut self, now: Instant, request: &Message, accounts: &dyn Accounts) -> Result<Account, Refusal> {
-        self.verify_claims(now, request, self.claims(request), accounts)
+        self.verify_claims(now, request, self.claims(request).as_ref(), accounts)
     }
 
     /// The same for who has looked at the claims of the request before.
@@ -159,7 +159,7 @@ impl Verifier {
         &mut self,
         now: Instant,
         request: &Message,
-        claims: Option<Claims<'_>>,
+        claims: Option<&Claims<'_>>,
         accounts: &dyn Accounts,
     ) -> Result<Account, Refusal> {
         let Claims { username, nonce, uri, response, algorithm, qop, nc, cnonce } = claims.ok_or(Refusal::Missing)?;
@@ -169,25 +169,25 @@ impl Verifier {
         }
         let all = (username, nonce, uri, response);
         let (Some(user), Some(nonce), Some(uri), Some(response)) = all else { return Err(Refusal::Missing) };
-        let number = self.open_nonce(now, &nonce).ok_or(Refusal::Stale)?;
-        if !is_for(&uri, request) {
+        let number = self.open_nonce(now, nonce).ok_or(Refusal::Stale)?;
+        if !is_for(uri, request) {
             return Err(Refusal::OtherUri);
         }
-        let qop = match (qop.as_deref(), &nc, &cnonce) {
+        let qop = match (qop.as_deref(), nc, cnonce) {
             (None, ..) => None,
             (Some(qop), Some(nc), Some(cnonce)) if qop.eq_ignore_ascii_case("auth") => Some((nc.as_ref(), cnonce.as_ref())),
             _ => return Err(Refusal::Missing),
         };
         // Known or not: one hash with some secret, one comparison.
-        let account = accounts.account(&user);
+        let account = accounts.account(user);
         let expected = Proof {
             algorithm,
-            username: &user,
+            username: user,
             realm: &self.config.realm,
             secret: account.as_ref().map_or(self.decoy.as_str(), |account| account.secret.expose()),
             method: request.method().map_or("", |method| method.as_str()),
-            uri: &uri,
-            nonce: &nonce,
+            uri,
+            nonce,
             qop,
         }
         .response();

@@ -56,22 +56,7 @@ impl Bed {
     /// Another phone than the caller's dials.
     pub(super) fn dials_as(&mut self, user: &str, last: u8, leg: LegId, number: &str) -> Vec<String> {
         let caller = Caller { user: user.into(), display_name: "Bo".into(), mac: mac(last), line: 1, provisional: false };
-        let (source, replaces, origin, hides) = (flow().peer, None, None, false);
-        let offer = Some(Bytes::from(OFFER));
-        let incoming = Incoming {
-            leg,
-            caller,
-            dialled: number.into(),
-            only: None,
-            gr: None,
-            offer,
-            flow: flow(),
-            source,
-            replaces,
-            origin,
-            hides,
-            auto_answer: false,
-        };
+        let incoming = incoming(leg, caller, number, Some(OFFER));
         self.switch.handle_incoming(self.now, &mut self.world, incoming);
         self.actions()
     }
