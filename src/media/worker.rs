@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, RandomState},
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::AsFd,
@@ -24,6 +25,7 @@ use nix::sys::{
     time::TimeSpec,
     timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
 };
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -60,6 +62,8 @@ struct Owner {
     sessions: AtomicU64,
     /// Counts ports tried, so that a port that was just closed is not the next to be opened.
     ports: AtomicU32,
+    /// Where sessions begin to count from.
+    random: RandomState,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -72,9 +76,14 @@ struct Lane {
     wake: EventFd,
     /// `wake` is written to and not yet read.
     woken: AtomicBool,
+    /// The thread looks into its channels by itself at each step.
+    stepping: AtomicBool,
     /// The system's number of the thread, once it runs; 0 before.
     task: AtomicU64,
 }
+
+/// Where RTP is received, its socket, and the one for RTCP.
+type Ports = (SocketAddr, UdpSocket, Option<UdpSocket>);
 
 enum Message {
     Open(Box<Opening>),
@@ -119,7 +128,14 @@ impl Media {
             let (messages, message_inbox) = sync_channel(COMMANDS);
             let (frames, frame_inbox) = sync_channel(FRAMES);
             let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(os_thread)?;
-            lanes.push(Lane { messages, frames, wake, woken: AtomicBool::new(false), task: AtomicU64::new(0) });
+            lanes.push(Lane {
+                messages,
+                frames,
+                wake,
+                woken: AtomicBool::new(false),
+                stepping: AtomicBool::new(false),
+                task: AtomicU64::new(0),
+            });
             inboxes.push((message_inbox, frame_inbox));
         }
         let owner = Owner {
@@ -127,6 +143,7 @@ impl Media {
             lanes: Arc::new(lanes),
             sessions: AtomicU64::new(1),
             ports: AtomicU32::new(0),
+            random: RandomState::new(),
             threads: Mutex::new(Vec::new()),
         };
         for (number, (messages, frames)) in inboxes.into_iter().enumerate() {
@@ -139,20 +156,18 @@ impl Media {
 
     /// Opens a port and a session on it. Silent and deaf until [`Command::SetRemote`].
     pub fn open(&self, config: SessionConfig) -> Result<Session, Error> {
-        let (rtp, rtcp) = self.bind(config.local_ip)?;
-        let local = rtp.local_addr().map_err(|source| Error::Socket { address: config.local_ip, source })?;
+        let (local, rtp, rtcp) = self.bind(config.local_ip)?;
         let number = self.0.sessions.fetch_add(1, Ordering::Relaxed);
         let lanes = self.0.lanes.len() as u64;
         let lane = config.near.map_or(number % lanes, |near| near.0 % MAX_LANES);
         let id = SessionId(number * MAX_LANES + lane);
-        let mut random = [0; 10];
-        getrandom::fill(&mut random).map_err(|fault| Error::Socket { address: config.local_ip, source: io::Error::other(fault) })?;
-        let [a, b, c, d, e, f, g, h, i, j] = random;
+        // A keyed hash: nobody can guess these, and the system need not be asked each time.
+        let [first, second] = [0, 1].map(|part| self.0.random.hash_one((number, part)));
         let core = CoreConfig {
-            ssrc: u32::from_be_bytes([a, b, c, d]),
+            ssrc: first as u32,
             // The upper bit is left clear so that the first wrap is far (RFC 3711 §3.3.1 wants it for SRTP).
-            sequence: u16::from_be_bytes([e & 0x7f, f]),
-            timestamp: u32::from_be_bytes([g, h, i, j]),
+            sequence: second as u16 & 0x7fff,
+            timestamp: (first >> 32) as u32,
             silence: self.0.config.silence,
             inband_dtmf: self.0.config.inband_dtmf,
         };
@@ -195,22 +210,23 @@ impl Media {
     }
 
     /// An even port and the one above it.
-    fn bind(&self, address: IpAddr) -> Result<(UdpSocket, Option<UdpSocket>), Error> {
+    fn bind(&self, address: IpAddr) -> Result<Ports, Error> {
         let Some((first, last)) = self.0.config.ports else { return self.bind_anywhere(address) };
         let first = first.next_multiple_of(2);
         let pairs = u32::from(last.saturating_sub(first).saturating_add(1) / 2);
         for _ in 0..pairs {
             let pair = self.0.ports.fetch_add(1, Ordering::Relaxed) % pairs;
-            let port = first + 2 * pair as u16;
-            if let Some(pair) = self.bind_pair(address, port)? {
-                return Ok(pair);
+            let at = SocketAddr::new(address, first + 2 * pair as u16);
+            if let Some((rtp, rtcp)) = self.bind_pair(at)? {
+                return Ok((at, rtp, Some(rtcp)));
             }
         }
         Err(Error::PortsExhausted { first, last })
     }
 
-    fn bind_pair(&self, address: IpAddr, port: u16) -> Result<Option<(UdpSocket, Option<UdpSocket>)>, Error> {
-        let bound = self.bind_one(address, port).and_then(|rtp| Ok((rtp, Some(self.bind_one(address, port + 1)?))));
+    fn bind_pair(&self, at: SocketAddr) -> Result<Option<(UdpSocket, UdpSocket)>, Error> {
+        let (address, port) = (at.ip(), at.port());
+        let bound = self.bind_one(address, port).and_then(|rtp| Ok((rtp, self.bind_one(address, port + 1)?)));
         match bound {
             Ok(pair) => Ok(Some(pair)),
             Err(fault) if fault.kind() == io::ErrorKind::AddrInUse => Ok(None),
@@ -219,29 +235,30 @@ impl Media {
     }
 
     /// Whatever the system gives, even with a free port above it if a few tries find one.
-    fn bind_anywhere(&self, address: IpAddr) -> Result<(UdpSocket, Option<UdpSocket>), Error> {
+    fn bind_anywhere(&self, address: IpAddr) -> Result<Ports, Error> {
         let fault = |source| Error::Socket { address, source };
         for _ in 0..16 {
             let probe = self.bind_one(address, 0).map_err(fault)?;
-            let port = probe.local_addr().map_err(fault)?.port();
-            if port % 2 == 0
-                && port < u16::MAX
-                && let Ok(rtcp) = self.bind_one(address, port + 1)
+            let at = probe.local_addr().map_err(fault)?;
+            if at.port() % 2 == 0
+                && at.port() < u16::MAX
+                && let Ok(rtcp) = self.bind_one(address, at.port() + 1)
             {
-                return Ok((probe, Some(rtcp)));
+                return Ok((at, probe, Some(rtcp)));
             }
         }
-        Ok((self.bind_one(address, 0).map_err(fault)?, None))
+        let rtp = self.bind_one(address, 0).map_err(fault)?;
+        Ok((rtp.local_addr().map_err(fault)?, rtp, None))
     }
 
     fn bind_one(&self, address: IpAddr, port: u16) -> io::Result<UdpSocket> {
-        let socket = UdpSocket::bind(SocketAddr::new(address, port))?;
-        socket.set_nonblocking(true)?;
+        let at = SocketAddr::new(address, port);
+        let socket = Socket::new(Domain::for_address(at), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+        socket.bind(&at.into())?;
         let tos = u32::from(self.0.config.dscp) << 2;
-        let options = socket2::SockRef::from(&socket);
         // Marking is a wish: a container may not allow it, and audio works without.
-        let _ = if address.is_ipv4() { options.set_tos_v4(tos) } else { options.set_tclass_v6(tos) };
-        Ok(socket)
+        let _ = if address.is_ipv4() { socket.set_tos_v4(tos) } else { socket.set_tclass_v6(tos) };
+        Ok(socket.into())
     }
 }
 
@@ -273,7 +290,10 @@ impl Lane {
             TrySendError::Full(_) => Error::Overloaded(COMMANDS),
             TrySendError::Disconnected(_) => Error::Stopped,
         })?;
-        self.wake();
+        // 5 ms at most, and one wake-up less for half a dozen commands of each call.
+        if !self.stepping.load(Ordering::SeqCst) {
+            self.wake();
+        }
         Ok(())
     }
 
@@ -381,12 +401,19 @@ impl Worker {
             let now = Instant::now();
             for event in ready.iter().take(count) {
                 match event.data() {
-                    WAKE => {
+                    WAKE | TIMER => {
+                        if event.data() == WAKE
+                            && let Some(lane) = self.lanes.get(self.number)
+                        {
+                            lane.awake();
+                        }
                         if self.take_messages(now).is_break() {
                             return;
                         }
+                        if event.data() == TIMER {
+                            self.tick(now);
+                        }
                     }
-                    TIMER => self.tick(now),
                     session => self.receive(now, SessionId(session / 2), session % 2 == 1, &mut buffer),
                 }
             }
@@ -394,9 +421,6 @@ impl Worker {
     }
 
     fn take_messages(&mut self, now: Instant) -> std::ops::ControlFlow<()> {
-        if let Some(lane) = self.lanes.get(self.number) {
-            lane.awake();
-        }
         while let Ok(message) = self.messages.try_recv() {
             match message {
                 Message::Open(opening) => self.open(now, *opening),
@@ -468,8 +492,9 @@ impl Worker {
 
     fn arm(&mut self, now: Instant) -> Instant {
         let every = Expiration::Interval(TimeSpec::from_duration(STEP));
-        if let Err(fault) = self.timer.set(every, TimerSetTimeFlags::empty()) {
-            tracing::error!(lane = self.number, %fault, "the audio clock does not start");
+        match self.timer.set(every, TimerSetTimeFlags::empty()) {
+            Ok(()) => self.set_stepping(true),
+            Err(fault) => tracing::error!(lane = self.number, %fault, "the audio clock does not start"),
         }
         self.step = 0;
         self.armed = Some(now);
@@ -493,7 +518,17 @@ impl Worker {
             // Nobody listens: no reason to wake two hundred times a second.
             let _ = self.timer.unset();
             self.armed = None;
+            self.set_stepping(false);
             self.counts.report();
+        }
+    }
+
+    fn set_stepping(&self, stepping: bool) {
+        let Some(lane) = self.lanes.get(self.number) else { return };
+        lane.stepping.store(stepping, Ordering::SeqCst);
+        // Who has sent something meanwhile may have relied on the next step.
+        if !stepping {
+            lane.wake();
         }
     }
 
