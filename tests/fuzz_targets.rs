@@ -101,7 +101,7 @@ fn look_at(message: &Message) {
     assert_eq!(message.body_bytes().len(), message.body().len());
     let _ = (DialogId::of_request(message), mask::masked(message.bytes()));
     if let Ok(mut dialog) = Dialog::from_request(message, "us", "<sip:us@192.0.2.1>") {
-        let _ = (dialog.accept(message).is_ok(), dialog.request(plugtone::sip::Method::Bye).encode("SIP/2.0/UDP h;branch=z9hG4bK1"));
+        let _ = (dialog.accept(message).is_ok(), dialog.request(plugtone::sip::Method::Bye).encode("SIP/2.0/UDP h;branch=z9hG4bK1", ""));
     }
 }
 

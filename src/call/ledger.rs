@@ -79,7 +79,7 @@ impl Ledger {
     }
 
     /// What the switch wants, in its order. `fresh` numbers what was refused before it was a call.
-    pub fn handle_action(&mut self, wall: Timestamp, action: &Action, fresh: impl FnOnce() -> CallId) {
+    pub fn handle_action(&mut self, wall: Timestamp, action: &Action, fresh: impl FnOnce(Timestamp) -> CallId) {
         match action {
             Action::HoldTrunk { trunk, media } => drop(self.trunks.insert(*media, trunk.to_string())),
             Action::LegBegins(begins) => self.begin(wall, begins),
@@ -175,7 +175,7 @@ impl Ledger {
         }
     }
 
-    fn handle_event(&mut self, wall: Timestamp, event: &Event, fresh: impl FnOnce() -> CallId) {
+    fn handle_event(&mut self, wall: Timestamp, event: &Event, fresh: impl FnOnce(Timestamp) -> CallId) {
         match event {
             Event::CallStarted { call, to, labels, .. } => {
                 let known = self.calls.entry(*call).or_default();
@@ -206,7 +206,7 @@ impl Ledger {
             Event::CallRefused { from, to, mac, reason } => {
                 let Some(status) = self.refused.take() else { return };
                 self.keep(CallLeg {
-                    call: fresh(),
+                    call: fresh(wall),
                     leg: 1,
                     direction: LegDirection::In,
                     from: from.clone(),

@@ -20,6 +20,7 @@ mod trunks;
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -135,6 +136,9 @@ const BATCH: usize = 64;
 const CROWDED: usize = 2048;
 /// What those are told.
 const CROWDED_RETRY_AFTER_SECS: u32 = 5;
+/// Timers are looked at no more often: those of hundreds of calls come due each in a moment of its own, and none of them is hurt by
+/// so little. SIP counts in halves of a second.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long calls get to end when the engine is stopped.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -290,6 +294,8 @@ impl Engine {
     ) {
         let mut stopping: Option<(Instant, oneshot::Sender<()>)> = None;
         let mut busy = false;
+        let mut looked = Instant::now();
+        let mut alarm = pin!(sleep_until(looked.into()));
         loop {
             let now = Instant::now();
             self.settle(now);
@@ -302,7 +308,11 @@ impl Engine {
                 break;
             }
             let wake = self.poll_timeout().into_iter().chain(stopping.as_ref().map(|(until, _)| *until)).min();
-            let wake = wake.unwrap_or(now + Duration::from_secs(60));
+            let wake = wake.unwrap_or(now + Duration::from_secs(60)).max(looked + LOOK_EVERY).into();
+            // An alarm that is due earlier is looked at when it rings: setting it anew with each message costs more.
+            if alarm.deadline() > wake || alarm.is_elapsed() {
+                alarm.as_mut().reset(wake);
+            }
             tokio::select! {
                 Some(inbound) = inbox.recv() => {
                     let now = Instant::now();
@@ -328,7 +338,10 @@ impl Engine {
                         self.switch.handle_silence(Instant::now(), session);
                     }
                 }
-                () = sleep_until(wake.into()) => self.handle_timeout(Instant::now()),
+                () = &mut alarm => {
+                    looked = Instant::now();
+                    self.handle_timeout(looked);
+                }
             }
         }
         self.save_all().await;
@@ -491,7 +504,7 @@ impl Engine {
             while let Some(action) = self.switch.poll_action() {
                 quiet = false;
                 let ids = &mut self.ground.ids;
-                self.records.handle_action(&action, || CallId(ids.next_u64()));
+                self.records.handle_action(&action, |wall| CallId::new(wall, ids.next_u64()));
                 self.apply(now, action);
             }
             self.records.settle(now);

@@ -109,7 +109,7 @@ impl Watchers {
                 request = request.header(name, value);
             }
             let via = format!("SIP/2.0/UDP {local};branch=z9hG4bK{call_id}.{cseq}");
-            self.socket.send_to(&request.encode(&via), self.server).await?;
+            self.socket.send_to(&request.encode(&via, ""), self.server).await?;
             let answer = tokio::time::timeout(Duration::from_secs(10), self.answer_to(call_id, cseq)).await;
             let answer = answer.context("the server does not answer")??;
             match answer.status() {

@@ -16,7 +16,7 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, sleep_until},
+    time::{MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use super::{
@@ -32,6 +32,8 @@ use crate::{
 
 /// Facts and requests that wait.
 const QUEUE: usize = 16 * 1024;
+/// Between two looks at what was told.
+const GATHER: Duration = Duration::from_millis(10);
 /// Orders that wait for the SIP engine.
 const OUTPUTS: usize = 1024;
 /// Orders that wait for a place among those.
@@ -70,6 +72,14 @@ enum Message {
     Devices(oneshot::Sender<Vec<DeviceRecord>>),
     Device(MacAddr, oneshot::Sender<Option<DeviceRecord>>),
     Stop(oneshot::Sender<()>),
+}
+
+impl Message {
+    /// Somebody waits for the answer.
+    fn is_asked(&self) -> bool {
+        use Message::*;
+        matches!(self, ReloadAsked(..) | Bind { .. } | Unbind { .. } | Claim(..) | Admit(..) | Devices(..) | Device(..) | Stop(..))
+    }
 }
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -278,6 +288,7 @@ impl Service {
                 () = sleep_until(wake.into()) => self.core.handle_timeout(now()),
                 got = inbox.recv_many(&mut messages, BATCH) => {
                     let mut stop = None;
+                    let patient = !messages.iter().any(Message::is_asked) && inbox.len() < QUEUE / 4;
                     for message in messages.drain(..) {
                         stop = stop.or(self.handle(message).await);
                     }
@@ -286,6 +297,10 @@ impl Service {
                         self.flush().await;
                         stop.into_iter().for_each(|reply| answer(reply, ()));
                         return;
+                    }
+                    // Each registration and each call brings some of these: they share a wake-up, and the first has not waited.
+                    if patient {
+                        sleep(GATHER).await;
                     }
                 }
             }

@@ -67,13 +67,10 @@ impl Request {
         self
     }
 
-    pub(super) fn has_user_agent(&self) -> bool {
-        self.has_user_agent
-    }
-
-    /// The bytes for the wire, with `via` (the value, without the name) on top.
-    pub fn encode(&self, via: &str) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.headers.len() + self.body.len() + self.uri.len() + via.len() + 96);
+    /// The bytes for the wire, with `via` (the value, without the name) on top, and with `product` as User-Agent, unless that is empty
+    /// or there is one.
+    pub fn encode(&self, via: impl fmt::Display, product: &str) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.headers.len() + self.body.len() + self.uri.len() + product.len() + 224);
         out.put_slice(self.method.as_str().as_bytes());
         out.put_u8(b' ');
         put_clean(&mut out, self.uri.as_bytes());
@@ -82,7 +79,11 @@ impl Request {
         if !self.has_max_forwards {
             out.put_slice(b"Max-Forwards: 70\r\n");
         }
-        finish(out, &self.headers, &self.body)
+        out.put_slice(&self.headers);
+        if !self.has_user_agent && !product.is_empty() {
+            put_header(&mut out, Name::UserAgent.as_str(), product);
+        }
+        finish(out, &self.body)
     }
 }
 
@@ -201,7 +202,7 @@ impl Response {
 
     /// The bytes for the wire.
     pub fn encode(self) -> Bytes {
-        finish(self.head, b"", &self.body)
+        finish(self.head, &self.body)
     }
 }
 
@@ -221,8 +222,7 @@ pub fn name_addr(display_name: &str, uri: &str) -> String {
     if display_name.is_empty() { format!("<{uri}>") } else { format!("{} <{uri}>", super::header::quote(display_name)) }
 }
 
-fn finish(mut out: BytesMut, headers: &[u8], body: &[u8]) -> Bytes {
-    out.put_slice(headers);
+fn finish(mut out: BytesMut, body: &[u8]) -> Bytes {
     out.put_slice(b"Content-Length: ");
     put_display(&mut out, body.len());
     out.put_slice(b"\r\n\r\n");

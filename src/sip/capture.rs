@@ -8,14 +8,14 @@
 //! the end. Not here: hiding secrets (`mask.rs`: it is done when messages leave the process), files (`pcap.rs`), sound.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
-use super::transport::Flow;
+use super::{ids::NumberHash, transport::Flow};
 use crate::model::CallId;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub struct Kept {
 
 /// What a message costs beside its bytes.
 const OVERHEAD: usize = 160;
+/// Messages of one side of a plain call, and one more.
+const MESSAGES: usize = 8;
 /// Longest Call-ID that is kept for.
 const LONGEST_ID: usize = 256;
 
@@ -76,8 +78,9 @@ pub struct Capture {
     limits: Limits,
     next: u64,
     ids: HashMap<Arc<str>, u64>,
-    /// Over or not, then by age: the first is the first to go.
-    logs: BTreeMap<(Life, u64), Log>,
+    logs: HashMap<u64, Box<Log>, NumberHash>,
+    /// The same, over or not, then by age: the first is the first to go.
+    order: BTreeSet<(Life, u64)>,
     calls: HashMap<CallId, Vec<u64>>,
     bytes: usize,
 }
@@ -90,7 +93,7 @@ enum Life {
 
 impl Capture {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, next: 0, ids: HashMap::new(), logs: BTreeMap::new(), calls: HashMap::new(), bytes: 0 }
+        Self { limits, next: 0, ids: HashMap::new(), logs: HashMap::default(), order: BTreeSet::new(), calls: HashMap::new(), bytes: 0 }
     }
 
     /// New limits; what is kept stays until the next message comes.
@@ -112,7 +115,7 @@ impl Capture {
             None => return,
         };
         let per_side = self.limits.per_side;
-        let Some(log) = self.log_mut(number) else { return };
+        let Some(log) = self.logs.get_mut(&number) else { return };
         let before = log.bytes;
         log.bytes += bytes.len() + OVERHEAD;
         // A message cut from a stream holds the whole buffer that it was cut from.
@@ -123,9 +126,10 @@ impl Capture {
         {
             log.bytes -= gone.bytes.len() + OVERHEAD;
         }
-        self.bytes = self.bytes + log_bytes(self.log_mut(number)) - before;
-        while self.bytes > self.limits.total {
-            let Some((&key, _)) = self.logs.first_key_value() else { break };
+        self.bytes = self.bytes + log.bytes - before;
+        while self.bytes > self.limits.total
+            && let Some(key) = self.order.first().copied()
+        {
             self.remove(key);
         }
     }
@@ -141,17 +145,20 @@ impl Capture {
             return;
         }
         numbers.push(number);
-        let Some(mut log) = self.logs.remove(&(Life::Over, number)) else { return };
-        (log.call, log.ended) = (Some(call), None);
-        self.logs.insert((Life::Up, number), log);
+        if let Some(log) = self.logs.get_mut(&number).filter(|log| log.ended.is_some()) {
+            (log.call, log.ended) = (Some(call), None);
+            self.order.remove(&(Life::Over, number));
+            self.order.insert((Life::Up, number));
+        }
     }
 
     /// The call is over: it is kept for a while, and is the first to go when room is needed.
     pub fn finish(&mut self, now: Instant, call: CallId) {
-        for number in self.calls.get(&call).cloned().unwrap_or_default() {
-            if let Some(mut log) = self.logs.remove(&(Life::Up, number)) {
+        for number in self.calls.get(&call).into_iter().flatten() {
+            if let Some(log) = self.logs.get_mut(number).filter(|log| log.ended.is_none()) {
                 log.ended = Some(now);
-                self.logs.insert((Life::Over, number), log);
+                self.order.remove(&(Life::Up, *number));
+                self.order.insert((Life::Over, *number));
             }
         }
         self.expire(now);
@@ -162,7 +169,7 @@ impl Capture {
         self.expire(now);
         let numbers = self.calls.get(&call)?.clone();
         let mut all: Vec<_> =
-            numbers.into_iter().filter_map(|number| self.log(number)).flat_map(|log| log.messages.iter().cloned()).collect();
+            numbers.into_iter().filter_map(|number| self.logs.get(&number)).flat_map(|log| log.messages.iter().cloned()).collect();
         all.sort_by_key(|message| message.at);
         Some(all)
     }
@@ -170,15 +177,15 @@ impl Capture {
     /// The same by the Call-ID of one side.
     pub fn of_call_id(&mut self, now: Instant, id: &str) -> Option<Vec<Captured>> {
         self.expire(now);
-        let number = *self.ids.get(id)?;
-        self.log(number).map(|log| log.messages.iter().cloned().collect())
+        let number = self.ids.get(id)?;
+        self.logs.get(number).map(|log| log.messages.iter().cloned().collect())
     }
 
     /// What there is to look at, the newest first.
     pub fn list(&mut self, now: Instant) -> Vec<Kept> {
         self.expire(now);
         let kept = |log: &Log| Kept { call: log.call, sip_call_id: log.id.to_string(), began: log.began, messages: log.messages.len() };
-        let mut all: Vec<_> = self.logs.iter().map(|((_, number), log)| (*number, kept(log))).collect();
+        let mut all: Vec<_> = self.logs.iter().map(|(number, log)| (*number, kept(log))).collect();
         all.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
         all.into_iter().map(|(_, kept)| kept).collect()
     }
@@ -186,24 +193,17 @@ impl Capture {
     fn begin(&mut self, now: Instant, id: &str) -> u64 {
         self.next += 1;
         let id: Arc<str> = id.into();
-        let log = Log { id: id.clone(), call: None, began: now, messages: VecDeque::new(), bytes: 0, ended: Some(now) };
+        let log = Log { id: id.clone(), call: None, began: now, messages: VecDeque::with_capacity(MESSAGES), bytes: 0, ended: Some(now) };
         self.ids.insert(id, self.next);
-        self.logs.insert((Life::Over, self.next), log);
+        self.logs.insert(self.next, Box::new(log));
+        self.order.insert((Life::Over, self.next));
         self.next
-    }
-
-    fn log_mut(&mut self, number: u64) -> Option<&mut Log> {
-        let life = if self.logs.contains_key(&(Life::Up, number)) { Life::Up } else { Life::Over };
-        self.logs.get_mut(&(life, number))
-    }
-
-    fn log(&self, number: u64) -> Option<&Log> {
-        self.logs.get(&(Life::Up, number)).or_else(|| self.logs.get(&(Life::Over, number)))
     }
 
     /// Those that ended long ago go. They ended in about the order of their age, so that the first are looked at.
     fn expire(&mut self, now: Instant) {
-        while let Some((&key, log)) = self.logs.first_key_value()
+        while let Some(key) = self.order.first().copied()
+            && let Some(log) = self.logs.get(&key.1)
             && log.ended.is_some_and(|ended| now.saturating_duration_since(ended) > self.limits.keep)
         {
             self.remove(key);
@@ -211,7 +211,8 @@ impl Capture {
     }
 
     fn remove(&mut self, key: (Life, u64)) {
-        let Some(log) = self.logs.remove(&key) else { return };
+        self.order.remove(&key);
+        let Some(log) = self.logs.remove(&key.1) else { return };
         self.bytes -= log.bytes;
         self.ids.remove(&log.id);
         if let Some(call) = log.call
@@ -223,10 +224,6 @@ impl Capture {
             }
         }
     }
-}
-
-fn log_bytes(log: Option<&mut Log>) -> usize {
-    log.map_or(0, |log| log.bytes)
 }
 
 /// The Call-ID, found without parsing the rest: this is asked of every message.
@@ -296,7 +293,7 @@ mod tests {
         capture.finish(at(5), CallId(1));
         assert!(capture.of_call(at(3605), CallId(1)).is_some());
         assert!(capture.of_call(at(3606), CallId(1)).is_none(), "kept for an hour");
-        assert_eq!((capture.bytes, capture.ids.len(), capture.calls.len(), capture.logs.len()), (0, 0, 0, 0));
+        assert_eq!((capture.bytes, capture.ids.len(), capture.calls.len(), capture.logs.len(), capture.order.len()), (0, 0, 0, 0, 0));
     }
 
     #[test]

@@ -304,7 +304,7 @@ mod tests {
     }
 
     fn text(request: &Request) -> String {
-        String::from_utf8(request.encode("SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKx").to_vec()).unwrap()
+        String::from_utf8(request.encode("SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKx", "").to_vec()).unwrap()
     }
 
     #[test]

@@ -12,6 +12,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
+    fmt,
     hash::{BuildHasher, Hash, Hasher, RandomState},
     net::SocketAddr,
     time::{Duration, Instant},
@@ -201,6 +202,21 @@ struct CancelEntry {
     armed: Option<Instant>,
 }
 
+/// Writes `host:port`.
+pub struct SentBy<'a> {
+    external: Option<&'a str>,
+    address: SocketAddr,
+}
+
+impl fmt::Display for SentBy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.external {
+            Some(host) => write!(f, "{host}:{}", self.address.port()),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
 impl Endpoint {
     /// `seed`: what branches and tags come from, 32 unguessable bytes in production.
     pub fn new(config: Config, seed: [u8; 32]) -> Self {
@@ -237,12 +253,9 @@ impl Endpoint {
     }
 
     /// `host:port` under which the far end of this flow reaches us: for Via and Contact.
-    pub fn sent_by(&self, flow: &Flow) -> String {
+    pub fn sent_by(&self, flow: &Flow) -> SentBy<'_> {
         let port = self.config.ports.of(flow.transport).unwrap_or(flow.local.port());
-        match &self.config.external {
-            Some(host) => format!("{host}:{port}"),
-            None => SocketAddr::new(flow.local.ip(), port).to_string(),
-        }
+        SentBy { external: self.config.external.as_deref(), address: SocketAddr::new(flow.local.ip(), port) }
     }
 
     // --- in
@@ -341,6 +354,12 @@ impl Endpoint {
         entry.last = Some(if entry.flow.transport.is_reliable() { bytes.clone() } else { Bytes::copy_from_slice(&bytes) });
         if status >= 200 {
             entry.request = None;
+            // What is answered for good is not done twice; of an INVITE the 2xx has to be acknowledged first.
+            if !entry.machine.is_open()
+                && let Some(merge) = entry.merge.take()
+            {
+                self.merges.remove(&merge);
+            }
         }
         self.transmits.push_back(Transmit { flow: entry.flow, bytes });
         self.settle_server(tx);
@@ -387,12 +406,12 @@ impl Endpoint {
         }
         let nonce = self.ids.next_u64();
         let (invite, permitted) = (request.method == Method::Invite, self.permits_tcp(now, &flow, &request.uri));
-        let mut bytes = self.encode(&flow, request.clone(), tx.0, nonce);
+        let mut bytes = self.encode(&flow, &request, tx.0, nonce);
         let (mut flow, mut datagram) = (flow, None);
         if bytes.len() > LONGEST_DATAGRAM && permitted {
             datagram = Some(Box::new(Transmit { flow, bytes }));
             flow = Flow::tcp(flow.local, flow.peer);
-            bytes = self.encode(&flow, request, tx.0, nonce);
+            bytes = self.encode(&flow, &request, tx.0, nonce);
         }
         let machine = ClientMachine::new(now, invite, self.config.timers, &flow);
         self.transmits.push_back(Transmit { flow, bytes: bytes.clone() });
@@ -407,7 +426,7 @@ impl Endpoint {
     pub fn send(&mut self, flow: Flow, request: Request) -> Transmit {
         self.next += 1;
         let nonce = self.ids.next_u64();
-        let bytes = self.encode(&flow, request, self.next, nonce);
+        let bytes = self.encode(&flow, &request, self.next, nonce);
         let transmit = Transmit { flow, bytes };
         self.transmits.push_back(transmit.clone());
         transmit
@@ -700,14 +719,10 @@ impl Endpoint {
         }
     }
 
-    fn encode(&self, flow: &Flow, request: Request, tx: u64, nonce: u64) -> Bytes {
-        let via = format!("SIP/2.0/{} {};branch={MAGIC_COOKIE}{tx:x}-{nonce:016x};rport", flow.transport.as_via(), self.sent_by(flow));
-        let request = if self.config.product.is_empty() || request.has_user_agent() {
-            request
-        } else {
-            request.header(Name::UserAgent, &self.config.product)
-        };
-        request.encode(&via)
+    fn encode(&self, flow: &Flow, request: &Request, tx: u64, nonce: u64) -> Bytes {
+        let (transport, sent_by) = (flow.transport.as_via(), self.sent_by(flow));
+        let via = format_args!("SIP/2.0/{transport} {sent_by};branch={MAGIC_COOKIE}{tx:x}-{nonce:016x};rport");
+        request.encode(via, &self.config.product)
     }
 }
 
@@ -835,7 +850,7 @@ fn follow_up(invite: &Bytes, method: Method, response: Option<&Message>, reason:
     if let Some(reason) = reason {
         request = request.header(Name::Reason, reason);
     }
-    Some(request.encode(&invite.text(Name::Via)?))
+    Some(request.encode(invite.text(Name::Via)?, ""))
 }
 
 #[cfg(test)]

@@ -698,8 +698,10 @@ mod tests {
         );
         let again = parse(text);
         assert_eq!(again.via().unwrap().seen_at(), Some("203.0.113.7:1024".parse().unwrap()));
-        let sent =
-            Request::new(Method::Bye, "sip:a@b").header_named("X-A\r\nEvil", "1").raw_header(b"X-B", b"2\r\n 3").encode("SIP/2.0/UDP h");
+        let sent = Request::new(Method::Bye, "sip:a@b")
+            .header_named("X-A\r\nEvil", "1")
+            .raw_header(b"X-B", b"2\r\n 3")
+            .encode("SIP/2.0/UDP h", "");
         assert!(!parse(sent.clone()).headers().any(|(_, name, _)| name.starts_with(b"Evil")), "{sent:?}");
     }
 }

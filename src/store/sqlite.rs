@@ -2,7 +2,8 @@
 //!
 //! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction, commits with an
 //! fsync (`synchronous=FULL`) and only then answers them: a hundred leases cost one fsync, and one refused request
-//! undoes nothing of its neighbours'. While the disk works, the next batch gathers by itself; nothing waits on a timer.
+//! undoes nothing of its neighbours'. While the disk works, the next batch gathers by itself; only the records of calls, which
+//! nobody waits for, wait for company.
 //! Not here: tables (`schema.rs`), statements (`rows.rs`), policy.
 
 use std::{
@@ -29,6 +30,8 @@ use crate::model::{BindingRecord, DeviceRecord, Extension, LeaseRecord, LineNumb
 const QUEUE: usize = 4096;
 /// Requests in one transaction at most, so that the first of them does not wait for ever.
 const BATCH: usize = 1024;
+/// How long a request may wait for others to share a transaction with: half of what a transaction costs is its end.
+const PATIENCE: Duration = Duration::from_millis(25);
 /// Connections that read at the same time.
 const READERS: usize = 4;
 
@@ -36,14 +39,20 @@ const READERS: usize = 4;
 pub struct Sqlite {
     path: PathBuf,
     queue: mpsc::Sender<Message>,
+    patient: Patient,
     readers: Arc<Readers>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 enum Message {
     Write(Box<dyn Write>),
+    /// Who was patient has waited long enough.
+    Look,
     Close,
 }
+
+/// Requests that go with the next transaction. Each has its caller waiting, so that there are few.
+type Patient = Arc<Mutex<Vec<Box<dyn Write>>>>;
 
 impl Sqlite {
     /// Opens the file or makes it (mode 0600), brings its tables up to date, starts the writer.
@@ -61,12 +70,14 @@ impl Sqlite {
             reader.pragma_update(None, "query_only", true).map_err(|e| fault(e.to_string()))?;
         }
         let (queue, inbox) = mpsc::channel(QUEUE);
+        let patient = Patient::default();
+        let beside = patient.clone();
         let writer = thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || write_until_closed(db, inbox))
+            .spawn(move || write_until_closed(db, inbox, &beside))
             .map_err(|e| fault(e.to_string()))?;
         let readers = Arc::new(Readers { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::new(readers) });
-        Ok(Arc::new(Self { path, queue, readers, writer: Mutex::new(Some(writer)) }))
+        Ok(Arc::new(Self { path, queue, patient, readers, writer: Mutex::new(Some(writer)) }))
     }
 
     /// Where the database lies.
@@ -91,6 +102,18 @@ impl Sqlite {
         let (reply, answer) = oneshot::channel();
         let request = Box::new(Request { work: Some(work), result: None, reply });
         self.queue.send(Message::Write(request)).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// The same for what can wait a little: it shares the transaction of the next who cannot, and has one of its own after [`PATIENCE`].
+    async fn write_patiently<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T> + Send + 'static) -> Result<T> {
+        let (reply, mut answer) = oneshot::channel();
+        let request = Box::new(Request { work: Some(work), result: None, reply });
+        self.patient.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+        if let Ok(answered) = tokio::time::timeout(PATIENCE, &mut answer).await {
+            return answered.map_err(|_| Error::Stopped)?;
+        }
+        self.queue.send(Message::Look).await.map_err(|_| Error::Stopped)?;
         answer.await.map_err(|_| Error::Stopped)?
     }
 
@@ -178,12 +201,13 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Write for Request<T, F
     }
 }
 
-fn write_until_closed(mut db: Connection, mut inbox: mpsc::Receiver<Message>) {
+fn write_until_closed(mut db: Connection, mut inbox: mpsc::Receiver<Message>, patient: &Mutex<Vec<Box<dyn Write>>>) {
     let mut batch: Vec<Box<dyn Write>> = Vec::new();
     let mut closing = false;
     while !closing {
         match inbox.blocking_recv() {
             Some(Message::Write(request)) => batch.push(request),
+            Some(Message::Look) => {}
             Some(Message::Close) | None => closing = true,
         }
         if closing {
@@ -193,6 +217,7 @@ fn write_until_closed(mut db: Connection, mut inbox: mpsc::Receiver<Message>) {
         while batch.len() < BATCH || closing {
             match inbox.try_recv() {
                 Ok(Message::Write(request)) => batch.push(request),
+                Ok(Message::Look) => {}
                 Ok(Message::Close) => {
                     inbox.close();
                     closing = true;
@@ -200,6 +225,7 @@ fn write_until_closed(mut db: Connection, mut inbox: mpsc::Receiver<Message>) {
                 Err(_) => break,
             }
         }
+        batch.append(&mut patient.lock().unwrap_or_else(PoisonError::into_inner));
         if !batch.is_empty() {
             metrics::histogram!("plugtone_store_batch_requests").record(batch.len() as f64);
             let committed = commit(&mut db, &mut batch);
@@ -376,7 +402,7 @@ impl Store for Sqlite {
     }
 
     async fn save_call_legs(&self, legs: Vec<CallLeg>) -> Result<()> {
-        self.write(move |db| legs.iter().try_for_each(|leg| rows::save_call_leg(db, leg))).await
+        self.write_patiently(move |db| legs.iter().try_for_each(|leg| rows::save_call_leg(db, leg))).await
     }
 
     async fn call_legs(&self, query: CallLegQuery) -> Result<Vec<CallLeg>> {

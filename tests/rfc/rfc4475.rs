@@ -152,7 +152,7 @@ impl Server {
             .header(Name::CallId, self.endpoint.ids().token())
             .header(Name::CSeq, "1 OPTIONS");
         let branch = self.endpoint.ids().token();
-        self.take(options.encode(&format!("SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK{branch};rport"))) == Served(200)
+        self.take(options.encode(format!("SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK{branch};rport"), "")) == Served(200)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
         half::{Cause, Half, HalfState, Sound},
         routing::{Caller, Errand, Origin, Route},
     },
-    model::{CallId, Event, Extension, MacAddr},
+    model::{CallId, Event, Extension, MacAddr, Timestamp},
     sdp::{self, Codec, Description, Direction},
     sip::{transport::Flow, ua::LegId},
     store::LegDirection,
@@ -341,7 +341,7 @@ impl Switch {
 
     pub(super) fn new_id(&self, world: &mut dyn World) -> CallId {
         loop {
-            let id = CallId(world.random());
+            let id = CallId::new(Timestamp(world.wall().as_millisecond()), world.random());
             if !self.calls.contains_key(&id) {
                 return id;
             }

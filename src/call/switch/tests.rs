@@ -196,7 +196,7 @@ impl Bed {
             format!("{} {}{at}", codec.unwrap_or_default(), direction.unwrap_or_default())
         };
         while let Some(action) = self.switch.poll_action() {
-            self.ledger.handle_action(self.wall(), &action, || CallId(999));
+            self.ledger.handle_action(self.wall(), &action, |_| CallId(999));
             let called = self.called.clone();
             let name = |leg| name(leg, &called);
             words.push(match action {

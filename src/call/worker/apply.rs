@@ -29,12 +29,12 @@ impl Engine {
             Action::Invite { leg, contact, caller, referred_by, diversions, auto_answer, gr, offer } => {
                 let flow = local(contact.flow);
                 let told = invite::Told { referred_by, diversions, auto_answer, gr };
-                let invite = invite::to_phone(&endpoint.sent_by(&flow), flow, contact, caller, told, offer);
+                let invite = invite::to_phone(&endpoint.sent_by(&flow).to_string(), flow, contact, caller, told, offer);
                 agent.invite(now, endpoint, leg, invite);
             }
             Action::InviteOutside { leg, hop, display_name, caller, diversions, flow, offer } => {
                 let Some(settings) = trunks.settings(&hop.trunk) else { return };
-                let own = endpoint.sent_by(&flow);
+                let own = endpoint.sent_by(&flow).to_string();
                 let as_written = |e164: String| self.switch.plan().site().map(|site| site.write(&e164, settings.form));
                 let caller = caller.filter(|caller| caller.starts_with('+')).and_then(as_written);
                 let shown = trunk::Presented { display_name: &display_name, caller: caller.as_deref(), diversions: &diversions };
@@ -46,7 +46,7 @@ impl Engine {
             Action::Identify { leg, who } => {
                 if let Some(flow) = agent.flow(leg) {
                     let flow = local(flow);
-                    agent.identify(now, leg, invite::identity(&endpoint.sent_by(&flow), &who));
+                    agent.identify(now, leg, invite::identity(&endpoint.sent_by(&flow).to_string(), &who));
                 }
             }
             Action::Ring { leg } => agent.ring(now, endpoint, leg),

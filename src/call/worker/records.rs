@@ -26,8 +26,9 @@ const AT_ONCE: usize = 1024;
 const SAVE_AGAIN: Duration = Duration::from_millis(50);
 /// A disk that refuses is tried again after this.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
-/// Between two commits: under load many records share one, and a leg that begins and is answered meanwhile is written once.
-const GATHER: Duration = Duration::from_millis(50);
+/// Between two writes: under load many records share one, and a leg that begins and is answered meanwhile is written once. The store
+/// waits as long again for company.
+const GATHER: Duration = Duration::from_millis(25);
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
 
 pub(super) struct Records {
@@ -47,7 +48,7 @@ impl Records {
         self.ledger.handle_leg(wall(), leg, event);
     }
 
-    pub(super) fn handle_action(&mut self, action: &Action, fresh: impl FnOnce() -> CallId) {
+    pub(super) fn handle_action(&mut self, action: &Action, fresh: impl FnOnce(Timestamp) -> CallId) {
         self.ledger.handle_action(wall(), action, fresh);
     }
 

@@ -27,15 +27,20 @@ impl Thread {
     pub(super) fn run(self, work: impl Future<Output = ()> + Send + 'static) -> io::Result<impl Future<Output = ()>> {
         let (done, ended) = oneshot::channel();
         let (wanted, unwanted) = oneshot::channel::<()>();
+        // Not what the runtime blocks on: that is looked at only after the system was asked once more for what is new.
+        let work = self.0.spawn(work);
         let thread = std::thread::Builder::new().name("sip".into()).spawn(move || {
-            self.0.block_on(async {
+            let worked = self.0.block_on(async {
                 tokio::select! {
-                    () = work => {}
-                    _ = unwanted => {}
+                    worked = work => worked,
+                    _ = unwanted => Ok(()),
                 }
             });
             // Looking up a host name may take longer than anybody wants to wait.
             self.0.shutdown_background();
+            if let Some(fault) = worked.err().and_then(|fault| fault.try_into_panic().ok()) {
+                panic::resume_unwind(fault);
+            }
             let _ = done.send(());
         })?;
         Ok(watch(thread, ended, wanted))

@@ -4,6 +4,7 @@
 //! sender: IP_PKTINFO tells and sets it. STUN is answered here, at once (`stun.rs`): it keeps NAT open and nobody else needs it.
 
 use std::{
+    cell::RefCell,
     io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
@@ -19,7 +20,10 @@ use nix::{
     },
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{io::Interest, net::UdpSocket, sync::mpsc};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc,
+};
 
 use super::{
     Flow,
@@ -38,7 +42,8 @@ const TURNS: usize = 64;
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 pub(super) struct Udp {
-    socket: UdpSocket,
+    /// Watched for reading only: each datagram that has left makes a socket writable again, and would wake us once more.
+    socket: AsyncFd<Socket>,
     pub(super) local: SocketAddr,
 }
 
@@ -58,15 +63,16 @@ impl Udp {
             nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6RecvPacketInfo, &on)?;
         }
         socket.bind(&at.into())?;
-        let socket = UdpSocket::from_std(socket.into())?;
-        let local = socket.local_addr()?;
+        let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        // SAFETY: the `AsyncFd` owns the socket and never gives it away, and a `Socket` never changes its descriptor.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)?;
         Ok(Self { socket, local })
     }
 
     /// Sends at once or not at all: a full socket loses datagrams, as the network does, and SIP repeats them.
     pub(super) fn send(&self, flow: &Flow, bytes: &[u8]) -> io::Result<()> {
         let source = if self.local.ip().is_unspecified() { Some(flow.local.ip()).filter(|ip| !ip.is_unspecified()) } else { None };
-        self.socket.try_io(Interest::WRITABLE, || send_from(self.socket.as_raw_fd(), source, flow.peer, bytes))
+        send_from(self.socket.as_raw_fd(), source, flow.peer, bytes)
     }
 }
 
@@ -74,20 +80,24 @@ impl Udp {
 pub(super) async fn receive(udp: Arc<Udp>, rates: Arc<Mutex<Rates>>, inbound: mpsc::Sender<Inbound>) {
     // The system gives the pages when they are written to: a few, as messages are short.
     let mut room = vec![0u8; BATCH * MAX_LEN];
+    let mut closed = std::pin::pin!(inbound.closed());
     loop {
-        tokio::select! {
-            () = inbound.closed() => return,
-            ready = udp.socket.readable() => if ready.is_err() { return },
-        }
+        let mut ready = tokio::select! {
+            () = &mut closed => return,
+            ready = udp.socket.readable() => match ready {
+                Ok(ready) => ready,
+                Err(_) => return,
+            },
+        };
         // All there is, as far as it fits: what waits in the socket nobody can tell apart, and nobody can see how much it is.
         for _ in 0..TURNS {
-            let drained = udp.socket.try_io(Interest::READABLE, || {
+            let drained = ready.try_io(|_| {
                 let got = receive_batch(&udp, &mut room, |flow, datagram| take(&udp, &rates, &inbound, flow, datagram))?;
                 // Fewer than there was room for: no more are there, and the socket need not be asked to say so.
                 if got < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
-            // Any other error is an ICMP error for something that we sent; the socket lives on.
-            if drained.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            // An error but "would block" is an ICMP error for something that we sent; the socket lives on.
+            if drained.is_err() {
                 break;
             }
         }
@@ -122,11 +132,25 @@ fn take(udp: &Udp, rates: &Mutex<Rates>, inbound: &mpsc::Sender<Inbound>, flow: 
 }
 
 /// Gives what one system call brings, [`BATCH`] datagrams at most, to `take`; returns how many.
-fn receive_batch(udp: &Udp, room: &mut [u8], mut take: impl FnMut(Flow, &[u8])) -> io::Result<usize> {
-    let mut slices: Vec<_> = room.chunks_exact_mut(MAX_LEN).map(|slot| [IoSliceMut::new(slot)]).collect();
-    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(slices.len(), Some(cmsg_space!(in_pktinfo, in6_pktinfo)));
+fn receive_batch(udp: &Udp, room: &mut [u8], take: impl FnMut(Flow, &[u8])) -> io::Result<usize> {
+    thread_local! {
+        /// Kept from one time to the next: it is some kilobytes, and most times one message comes.
+        static HEADERS: RefCell<MultiHeaders<SockaddrStorage>> =
+            RefCell::new(MultiHeaders::preallocate(BATCH, Some(cmsg_space!(in_pktinfo, in6_pktinfo))));
+    }
+    HEADERS.with_borrow_mut(|headers| receive_with(headers, udp, room, take))
+}
+
+fn receive_with(
+    headers: &mut MultiHeaders<SockaddrStorage>,
+    udp: &Udp,
+    room: &mut [u8],
+    mut take: impl FnMut(Flow, &[u8]),
+) -> io::Result<usize> {
+    let mut rest = room.chunks_exact_mut(MAX_LEN);
+    let mut slices: [_; BATCH] = std::array::from_fn(|_| [IoSliceMut::new(rest.next().unwrap_or_default())]);
     let mut got = 0;
-    for message in recvmmsg(udp.socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)? {
+    for message in recvmmsg(udp.socket.as_raw_fd(), headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)? {
         got += 1;
         let Some(peer) = message.address.as_ref().and_then(to_std) else { continue };
         let mut local = udp.local;
