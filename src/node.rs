@@ -291,7 +291,7 @@ impl Node {
         let live = Arc::new(Live {
             origin,
             events: events.clone(),
-            templates,
+            templates: templates.clone(),
             directory: directory.clone(),
             ivr,
             voicemail: voicemail.clone(),
@@ -315,6 +315,8 @@ impl Node {
             directory,
             journal: journal.clone(),
             owners: onboarding.clone(),
+            files: files.clone(),
+            templates,
             calls: engine.handle.clone(),
             voicemail,
             reload,

@@ -907,6 +907,42 @@ async fn a_reload_says_what_was_read_or_what_is_wrong() {
     office.node.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_templates_would_change_is_seen_before_they_are_live() {
+    let templates = tempfile::tempdir().expect("a temporary folder");
+    let office = Office::opens(|settings| settings.templates.path = Some(templates.path().to_owned())).await;
+    let program = Program::of(&office);
+    let (ada, alan) = two_colleagues(&office).await;
+    let diff = async || program.ask("POST", "/api/v1/templates/diff", &[], "").await;
+    let nothing = diff().await.json();
+    assert_eq!((&nothing["phones"], &nothing["changed"], &nothing["groups"]), (&json!(2), &json!(0), &json!([])), "{nothing}");
+
+    let file = templates.path().join("overrides.yaml");
+    fs::write(&file, "sites: { all: { subnets: [0.0.0.0/0], variables: { ntp_server: ntp.example.org } } }").expect("written");
+    let both = diff().await;
+    let text = both.text();
+    let both = both.json();
+    assert_eq!((&both["phones"], &both["changed"]), (&json!(2), &json!(2)), "{both}");
+    assert!(text.contains("ntp.example.org"), "{text}");
+    for phone in [&ada, &alan] {
+        assert!(text.contains(&phone.phone.mac.to_string()), "named: {text}");
+        let secret = office.node.account(phone.phone.mac).expect("an account").secret;
+        assert!(!text.contains(secret.expose()), "no secret is shown");
+    }
+    let grouped: usize =
+        both["groups"].as_array().expect("groups").iter().map(|group| group["phones"].as_array().map_or(0, Vec::len)).sum();
+    assert_eq!(grouped, 2, "{both}");
+
+    let faulty = templates.path().join("yealink.yaml");
+    fs::write(&faulty, "title: [").expect("written");
+    assert_eq!(diff().await.problem("a faulty file")["title"], "the templates on disk have faults");
+    fs::remove_file(&faulty).expect("removed");
+
+    assert_eq!(program.ask("POST", "/api/v1/reload", &[], "").await.status, 200);
+    assert_eq!(diff().await.json()["changed"], 0, "what is live is not new");
+    office.node.stop().await;
+}
+
 // --- its description
 
 #[test]

@@ -24,7 +24,14 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{call, directory::Directory, journal::Journal, provisioning::worker::Onboarding, store::Store};
+use crate::{
+    call,
+    directory::Directory,
+    journal::Journal,
+    provisioning::{Files, worker::Onboarding},
+    store::Store,
+    template::Templates,
+};
 
 pub mod auth;
 pub mod bans;
@@ -35,6 +42,7 @@ pub mod features;
 pub mod messages;
 pub mod problem;
 pub mod records;
+pub mod templates;
 pub mod trunks;
 pub mod voicemail;
 
@@ -72,6 +80,8 @@ pub struct Context {
     pub directory: Arc<dyn Directory>,
     pub journal: Journal,
     pub owners: Onboarding,
+    pub files: Files,
+    pub templates: Templates,
     pub calls: call::Handle,
     /// `None`: it is switched off.
     pub voicemail: Option<crate::voicemail::Voicemail>,
@@ -125,6 +135,7 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(devices::locate))
         .routes(routes!(devices::bindings))
         .routes(routes!(devices::users))
+        .routes(routes!(templates::diff))
         .routes(routes!(features::show, features::set))
         .routes(routes!(features::nights))
         .routes(routes!(features::turn_night))

@@ -25,6 +25,7 @@ mod route;
 mod serve;
 mod sip;
 mod table;
+mod template;
 mod token;
 mod trunks;
 mod voicemail;
@@ -52,6 +53,7 @@ enum Command {
     Check(check::Check),
     Reload(serve::Reload),
     Render(render::Render),
+    Template(template::Template),
     Devices(lists::Devices),
     Users(lists::Users),
     Bindings(lists::Bindings),
@@ -83,6 +85,7 @@ impl Cli {
             Command::Check(command) => command.run(),
             Command::Reload(command) => command.run().await,
             Command::Render(command) => command.run().await,
+            Command::Template(command) => command.run().await,
             Command::Devices(command) => command.run().await,
             Command::Users(command) => command.run().await,
             Command::Bindings(command) => command.run().await,

@@ -20,11 +20,12 @@ use super::{
     identify::{Peer, locate, plain},
     onboarding::Sighting,
     pipeline::{Asking, Holding, Verdict, decide},
+    preview::{self, Preview, Side},
     settings::Settings,
     variables::{Endpoints, Keys, Known, Own, common, own},
 };
 use crate::{
-    model::{Event, Events, FamilyName, Generation, MacAddr, Timestamp, event::Door},
+    model::{DeviceRecord, Event, Events, FamilyName, Generation, MacAddr, Secret, Timestamp, event::Door},
     store::Store,
     template::{FileRef, Line, Subject, TemplateSet, Templates, UploadRule},
 };
@@ -117,6 +118,59 @@ impl Files {
         let model = model.map(str::to_owned).or(known.model.clone());
         let subject = inner.own_subject(&set, Own { mac, known: &known, model, source: inner.endpoints.load().address, local: None });
         set.files(&family, &subject).iter().map(|file| set.render(file, &subject)).collect()
+    }
+
+    /// What each of these phones would get by `new`, beside what it gets now: whose files change how. No secrets are in it.
+    pub async fn compare(&self, new: TemplateSet, devices: Vec<DeviceRecord>) -> Vec<preview::Group> {
+        let inner = self.0.clone();
+        let mut phones = Vec::new();
+        for device in devices {
+            let mut known = inner.neighbours.devices.known(device.mac).await;
+            known.lines.iter_mut().for_each(|line| line.secret = Hidden.secret());
+            phones.push((device, known));
+        }
+        let compared = tokio::task::spawn_blocking(move || {
+            let old = inner.neighbours.templates.current();
+            let endpoints = inner.endpoints.load();
+            let mut preview = Preview::default();
+            for (device, known) in &phones {
+                let mac = device.mac;
+                let source = device.address.map_or(endpoints.address, IpAddr::V4);
+                let side = |set: &TemplateSet| {
+                    let forced = set.forced(mac).map(|forced| forced.family);
+                    let family = forced.or(known.family.clone()).or_else(|| set.recognise_mac(mac).map(str::to_owned));
+                    let phone = Own { mac, known, model: known.model.clone(), source, local: None };
+                    (family.unwrap_or_else(|| "generic".to_owned()), own(set, &inner.settings, &endpoints, &Hidden, phone))
+                };
+                let ((old_family, old_subject), (new_family, new_subject)) = (side(&old), side(&new));
+                preview.compare(
+                    mac,
+                    &Side { set: &old, family: &old_family, subject: &old_subject },
+                    &Side { set: &new, family: &new_family, subject: &new_subject },
+                );
+            }
+            preview.finish()
+        });
+        compared.await.unwrap_or_default()
+    }
+}
+
+/// In the place of every secret, where people look at files.
+struct Hidden;
+
+impl Hidden {
+    fn secret(&self) -> Secret {
+        Secret::new("••••••")
+    }
+}
+
+impl Keys for Hidden {
+    fn url_token(&self, _: MacAddr) -> Secret {
+        self.secret()
+    }
+
+    fn admin_password(&self, _: &str) -> Secret {
+        self.secret()
     }
 }
 

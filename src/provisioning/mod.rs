@@ -10,6 +10,7 @@ pub mod identify;
 pub mod identities;
 pub mod onboarding;
 pub mod pipeline;
+pub mod preview;
 pub mod reload;
 mod settings;
 pub mod variables;

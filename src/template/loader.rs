@@ -49,9 +49,13 @@ impl Templates {
 
     /// Reads everything again. With any fault the last good set stays live.
     pub fn reload(&self) -> Result<(), Faults> {
-        let set = read(self.0.path.as_deref()).and_then(|sources| TemplateSet::load(&sources).map_err(Faults))?;
-        self.0.set.store(Arc::new(set));
+        self.0.set.store(Arc::new(self.on_disk()?));
         Ok(())
+    }
+
+    /// What is on disk now, checked and compiled as [`Self::reload`] would, but not live.
+    pub fn on_disk(&self) -> Result<TemplateSet, Faults> {
+        read(self.0.path.as_deref()).and_then(|sources| TemplateSet::load(&sources).map_err(Faults))
     }
 }
 
