@@ -9,9 +9,10 @@ use plugtone::{
     model::{MacAddr, Secret},
     phone::{
         boot::{Boot, Outcome, Server as BootServer},
-        make::{FAMILIES, Make},
+        make::{MAKES, Make, families},
+        settings::Hotline,
     },
-    template::{Line, Readers, Server, Source, Subject, TemplateSet, shipped},
+    template::{DhcpFacts, Line, Readers, Server, Source, Subject, TemplateSet, shipped},
 };
 use serde::Deserialize;
 
@@ -34,6 +35,9 @@ struct Case {
     extension: Option<String>,
     #[serde(default)]
     name: Option<String>,
+    /// The extension of a second line.
+    #[serde(default)]
+    second: Option<String>,
     #[serde(default)]
     overrides: String,
 }
@@ -87,7 +91,16 @@ fn files_are_as_written_down() {
         let (input, expected) = text.split_once("\n---\n").unwrap_or((text.trim_end(), ""));
         let case: Case = serde_yaml::from_str(input).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()));
         let name = case.name.as_deref().unwrap_or("Ann Example");
-        let subject = subject(case.mac, case.model.as_deref(), case.extension.as_deref().map(|extension| (extension, name)));
+        let mut subject = subject(case.mac, case.model.as_deref(), case.extension.as_deref().map(|extension| (extension, name)));
+        subject.lines.extend(case.second.map(|extension| Line {
+            number: 2,
+            user: extension.clone(),
+            auth_user: format!("{}-2", case.mac.bare()),
+            secret: Secret::new("another-SECRET_of_24-abc"),
+            display_name: "Bob Example".into(),
+            label: None,
+            extension: Some(extension.parse().expect("extension")),
+        }));
         let made = rendered(&set(&case.overrides), &case.family, &case.file, &subject).unwrap_or_else(|| "(no such file)\n".into());
         if update {
             fs::write(&path, format!("{input}\n---\n{made}")).expect("written");
@@ -106,7 +119,7 @@ fn the_makes_own_parsers_learn_the_account() {
     let nasty = "O'Neil & <Söhne> \"x\" 100%\r\naccount.1.password = 1";
     // Without line ends, which no file can hold; the baresip and XML quoting is undone by the parser.
     let shown = nasty.replace(['\r', '\n'], " ");
-    for family in FAMILIES {
+    for family in families() {
         for owner in [None, Some(("2041", nasty))] {
             let make = Make::of(family).expect("known");
             let mac = make.mac(0x0a0b0c);
@@ -116,16 +129,22 @@ fn the_makes_own_parsers_learn_the_account() {
                 boot.handle_file(rendered(&set, family, &name, &subject).as_deref().map(str::as_bytes));
             }
             let Outcome::Ready(account) = boot.outcome() else { panic!("{family} {owner:?}: no account") };
+            let by_hand = matches!(make.names.hotline, Hotline::None);
+            let invitation = if by_hand { "Call 0 to sign in" } else { "Lift to sign in" };
             let (user, display_name, label) = match owner {
                 Some((extension, _)) => (extension.to_owned(), shown.as_str(), "2041"),
-                None => (format!("new{}", mac.bare()), "New phone", "Lift to sign in"),
+                None => (format!("new{}", mac.bare()), "New phone", invitation),
             };
-            // The soft phone reads JSON, which can hold a line end and has no label.
-            let (display_name, label) = match (*family, owner) {
+            // The soft phone reads JSON, which can hold a line end and has no label. A quotation mark would end others' values.
+            let quoted = shown.replace('"', "'");
+            let (display_name, label) = match (family, owner) {
                 ("generic", Some((_, name))) => (name, user.as_str()),
                 ("generic", None) => (display_name, user.as_str()),
+                ("mitel", Some(_)) => (quoted.as_str(), label),
                 _ => (display_name, label),
             };
+            let hotline = if owner.is_some() || by_hand { None } else { Some("0") };
+            let polls = set.family(family).expect("a family").capabilities.poll_minutes_min;
             assert_eq!(account.user, user, "{family}");
             assert_eq!(account.auth_user, format!("{}-1", mac.bare()), "{family}");
             assert_eq!(account.password.expose(), SECRET, "{family}");
@@ -133,7 +152,10 @@ fn the_makes_own_parsers_learn_the_account() {
             assert_eq!(account.display_name, display_name, "{family}");
             assert_eq!(account.label, label, "{family}");
             assert_eq!(account.expires_secs, if owner.is_some() { 3600 } else { 120 }, "{family}");
-            assert_eq!(account.hotline.as_deref(), if owner.is_some() { None } else { Some("0") }, "{family}");
+            assert_eq!(account.hotline.as_deref(), hotline, "{family}");
+            let poll_minutes = if owner.is_some() { 1440 } else { 1 };
+            let poll_secs = Some(poll_minutes.max(polls) * 60).filter(|_| !make.names.poll.every.is_empty());
+            assert_eq!(account.poll_secs, poll_secs, "{family}");
         }
     }
 }
@@ -167,6 +189,28 @@ fn common_files_hold_nothing_of_anybody() {
         }
     }
     assert!(common >= 3, "{common}");
+}
+
+/// What the makes are known by: the class and the address by DHCP, the class alone, the User-Agent alone.
+#[test]
+fn every_make_that_can_be_played_is_recognised() {
+    let set = set("");
+    for make in MAKES {
+        let mac = make.mac(0x0a0b0c);
+        let facts = |mac| DhcpFacts { mac, vendor_class: make.vendor_class, host_name: None, parameter_list: make.asks_for };
+        let found = set.recognise_dhcp(facts(Some(mac))).unwrap_or_else(|| panic!("{} is not recognised", make.family));
+        assert_eq!(found.family, make.family);
+        if make.vendor_class.is_some() {
+            let found = set.recognise_dhcp(facts(Some(MacAddr([2, 0, 0, 0, 0, 1])))).expect("by its class");
+            assert_eq!(found.family, make.family);
+            let model = found.model.filter(|_| make.family != "poly");
+            assert!(model.is_none_or(|model| model == make.model), "{}", make.family);
+        }
+        let by_agent = set.recognise_user_agent(make.user_agent(mac).as_bytes());
+        let known = by_agent.map(|found| (found.family, found.model.unwrap_or_default(), found.firmware.unwrap_or_default()));
+        let wanted = (make.family.to_owned(), make.model.to_owned(), make.firmware.to_owned());
+        assert_eq!(known, Some(wanted).filter(|_| make.family != "generic"), "{}", make.family);
+    }
 }
 
 /// User agents as makes send them; the shapes are public, the last three bytes of the addresses are not.

@@ -3,11 +3,15 @@
 //! Sans-I/O: [`Boot::poll_fetch`] names the next file, [`Boot::handle_file`] takes what came back.
 //! Not here: the transfers (`http.rs`, `tftp.rs`, `ftp.rs`), the grammars (`settings.rs`).
 
-use std::{collections::VecDeque, fmt, str::FromStr};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fmt,
+    str::FromStr,
+};
 
 use super::{
     make::Make,
-    settings::{self, Account, Fault, PolyFile, Values},
+    settings::{self, Account, Fault, Grammar, PolyFile, Values},
 };
 use crate::model::MacAddr;
 
@@ -99,6 +103,8 @@ pub struct Boot {
     mac: MacAddr,
     values: Values,
     plan: VecDeque<Want>,
+    /// No file is fetched twice, whoever names it.
+    asked: BTreeSet<String>,
     waiting: Option<Want>,
     fault: Option<Fault>,
 }
@@ -109,52 +115,35 @@ struct Want {
     role: Role,
 }
 
+/// What a file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// Read into the values; nothing else depends on it.
+pub enum Role {
+    /// Read into the values; the files that it names come next.
     Values,
-    /// A Yealink boot file: if it exists, only what it includes is fetched.
-    YealinkBoot,
-    /// A Poly master candidate: the first that exists decides.
-    PolyMaster,
-    /// The first of these that exists ends the search.
-    FirstHit,
+    /// If it exists, nothing else is fetched but what it names: boot and master files, and the first hit of several.
+    Decides,
     /// Asked for and not read: directories, licences, firmware.
     Extra,
 }
 
 impl Boot {
     pub fn new(make: Make, mac: MacAddr, server: &Server) -> Self {
-        let bare = mac.bare();
-        let plan = match make.family {
-            "yealink" => vec![
-                (format!("{bare}.boot"), Role::YealinkBoot),
-                ("y000000000000.boot".into(), Role::YealinkBoot),
-                // The code of the T46S; each model has its own.
-                ("y000000000066.cfg".into(), Role::Values),
-                (format!("{bare}.cfg"), Role::Values),
-            ],
-            "poly" => {
-                let named = server.file.clone().map(|name| (name, Role::PolyMaster));
-                let usual = [(format!("{bare}.cfg"), Role::PolyMaster), ("000000000000.cfg".into(), Role::PolyMaster)];
-                named.into_iter().chain(usual).collect()
-            }
-            "grandstream" => vec![
-                // The binary form, which a server that renders XML does not have.
-                (format!("cfg{bare}"), Role::Extra),
-                (format!("cfg{bare}.xml"), Role::FirstHit),
-                (format!("cfg{}.xml", make.model.to_lowercase()), Role::FirstHit),
-                ("cfg.xml".into(), Role::FirstHit),
-            ],
-            _ => vec![(format!("{bare}.json"), Role::Values)],
-        };
-        let plan = plan.into_iter().map(|(name, role)| Want { name, role }).collect();
-        Self { make, mac, values: Values::new(), plan, waiting: None, fault: None }
+        // A file that the server's URL names comes first, and if it is there, alone.
+        let named = server.file.as_deref().map(|name| (name, Role::Decides));
+        let plan = named.into_iter().chain(make.files.iter().copied());
+        let plan = plan.map(|(name, role)| Want { name: make.fill(name, mac), role }).collect();
+        Self { make, mac, values: Values::new(), plan, asked: BTreeSet::new(), waiting: None, fault: None }
     }
 
     /// The next file to fetch; `None` when the boot is over and [`Self::outcome`] tells how.
     pub fn poll_fetch(&mut self) -> Option<String> {
-        self.waiting = self.plan.pop_front();
+        self.waiting = None;
+        while let Some(want) = self.plan.pop_front() {
+            if self.asked.insert(want.name.clone()) {
+                self.waiting = Some(want);
+                break;
+            }
+        }
         self.waiting.as_ref().map(|want| want.name.clone())
     }
 
@@ -167,7 +156,7 @@ impl Boot {
     }
 
     pub fn outcome(self) -> Outcome {
-        match (settings::account(self.make.family, &self.values), self.fault) {
+        match (settings::account(&self.make, &self.values), self.fault) {
             (_, Some(fault)) | (Err(fault), None) => Outcome::Refused(fault),
             (Ok(account), None) => Outcome::Ready(Box::new(account)),
         }
@@ -175,36 +164,36 @@ impl Boot {
 
     fn read(&mut self, want: &Want, bytes: &[u8]) -> Result<(), Fault> {
         let name = want.name.as_str();
-        match (self.make.family, want.role) {
-            (_, Role::Extra) => {}
-            ("yealink", role) => {
-                let includes = settings::read_yealink(name, bytes, &mut self.values)?;
-                if role == Role::YealinkBoot {
-                    let wants = includes.into_iter().map(|name| Want { name, role: Role::Values });
-                    self.plan = wants.collect();
-                }
-            }
-            ("poly", role) => {
-                let file = settings::read_poly(name, bytes, self.mac, self.make.model, &mut self.values)?;
-                if role == Role::PolyMaster {
-                    let listed = match file {
-                        PolyFile::Master { config_files } => config_files,
-                        PolyFile::Parameters => Vec::new(),
-                    };
-                    let bare = self.mac.bare();
-                    // What the user and the web page changed on the phone, then the phone books.
-                    let own = [format!("{bare}-phone.cfg"), format!("{bare}-web.cfg")];
-                    let extra = [format!("{bare}-directory.xml"), "000000000000-directory.xml".into()];
-                    let values = listed.into_iter().chain(own).map(|name| Want { name, role: Role::Values });
-                    self.plan = values.chain(extra.map(|name| Want { name, role: Role::Extra })).collect();
-                }
-            }
-            ("grandstream", _) => {
-                settings::read_grandstream(name, bytes, self.mac, &mut self.values)?;
-                self.plan.clear();
-            }
-            _ => settings::read_generic(name, bytes, &mut self.values)?,
+        let wants = |names: Vec<String>| names.into_iter().map(|name| Want { name, role: Role::Values });
+        if want.role == Role::Extra {
+            return Ok(());
         }
+        let mut named = match self.make.grammar {
+            Grammar::Yealink => settings::read_yealink(name, bytes, &mut self.values)?,
+            Grammar::Poly => match settings::read_poly(name, bytes, self.mac, self.make.model, &mut self.values)? {
+                PolyFile::Master { config_files } => config_files,
+                PolyFile::Parameters => Vec::new(),
+            },
+            Grammar::Grandstream => {
+                settings::read_grandstream(name, bytes, self.mac, &mut self.values)?;
+                Vec::new()
+            }
+            Grammar::Xml { roots } => settings::read_xml(name, bytes, roots, &mut self.values)?,
+            Grammar::Lines { first, prefix, between } => settings::read_lines(name, bytes, (first, prefix, between), &mut self.values)?,
+            Grammar::Json => {
+                settings::read_generic(name, bytes, &mut self.values)?;
+                Vec::new()
+            }
+        };
+        named.extend(self.values.get(self.make.names.next).cloned());
+        // They name whole URLs; ours all lie in one folder.
+        let own = |name: String| self.make.fill(name.rsplit('/').next().unwrap_or_default(), self.mac);
+        let named: Vec<String> = named.into_iter().map(own).filter(|name| !name.is_empty()).collect();
+        if want.role == Role::Decides {
+            let after = self.make.after.iter().map(|(name, role)| Want { name: self.make.fill(name, self.mac), role: *role });
+            self.plan = after.collect();
+        }
+        wants(named).rev().for_each(|want| self.plan.push_front(want));
         Ok(())
     }
 }
@@ -273,8 +262,26 @@ mod tests {
 
     #[test]
     fn nothing_served_is_no_account() {
-        for family in super::super::make::FAMILIES {
+        for family in super::super::make::families() {
             assert!(matches!(boot(family, &[]).1, Outcome::Refused(Fault::NoAccount { .. })), "{family}");
         }
+    }
+
+    #[test]
+    fn a_cisco_goes_where_its_profile_rule_says() {
+        let rule = "<flat-profile><Profile_Rule>http://s/$MA.xml</Profile_Rule></flat-profile>";
+        let own = "<flat-profile><Line_Enable_1_>Yes</Line_Enable_1_><Proxy_1_>h</Proxy_1_><User_ID_1_>2041</User_ID_1_><Password_1_>s</Password_1_><Profile_Rule>http://s/$MA.xml</Profile_Rule></flat-profile>";
+        let (asked, outcome) = boot("cisco_mpp", &[("7841-3PCC.xml", rule), ("d0ec35000001.xml", own)]);
+        assert_eq!(asked, ["7841-3PCC.xml", "d0ec35000001.xml"], "and not again what it names itself");
+        assert!(matches!(outcome, Outcome::Ready(account) if account.user == "2041"));
+    }
+
+    #[test]
+    fn a_snom_fetches_what_its_lists_name() {
+        let list = r#"<setting-files><file url="http://s/000413000001.xml"/></setting-files>"#;
+        let own = r#"<settings><phone-settings><user_active idx="1">on</user_active><user_name idx="1">2041</user_name><user_pass idx="1">s</user_pass><user_outbound idx="1">h:5060;transport=udp</user_outbound></phone-settings></settings>"#;
+        let (asked, outcome) = boot("snom", &[("snomD785-000413000001.htm", list), ("000413000001.xml", own)]);
+        assert_eq!(asked, ["snomD785.htm", "snomD785-000413000001.htm", "000413000001.xml"]);
+        assert!(matches!(outcome, Outcome::Ready(account) if !account.tcp));
     }
 }

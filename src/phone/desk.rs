@@ -229,7 +229,7 @@ impl Desk {
             Network::Loopback { dhcp } => *dhcp,
         };
         let client = ClientConfig {
-            vendor_class: make.vendor_class.clone(),
+            vendor_class: make.vendor_class.map(<[u8]>::to_vec),
             parameter_list: make.asks_for.to_vec(),
             last_address: self.last_address,
             ..ClientConfig::new(self.config.mac)

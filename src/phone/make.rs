@@ -1,12 +1,17 @@
-//! What a make of desk phone says and asks for: its DHCP fingerprint, its user agent, where it looks for its server.
+//! What a make of desk phone says and asks for: its DHCP fingerprint, its user agent, where it looks for its server, and by
+//! which names its files say what the account is.
 //!
-//! Pure data, gathered from public guides and provisioning projects (README of `templates/` names them per family).
-//! Not here: the order of files (`boot.rs`), their grammar (`settings.rs`).
+//! A table: a new make is a new entry, gathered from public guides and provisioning projects (README of `templates/` names
+//! them). Not here: how the files are fetched one after the other (`boot.rs`), and their grammars (`settings.rs`).
 
+use super::{
+    boot::Role,
+    settings::{Grammar, Hotline, Names, Poll},
+};
 use crate::model::MacAddr;
 
 /// A make as the simulated phone plays it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Make {
     /// The family's name in `templates/`.
     pub family: &'static str,
@@ -14,77 +19,337 @@ pub struct Make {
     pub oui: [u8; 3],
     pub model: &'static str,
     pub firmware: &'static str,
-    /// Option 60 as sent; `None`: the make sends none.
-    pub vendor_class: Option<Vec<u8>>,
+    /// Option 60 as sent; `None`: the make sends none, or no guide or capture that we know shows one.
+    pub vendor_class: Option<&'static [u8]>,
     /// Option 55 as sent.
     pub asks_for: &'static [u8],
     /// Options that may name the server, first wins.
     pub server_options: &'static [u8],
     /// For a server named without a scheme.
     pub default_scheme: &'static str,
+    /// What it says over HTTP and in SIP, with places as in [`Make::fill`].
+    pub agent: &'static str,
+    /// What it asks for, in this order, with places as in [`Make::fill`].
+    pub files: &'static [(&'static str, Role)],
+    /// What it asks for after one of them that decides.
+    pub after: &'static [(&'static str, Role)],
+    pub grammar: Grammar,
+    pub names: Names,
 }
 
 /// The makes that can be played.
-pub const FAMILIES: &[&str] = &["yealink", "poly", "grandstream", "generic"];
+pub const MAKES: &[Make] = &[
+    Make {
+        family: "yealink",
+        oui: [0x00, 0x15, 0x65],
+        model: "T46S",
+        firmware: "66.86.0.15",
+        vendor_class: Some(b"yealink"),
+        asks_for: &[1, 2, 3, 4, 6, 7, 12, 15, 28, 42, 66, 67, 43, 120],
+        server_options: &[66, 43],
+        default_scheme: "tftp",
+        agent: "Yealink SIP-{model} {firmware} {mac:}",
+        files: &[
+            ("{mac}.boot", Role::Decides),
+            ("y000000000000.boot", Role::Decides),
+            // The code of the T46S; each model has its own.
+            ("y000000000066.cfg", Role::Values),
+            ("{mac}.cfg", Role::Values),
+        ],
+        after: &[],
+        grammar: Grammar::Yealink,
+        names: Names {
+            enable: ("account.1.enable", "1"),
+            user: "account.1.user_name",
+            auth_user: "account.1.auth_name",
+            password: "account.1.password",
+            server: "account.1.sip_server.1.address",
+            port: "account.1.sip_server.1.port",
+            transport: ("account.1.sip_server.1.transport_type", "1"),
+            expires: ("account.1.sip_server.1.expires", 1),
+            display_name: "account.1.display_name",
+            label: "account.1.label",
+            hotline: Hotline::Switched { number: "account.1.auto_dial_num", switch: "account.1.auto_dial_enable" },
+            poll: Poll { every: "static.auto_provision.repeat.minutes", unit_secs: 60, switch: "static.auto_provision.repeat.enable" },
+            next: "",
+        },
+    },
+    Make {
+        family: "poly",
+        oui: [0x64, 0x16, 0x7f],
+        model: "VVX_450",
+        firmware: "6.4.3.5156",
+        // The layout of RFC 3925 in option 60: the enterprise number 13885, then type, length, value.
+        vendor_class: Some(b"\x00\x00\x36\x3d\x26\x01\x07Polycom\x02\x0bVVX-VVX_450\x03\x0e3111-48450-001"),
+        asks_for: &[1, 28, 160, 66, 43, 3, 4, 42, 2, 6, 15],
+        server_options: &[160, 66],
+        default_scheme: "ftp",
+        agent: "FileTransport PolycomVVX-{model}-UA/{firmware} Type/Application",
+        files: &[("{mac}.cfg", Role::Decides), ("000000000000.cfg", Role::Decides)],
+        after: &[
+            // What the user and the web page changed on the phone, then the phone books.
+            ("{mac}-phone.cfg", Role::Values),
+            ("{mac}-web.cfg", Role::Values),
+            ("{mac}-directory.xml", Role::Extra),
+            ("000000000000-directory.xml", Role::Extra),
+        ],
+        grammar: Grammar::Poly,
+        names: Names {
+            enable: ("", ""),
+            user: "reg.1.address",
+            auth_user: "reg.1.auth.userId",
+            password: "reg.1.auth.password",
+            server: "reg.1.server.1.address",
+            port: "reg.1.server.1.port",
+            transport: ("reg.1.server.1.transport", "TCPOnly"),
+            expires: ("reg.1.server.1.expires", 1),
+            display_name: "reg.1.displayName",
+            label: "reg.1.label",
+            hotline: Hotline::Switched { number: "call.autoOffHook.1.contact", switch: "call.autoOffHook.1.enabled" },
+            poll: Poll { every: "prov.polling.period", unit_secs: 1, switch: "prov.polling.enabled" },
+            next: "",
+        },
+    },
+    Make {
+        family: "grandstream",
+        oui: [0xc0, 0x74, 0xad],
+        model: "GRP2614",
+        firmware: "1.0.11.64",
+        vendor_class: None,
+        asks_for: &[1, 3, 6, 12, 15, 28, 42, 43, 66, 160],
+        server_options: &[66, 43, 150, 160, 161],
+        default_scheme: "http",
+        agent: "Grandstream Model HW {model} SW {firmware} DevId {mac}",
+        files: &[
+            // The binary form, which a server that renders XML does not have.
+            ("cfg{mac}", Role::Extra),
+            ("cfg{mac}.xml", Role::Decides),
+            ("cfggrp2614.xml", Role::Decides),
+            ("cfg.xml", Role::Decides),
+        ],
+        after: &[],
+        grammar: Grammar::Grandstream,
+        names: Names {
+            enable: ("P271", "1"),
+            user: "P35",
+            auth_user: "P36",
+            password: "P34",
+            server: "P47",
+            port: "",
+            transport: ("P130", "1"),
+            // This make counts register expiry in minutes.
+            expires: ("P32", 60),
+            display_name: "P3",
+            label: "P270",
+            hotline: Hotline::Number("P71"),
+            poll: Poll { every: "P193", unit_secs: 60, switch: "P194" },
+            next: "",
+        },
+    },
+    Make {
+        family: "snom",
+        oui: [0x00, 0x04, 0x13],
+        model: "D785",
+        firmware: "10.1.33.33",
+        vendor_class: Some(b"snomD785"),
+        asks_for: &[1, 3, 4, 6, 12, 15, 42, 43, 51, 66, 67, 120, 125, 133],
+        server_options: &[66],
+        default_scheme: "http",
+        agent: "Mozilla/4.0 (compatible; snom{model}-SIP {firmware} 2010.12-00004-g0000000 {MAC} SXM:0 UXM:0)",
+        files: &[("snom{model}.htm", Role::Values), ("snom{model}-{MAC}.htm", Role::Values)],
+        after: &[],
+        grammar: Grammar::Xml { roots: &["settings", "setting-files"] },
+        names: Names {
+            enable: ("phone-settings.user_active.1", "on"),
+            user: "phone-settings.user_name.1",
+            auth_user: "phone-settings.user_pname.1",
+            password: "phone-settings.user_pass.1",
+            // Host, port and transport in one.
+            server: "phone-settings.user_outbound.1",
+            port: "",
+            transport: ("", ""),
+            expires: ("phone-settings.user_expiry.1", 1),
+            display_name: "phone-settings.user_realname.1",
+            label: "phone-settings.user_idle_text.1",
+            hotline: Hotline::None,
+            poll: Poll { every: "phone-settings.prov_polling_period", unit_secs: 1, switch: "phone-settings.prov_polling_enabled" },
+            next: "",
+        },
+    },
+    Make {
+        family: "cisco_mpp",
+        oui: [0xd0, 0xec, 0x35],
+        model: "7841",
+        firmware: "11.0.1",
+        // Ends with NUL, as most of this maker's.
+        vendor_class: Some(b"Cisco Systems, Inc. IP Phone CP-7841-3PCC\0"),
+        // No capture of this make is known; these are the options that its `DHCP_Option_To_Use` names.
+        asks_for: &[1, 3, 6, 15, 42, 66, 160, 159, 150, 60, 43, 125],
+        server_options: &[66, 160, 159],
+        default_scheme: "tftp",
+        agent: "Cisco-CP-{model}-3PCC/{firmware} ({mac})",
+        files: &[("{model}-3PCC.xml", Role::Decides)],
+        after: &[],
+        grammar: Grammar::Xml { roots: &["flat-profile"] },
+        names: FLAT_PROFILE,
+    },
+    Make {
+        family: "cisco_spa",
+        oui: [0x50, 0x3d, 0xe5],
+        model: "504G",
+        firmware: "7.6.2",
+        vendor_class: Some(b"Cisco SPA504G"),
+        asks_for: &[1, 3, 42, 6, 7, 15, 58, 59, 66, 2, 150, 151, 160, 159],
+        server_options: &[66, 160, 159],
+        default_scheme: "tftp",
+        agent: "Cisco/SPA{model}-{firmware} ({MAC})(CBT000000AA)",
+        files: &[("spa{model}.cfg", Role::Decides)],
+        after: &[],
+        grammar: Grammar::Xml { roots: &["flat-profile"] },
+        names: FLAT_PROFILE,
+    },
+    Make {
+        family: "fanvil",
+        oui: [0x0c, 0x38, 0x3e],
+        model: "X5U-V2",
+        firmware: "2.12.16.17",
+        // Off from the factory.
+        vendor_class: None,
+        // No capture of this make is known.
+        asks_for: &[1, 3, 6, 15, 42, 43, 66, 100, 101],
+        server_options: &[66],
+        default_scheme: "http",
+        agent: "Fanvil {model} {firmware} {mac}",
+        files: &[("F0V5UV200000.cfg", Role::Extra), ("{mac}.cfg", Role::Values), ("fanvil_x5u_v2_hwv2_0.txt", Role::Extra)],
+        after: &[],
+        grammar: Grammar::Xml { roots: &["sysConf"] },
+        names: Names {
+            enable: ("sip.line.1.EnableReg", "1"),
+            user: "sip.line.1.PhoneNumber",
+            auth_user: "sip.line.1.RegisterUser",
+            password: "sip.line.1.RegisterPswd",
+            server: "sip.line.1.RegisterAddr",
+            port: "sip.line.1.RegisterPort",
+            transport: ("sip.line.1.Transport", "1"),
+            expires: ("sip.line.1.RegisterTTL", 1),
+            display_name: "sip.line.1.DisplayName",
+            label: "sip.line.1.SipName",
+            hotline: Hotline::Switched { number: "sip.line.1.HotlineNum", switch: "sip.line.1.EnableHotline" },
+            poll: Poll::NEVER,
+            next: "",
+        },
+    },
+    Make {
+        family: "mitel",
+        oui: [0x14, 0x00, 0xe9],
+        model: "6920",
+        firmware: "6.4.0.140",
+        vendor_class: Some(b"MitelIPPhone6920"),
+        asks_for: &[1, 3, 6, 42, 43, 2, 66, 159, 160],
+        server_options: &[160, 159, 66],
+        default_scheme: "tftp",
+        agent: "Mitel{model} MAC:{MAC-} V:{firmware}-SIP",
+        files: &[("security.tuz", Role::Extra), ("startup.cfg", Role::Values), ("{model}.cfg", Role::Values), ("{MAC}.cfg", Role::Values)],
+        after: &[],
+        grammar: Grammar::Lines { first: "", prefix: "", between: ":" },
+        names: Names {
+            enable: ("", ""),
+            user: "sip line1 user name",
+            auth_user: "sip line1 auth name",
+            password: "sip line1 password",
+            server: "sip line1 registrar ip",
+            port: "sip line1 registrar port",
+            transport: ("sip transport protocol", "2"),
+            expires: ("sip line1 registration period", 1),
+            display_name: "sip line1 display name",
+            label: "sip line1 screen name",
+            hotline: Hotline::None,
+            // Daily.
+            poll: Poll::NEVER,
+            next: "",
+        },
+    },
+    Make {
+        family: "generic",
+        // Locally administered: no maker owns it.
+        oui: [0x02, 0x70, 0x67],
+        model: "softphone",
+        firmware: "1.0",
+        vendor_class: None,
+        asks_for: &[1, 3, 6, 15, 66],
+        server_options: &[66],
+        default_scheme: "http",
+        agent: "plugtone-phone/{firmware}",
+        files: &[("{mac}.json", Role::Values)],
+        after: &[],
+        grammar: Grammar::Json,
+        names: Names {
+            enable: ("", ""),
+            user: "user",
+            auth_user: "auth_user",
+            password: "password",
+            server: "server",
+            port: "port",
+            transport: ("transport", "tcp"),
+            expires: ("expires_secs", 1),
+            display_name: "display_name",
+            label: "user",
+            hotline: Hotline::Number("ivr_number"),
+            poll: Poll::NEVER,
+            next: "",
+        },
+    },
+];
+
+/// What SPA, Linksys and MPP have in common.
+const FLAT_PROFILE: Names = Names {
+    enable: ("Line_Enable_1_", "Yes"),
+    user: "User_ID_1_",
+    auth_user: "Auth_ID_1_",
+    password: "Password_1_",
+    server: "Proxy_1_",
+    port: "",
+    transport: ("SIP_Transport_1_", "TCP"),
+    expires: ("Register_Expires_1_", 1),
+    display_name: "Display_Name_1_",
+    label: "Short_Name_1_",
+    hotline: Hotline::DialPlan("Dial_Plan_1_"),
+    poll: Poll { every: "Resync_Periodic", unit_secs: 1, switch: "" },
+    next: "Profile_Rule",
+};
+
+/// Names of the families that can be played.
+pub fn families() -> impl Iterator<Item = &'static str> {
+    MAKES.iter().map(|make| make.family)
+}
 
 impl Make {
-    /// `None` for a family that cannot be played; [`FAMILIES`] has those that can.
+    /// `None` for a family that cannot be played; [`families`] has those that can.
     pub fn of(family: &str) -> Option<Self> {
-        Some(match family {
-            "yealink" => Self {
-                family: "yealink",
-                oui: [0x00, 0x15, 0x65],
-                model: "T46S",
-                firmware: "66.86.0.15",
-                vendor_class: Some(b"yealink".to_vec()),
-                asks_for: &[1, 2, 3, 4, 6, 7, 12, 15, 28, 42, 66, 67, 43, 120],
-                server_options: &[66, 43],
-                default_scheme: "tftp",
-            },
-            "poly" => Self {
-                family: "poly",
-                oui: [0x64, 0x16, 0x7f],
-                model: "VVX_450",
-                firmware: "6.4.3.5156",
-                vendor_class: Some(poly_vendor_class("VVX-VVX_450", "3111-48450-001")),
-                asks_for: &[1, 28, 160, 66, 43, 3, 4, 42, 2, 6, 15],
-                server_options: &[160, 66],
-                default_scheme: "ftp",
-            },
-            "grandstream" => Self {
-                family: "grandstream",
-                oui: [0xc0, 0x74, 0xad],
-                model: "GRP2614",
-                firmware: "1.0.11.64",
-                // No guide or capture that we know shows one.
-                vendor_class: None,
-                asks_for: &[1, 3, 6, 12, 15, 28, 42, 43, 66, 160],
-                server_options: &[66, 43, 150, 160, 161],
-                default_scheme: "http",
-            },
-            "generic" => Self {
-                family: "generic",
-                // Locally administered: no maker owns it.
-                oui: [0x02, 0x70, 0x67],
-                model: "softphone",
-                firmware: "1.0",
-                vendor_class: None,
-                asks_for: &[1, 3, 6, 15, 66],
-                server_options: &[66],
-                default_scheme: "http",
-            },
-            _ => return None,
-        })
+        MAKES.iter().find(|make| make.family == family).copied()
     }
 
     /// What it says over HTTP and in SIP.
     pub fn user_agent(&self, mac: MacAddr) -> String {
-        match self.family {
-            "yealink" => format!("Yealink SIP-{} {} {mac}", self.model, self.firmware),
-            "poly" => format!("FileTransport PolycomVVX-{}-UA/{} Type/Application", self.model, self.firmware),
-            "grandstream" => format!("Grandstream Model HW {} SW {} DevId {}", self.model, self.firmware, mac.bare()),
-            _ => format!("plugtone-phone/{}", self.firmware),
-        }
+        self.fill(self.agent, mac)
+    }
+
+    /// Puts the phone's own into the places of a name: `{mac}` and `{MAC}`, with colons `{mac:}`, with hyphens `{MAC-}`,
+    /// `{model}`, `{firmware}`; and what makers themselves write in URLs: `$MA`, `$mac`, `$PSN`, `[PHONE_MAC_ADDRESS]`.
+    pub fn fill(&self, name: &str, mac: MacAddr) -> String {
+        let (lower, upper) = (mac.bare(), mac.bare_upper());
+        name.replace("{mac:}", &mac.to_string())
+            .replace("{MAC-}", &mac.to_string().to_uppercase().replace(':', "-"))
+            .replace("{firmware}", self.firmware)
+            .replace("$PSN", &if self.family == "cisco_mpp" { format!("{}-3PCC", self.model) } else { self.model.to_owned() })
+            .replace("$MA", &lower)
+            .replace("{model}", self.model)
+            .replace("{MODEL}", self.model)
+            .replace("[PHONE_MODEL]", self.model)
+            .replace("{MAC}", &upper)
+            .replace("{mac}", &lower)
+            .replace("$mac", &lower)
+            .replace("[PHONE_MAC_ADDRESS]", &lower)
     }
 
     /// The make's own address number `number`: the maker's prefix and three bytes.
@@ -94,32 +359,33 @@ impl Make {
     }
 }
 
-/// Polycom puts the layout of RFC 3925 into option 60: its enterprise number 13885, then type-length-value fields.
-fn poly_vendor_class(model: &str, part: &str) -> Vec<u8> {
-    let mut fields = Vec::new();
-    for (code, text) in [(1u8, "Polycom"), (2, model), (3, part)] {
-        fields.extend([code, text.len() as u8]);
-        fields.extend(text.as_bytes());
-    }
-    let mut class = 13885u32.to_be_bytes().to_vec();
-    class.push(fields.len() as u8);
-    class.extend(fields);
-    class
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_family_can_be_played() {
-        for family in FAMILIES {
+        for family in families() {
             let make = Make::of(family).expect(family);
             let mac = make.mac(0x010203);
             assert_eq!(mac.oui(), make.oui);
             assert_eq!(mac.0[3..], [1, 2, 3]);
-            assert!(!make.user_agent(mac).is_empty());
+            assert!(!make.user_agent(mac).contains(['{', '}']), "{}", make.user_agent(mac));
         }
         assert!(Make::of("teapot").is_none());
+    }
+
+    #[test]
+    fn makers_write_the_address_in_their_own_ways() {
+        let make = Make::of("cisco_mpp").expect("a make");
+        let mac = make.mac(0x0a0b0c);
+        for (name, filled) in [
+            ("$MA.xml", "d0ec350a0b0c.xml"),
+            ("$PSN.xml", "7841-3PCC.xml"),
+            ("snom{model}-{MAC}.htm", "snom7841-D0EC350A0B0C.htm"),
+            ("{mac:} {MAC-}", "d0:ec:35:0a:0b:0c D0-EC-35-0A-0B-0C"),
+        ] {
+            assert_eq!(make.fill(name, mac), filled);
+        }
     }
 }

@@ -1,10 +1,82 @@
-//! Reads a served configuration as the make would, to learn the SIP account: key=value, XML attributes, P-values, JSON.
+//! Reads a served configuration as the make would, to learn the SIP account: lines, XML of several shapes, JSON.
 //!
+//! What is read becomes [`Values`] by the make's own names; [`Names`] says which of them make up the account.
 //! Deliberately strict where phones are strict (a Grandstream refuses a file for another MAC) and lax where they are lax.
 
 use std::collections::BTreeMap;
 
+use super::make::Make;
 use crate::model::{MacAddr, Secret};
+
+/// How a make writes its files.
+#[derive(Clone, Copy, Debug)]
+pub enum Grammar {
+    Yealink,
+    Poly,
+    Grandstream,
+    /// A setting per element, named by its path below the root: `sip.line.1.EnableReg`. A root that is not listed is refused.
+    Xml {
+        roots: &'static [&'static str],
+    },
+    /// A setting per line behind `prefix`, name and value with `between` in the middle. `first` is the line that the make
+    /// insists on; empty for none.
+    Lines {
+        first: &'static str,
+        prefix: &'static str,
+        between: &'static str,
+    },
+    Json,
+}
+
+/// By which names the files of a make say what the account is. An empty name: the make has no such setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Names {
+    /// A setting and the value without which there is no account.
+    pub enable: (&'static str, &'static str),
+    pub user: &'static str,
+    pub auth_user: &'static str,
+    pub password: &'static str,
+    /// A host, `host:port`, or `host:port;transport=tcp`.
+    pub server: &'static str,
+    pub port: &'static str,
+    /// A setting and its value for TCP.
+    pub transport: (&'static str, &'static str),
+    /// A setting and its unit in seconds.
+    pub expires: (&'static str, u32),
+    pub display_name: &'static str,
+    pub label: &'static str,
+    pub hotline: Hotline,
+    pub poll: Poll,
+    /// Names another file that the make fetches next.
+    pub next: &'static str,
+}
+
+/// How a make is told to dial by itself when the receiver is lifted.
+#[derive(Clone, Copy, Debug)]
+pub enum Hotline {
+    /// It cannot be told, or no source says how.
+    None,
+    Number(&'static str),
+    Switched {
+        number: &'static str,
+        switch: &'static str,
+    },
+    /// A dial plan that needs no key: `(S0<:1000>)`.
+    DialPlan(&'static str),
+}
+
+/// How a make is told to look for new files by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Poll {
+    pub every: &'static str,
+    pub unit_secs: u32,
+    /// Must be on for it; empty where there is no such switch.
+    pub switch: &'static str,
+}
+
+impl Poll {
+    pub const NEVER: Self = Self { every: "", unit_secs: 0, switch: "" };
+}
 
 /// What a phone ends up with after all its files: setting → value, by the make's own names.
 pub type Values = BTreeMap<String, String>;
@@ -139,95 +211,120 @@ pub fn read_generic(file: &str, bytes: &[u8], values: &mut Values) -> Result<(),
     Ok(())
 }
 
+/// A setting per element or, where it has both, `id` or `name` → `value`; named by the path below the root, with `idx` or
+/// `index` behind an element's name. Gives the files that a list of files names.
+pub fn read_xml(file: &str, bytes: &[u8], roots: &'static [&'static str], values: &mut Values) -> Result<Vec<String>, Fault> {
+    let text = text_of(file, bytes)?;
+    let document = xml_of(file, text)?;
+    let root = document.root_element();
+    if !roots.contains(&root.tag_name().name()) {
+        return Err(Fault::WrongRoot { file: file.into(), root: root.tag_name().name().into(), wanted: roots[0] });
+    }
+    let mut files = Vec::new();
+    for element in root.descendants().filter(|node| node.is_element() && *node != root) {
+        if let (true, Some(url)) = (element.has_tag_name("file"), element.attribute("url")) {
+            files.push(url.to_owned());
+            continue;
+        }
+        if let (Some(name), Some(value)) = (element.attribute("id").or(element.attribute("name")), element.attribute("value")) {
+            values.insert(name.to_owned(), value.to_owned());
+            continue;
+        }
+        let mut steps: Vec<String> = element.ancestors().take_while(|node| *node != root).map(step).collect();
+        steps.reverse();
+        let path = steps.join(".");
+        for attribute in element.attributes().filter(|attribute| !matches!(attribute.name(), "idx" | "index")) {
+            values.insert(format!("{path}.{}", attribute.name()), attribute.value().to_owned());
+        }
+        if !element.children().any(|child| child.is_element()) {
+            values.insert(path, element.text().unwrap_or_default().to_owned());
+        }
+    }
+    Ok(files)
+}
+
+fn step(node: roxmltree::Node<'_, '_>) -> String {
+    let name = node.tag_name().name();
+    match node.attribute("idx").or(node.attribute("index")) {
+        Some(index) => format!("{name}.{index}"),
+        None => name.to_owned(),
+    }
+}
+
+/// A setting per line; lines that begin with `#` say nothing, and so do those without `prefix`. Quotes around a value go.
+/// Gives the files that a line `GET name` fetches.
+pub fn read_lines(
+    file: &str,
+    bytes: &[u8],
+    (first, prefix, between): (&'static str, &str, &str),
+    values: &mut Values,
+) -> Result<Vec<String>, Fault> {
+    let text = text_of(file, bytes)?;
+    if !text.starts_with(first) {
+        return Err(Fault::NoHeader { file: file.into(), wanted: first });
+    }
+    let mut files = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let (false, Some(name)) = (prefix.is_empty(), line.strip_prefix("GET ")) {
+            files.push(name.trim().to_owned());
+        }
+        let Some(setting) = line.strip_prefix(prefix).filter(|_| !line.is_empty() && !line.starts_with('#')) else { continue };
+        let Some((key, value)) = setting.split_once(between) else {
+            return Err(Fault::NotKeyValue { file: file.into(), line: index + 1, text: line.chars().take(60).collect() });
+        };
+        let value = value.trim();
+        let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+        values.insert(key.trim().to_owned(), bare.unwrap_or(value).to_owned());
+    }
+    Ok(files)
+}
+
 /// The first line's account, by the make's names of settings.
-pub fn account(family: &str, values: &Values) -> Result<Account, Fault> {
+pub fn account(make: &Make, values: &Values) -> Result<Account, Fault> {
+    let names = &make.names;
     let get = |key: &str| values.get(key).map(String::as_str).filter(|value| !value.is_empty());
     let need = |key: &'static str| get(key).map(str::to_owned).ok_or(Fault::NoAccount { missing: key });
     let number = |key: &'static str, otherwise: u32| match get(key) {
         None => Ok(otherwise),
         Some(value) => value.parse().map_err(|_| Fault::BadValue { key, value: value.to_owned() }),
     };
-    let on = |key: &str| matches!(get(key), Some("1" | "Yes" | "yes" | "true"));
+    let on = |key: &str| matches!(get(key), Some("1" | "Yes" | "yes" | "true" | "on" | "Y"));
     let text = |key: &str| get(key).unwrap_or_default().to_owned();
-    match family {
-        "yealink" => {
-            if !on("account.1.enable") {
-                return Err(Fault::NoAccount { missing: "account.1.enable" });
-            }
-            let minutes = number("static.auto_provision.repeat.minutes", 0)?;
-            Ok(Account {
-                user: need("account.1.user_name")?,
-                auth_user: text("account.1.auth_name"),
-                password: Secret::new(need("account.1.password")?),
-                server: need("account.1.sip_server.1.address")?,
-                port: number("account.1.sip_server.1.port", 5060)? as u16,
-                tcp: get("account.1.sip_server.1.transport_type") == Some("1"),
-                expires_secs: number("account.1.sip_server.1.expires", 3600)?,
-                display_name: text("account.1.display_name"),
-                label: text("account.1.label"),
-                hotline: get("account.1.auto_dial_num").filter(|_| on("account.1.auto_dial_enable")).map(str::to_owned),
-                poll_secs: (on("static.auto_provision.repeat.enable") && minutes > 0).then_some(minutes * 60),
-            })
-        }
-        "poly" => Ok(Account {
-            user: need("reg.1.address")?,
-            auth_user: text("reg.1.auth.userId"),
-            password: Secret::new(need("reg.1.auth.password")?),
-            server: need("reg.1.server.1.address")?,
-            port: number("reg.1.server.1.port", 5060)? as u16,
-            tcp: get("reg.1.server.1.transport") == Some("TCPOnly"),
-            expires_secs: number("reg.1.server.1.expires", 3600)?,
-            display_name: text("reg.1.displayName"),
-            label: text("reg.1.label"),
-            hotline: get("call.autoOffHook.1.contact").filter(|_| on("call.autoOffHook.1.enabled")).map(str::to_owned),
-            poll_secs: match on("prov.polling.enabled") {
-                true => Some(number("prov.polling.period", 86400)?),
-                false => None,
-            },
-        }),
-        "grandstream" => {
-            if !on("P271") {
-                return Err(Fault::NoAccount { missing: "P271" });
-            }
-            let server = need("P47")?;
-            let (host, port) = match server.rsplit_once(':') {
-                Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-                    (host.to_owned(), port.parse().map_err(|_| Fault::BadValue { key: "P47", value: server.clone() })?)
-                }
-                _ => (server, 5060),
-            };
-            Ok(Account {
-                user: need("P35")?,
-                auth_user: text("P36"),
-                password: Secret::new(need("P34")?),
-                server: host,
-                port,
-                tcp: get("P130") == Some("1"),
-                // This make counts register expiry in minutes.
-                expires_secs: number("P32", 60)? * 60,
-                display_name: text("P3"),
-                label: text("P270"),
-                hotline: get("P71").map(str::to_owned),
-                poll_secs: match on("P194") {
-                    true => Some(number("P193", 10080)? * 60),
-                    false => None,
-                },
-            })
-        }
-        _ => Ok(Account {
-            user: need("user")?,
-            auth_user: text("auth_user"),
-            password: Secret::new(need("password")?),
-            server: need("server")?,
-            port: number("port", 5060)? as u16,
-            tcp: get("transport") == Some("tcp"),
-            expires_secs: number("expires_secs", 300)?,
-            display_name: text("display_name"),
-            label: text("user"),
-            hotline: get("ivr_number").map(str::to_owned),
-            poll_secs: None,
-        }),
+    let (enable, enabled) = names.enable;
+    if !enable.is_empty() && get(enable) != Some(enabled) {
+        return Err(Fault::NoAccount { missing: enable });
     }
+    let written = need(names.server)?;
+    let (server, parameters) = written.split_once(';').unwrap_or((&written, ""));
+    let (server, port) = match server.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            (host, port.parse().map_err(|_| Fault::BadValue { key: names.server, value: written.clone() })?)
+        }
+        _ => (server, number(names.port, 5060)? as u16),
+    };
+    let (transport, tcp) = names.transport;
+    let (expires, unit_secs) = names.expires;
+    let poll = number(names.poll.every, 0)? * names.poll.unit_secs;
+    Ok(Account {
+        user: need(names.user)?,
+        auth_user: text(names.auth_user),
+        password: Secret::new(need(names.password)?),
+        server: server.to_owned(),
+        port,
+        tcp: get(transport) == Some(tcp) || parameters == "transport=tcp",
+        expires_secs: number(expires, 3600 / unit_secs)? * unit_secs,
+        display_name: text(names.display_name),
+        label: text(names.label),
+        hotline: match names.hotline {
+            Hotline::None => None,
+            Hotline::Number(number) => get(number),
+            Hotline::Switched { number, switch } => get(number).filter(|_| on(switch)),
+            Hotline::DialPlan(plan) => get(plan).and_then(|plan| plan.strip_prefix("(S0<:")?.strip_suffix(">)")),
+        }
+        .map(str::to_owned),
+        poll_secs: Some(poll).filter(|poll| *poll > 0 && (names.poll.switch.is_empty() || on(names.poll.switch))),
+    })
 }
 
 fn text_of<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Fault> {
@@ -244,6 +341,10 @@ mod tests {
 
     const MAC: MacAddr = MacAddr([0xc0, 0x74, 0xad, 1, 2, 3]);
 
+    fn make(family: &str) -> Make {
+        Make::of(family).expect("a make")
+    }
+
     #[test]
     fn a_yealink_reads_lines_and_clears_with_null() {
         let mut values = Values::new();
@@ -251,7 +352,7 @@ mod tests {
         assert_eq!(read_yealink("a.cfg", first, &mut values), Ok(vec![]));
         let second = b"#!version:1.0.0.1\r\ninclude:config \"b.cfg\"\r\naccount.1.label = %NULL%\r\naccount.1.password = x=y\r\naccount.1.sip_server.1.address = 10.0.0.1\r\n";
         assert_eq!(read_yealink("b.boot", second, &mut values), Ok(vec!["b.cfg".to_owned()]));
-        let account = account("yealink", &values).expect("account");
+        let account = account(&make("yealink"), &values).expect("account");
         assert_eq!((account.user.as_str(), account.label.as_str(), account.password.expose()), ("2041", "", "x=y"));
         assert!(matches!(read_yealink("c.cfg", b"key = value\n", &mut values), Err(Fault::NoHeader { .. })));
         assert!(matches!(read_yealink("c.cfg", b"#!version:1\nnonsense\n", &mut values), Err(Fault::NotKeyValue { line: 2, .. })));
@@ -277,7 +378,7 @@ mod tests {
         let mut values = Values::new();
         let file = br#"{"bound": false, "ivr_number": "0", "lines": [{"user": "new1", "password": "s", "server": "h", "port": 5070, "transport": "tcp"}]}"#;
         assert_eq!(read_generic("x", file, &mut values), Ok(()));
-        let account = account("generic", &values).expect("account");
+        let account = account(&make("generic"), &values).expect("account");
         assert_eq!((account.user.as_str(), account.port, account.tcp, account.hotline.as_deref()), ("new1", 5070, true, Some("0")));
     }
 
@@ -286,9 +387,52 @@ mod tests {
         let mut values = Values::new();
         let own = br#"<gs_provision version="1"><mac>c074ad010203</mac><config version="1"><P271>1</P271><P47>10.0.0.1:5070</P47><P35>2041</P35><P34>s</P34><P32>5</P32></config></gs_provision>"#;
         assert_eq!(read_grandstream("x", own, MAC, &mut values), Ok(()));
-        let account = account("grandstream", &values).expect("account");
+        let account = account(&make("grandstream"), &values).expect("account");
         assert_eq!((account.server.as_str(), account.port, account.expires_secs), ("10.0.0.1", 5070, 300));
         let other = br#"<gs_provision version="1"><mac>c074ad999999</mac><config version="1"/></gs_provision>"#;
         assert!(matches!(read_grandstream("x", other, MAC, &mut values), Err(Fault::WrongDevice { .. })));
+    }
+
+    #[test]
+    fn xml_is_read_by_paths_and_lists_name_files() {
+        let mut values = Values::new();
+        let read = |text: &str, values: &mut Values| read_xml("x", text.as_bytes(), &["settings", "setting-files"], values);
+        let list = r#"<setting-files><file url="http://h/0004130A0B0C.xml"/></setting-files>"#;
+        assert_eq!(read(list, &mut values), Ok(vec!["http://h/0004130A0B0C.xml".to_owned()]));
+        let own = r#"<settings><phone-settings><user_active idx="1" perm="R">on</user_active><user_name idx="1">2041</user_name>
+            <user_pass idx="1">s</user_pass><user_outbound idx="1">10.0.0.1:5070;transport=tcp</user_outbound></phone-settings>
+            <setting id="ntp" value="h"/></settings>"#;
+        assert_eq!(read(own, &mut values), Ok(vec![]));
+        assert_eq!(values["ntp"], "h");
+        let account = account(&make("snom"), &values).expect("account");
+        assert_eq!((account.server.as_str(), account.port, account.tcp), ("10.0.0.1", 5070, true));
+        assert!(matches!(read("<html/>", &mut values), Err(Fault::WrongRoot { .. })));
+    }
+
+    #[test]
+    fn lines_may_have_a_word_in_front_and_quotes() {
+        let mut values = Values::new();
+        let colons = b"# a comment\nsip line1 user name: 2041\r\nsip line1 display name: a: b\n";
+        assert_eq!(read_lines("x", colons, ("", "", ":"), &mut values), Ok(vec![]));
+        assert_eq!((values["sip line1 user name"].as_str(), values["sip line1 display name"].as_str()), ("2041", "a: b"));
+        let words = b"IF $MODEL4 SEQ J179 GOTO J\nSET SNTPSRVR \"a b\"\nGET $MACADDR.cfg\n";
+        assert_eq!(read_lines("x", words, ("", "SET ", " "), &mut values), Ok(vec!["$MACADDR.cfg".to_owned()]));
+        assert_eq!(values["SNTPSRVR"], "a b");
+        assert!(matches!(read_lines("x", b"a=b", ("# head", "", "="), &mut values), Err(Fault::NoHeader { .. })));
+        assert!(matches!(read_lines("x", b"\nnonsense\n", ("", "", "="), &mut values), Err(Fault::NotKeyValue { line: 2, .. })));
+    }
+
+    #[test]
+    fn a_dial_plan_that_needs_no_key_is_a_hotline() {
+        let profile = |plan: &str| {
+            format!(
+                "<flat-profile><Line_Enable_1_>Yes</Line_Enable_1_><Proxy_1_>h</Proxy_1_><User_ID_1_>u</User_ID_1_><Password_1_>s</Password_1_><Dial_Plan_1_>{plan}</Dial_Plan_1_></flat-profile>"
+            )
+        };
+        for (plan, hotline) in [("(S0&lt;:0&gt;)", Some("0")), ("(**x.|*x.|x.)", None)] {
+            let mut values = Values::new();
+            read_xml("x", profile(plan).as_bytes(), &["flat-profile"], &mut values).expect("read");
+            assert_eq!(account(&make("cisco_spa"), &values).expect("account").hotline.as_deref(), hotline, "{plan}");
+        }
     }
 }

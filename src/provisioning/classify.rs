@@ -169,6 +169,10 @@ mod tests {
             (Some("yealink"), "check-sync;reboot=false | check-sync;reboot=true", 60),
             (Some("poly"), "check-sync", 60),
             (Some("grandstream"), "resync | check-sync;reboot=true", 3600),
+            (Some("snom"), "check-sync;reboot=false | check-sync;reboot=true", 60),
+            (Some("cisco_mpp"), "resync | reboot_now", 60),
+            (Some("fanvil"), "check-sync | check-sync;reboot=true", 0),
+            (Some("mitel"), "check-sync | check-sync;reboot=true", 86400),
             (None, "check-sync | check-sync;reboot=true", 0),
         ] {
             assert_eq!(told(family), (events.to_owned(), poll_secs), "{family:?}");

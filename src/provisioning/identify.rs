@@ -225,6 +225,10 @@ mod tests {
             ("cfgc074ad010203.xml", other("c074ad010203")),
             ("64167f010203-user.cfg", other("64167f010203")),
             ("64167f010203-phone.cfg", other("64167f010203")),
+            ("snomD785-000413010203.htm", other("000413010203")),
+            ("000413010203.xml", other("000413010203")),
+            ("0C383E010203.cfg", other("0c383e010203")),
+            ("1400E9010203.cfg", other("1400e9010203")),
             ("025566aabbcc.cfg", other(STRANGE)),
             ("025566aabbcc.txt", other(STRANGE)),
             ("cfgc074ad010203", Wanted::Nothing),
@@ -235,7 +239,7 @@ mod tests {
         ] {
             assert_eq!(wanted(path, None), result, "{path}");
         }
-        for path in ["y000000000028.cfg", "000000000000.cfg", "yealink-common.cfg"] {
+        for path in ["y000000000028.cfg", "000000000000.cfg", "snomD785.htm", "/spa504G.cfg", "7841-3PCC.xml", "startup.cfg"] {
             assert!(matches!(wanted(path, None), Wanted::Common(_)), "{path}");
         }
     }

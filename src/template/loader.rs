@@ -159,7 +159,7 @@ mod tests {
         let templates = Templates::load(None).unwrap_or_else(|faults| panic!("{faults}"));
         let set = templates.current();
         let names: Vec<_> = set.families().map(|family| family.id.clone()).collect();
-        for family in ["generic", "grandstream", "poly", "yealink"] {
+        for family in ["cisco_mpp", "cisco_spa", "fanvil", "generic", "grandstream", "mitel", "poly", "snom", "yealink"] {
             assert!(names.iter().any(|name| name == family), "{names:?}");
         }
     }

@@ -91,3 +91,27 @@ async fn grandstream_and_any_other() {
     tokio::join!(two_people_get_phones(&office, "grandstream", 1, ADA, ALAN), two_people_get_phones(&office, "generic", 1, GRACE, HEDY));
     office.node.stop().await;
 }
+
+/// From the box to the owner's registration.
+async fn somebody_gets_a_phone(office: &Office, family: &str, number: u32, person: [&str; 3]) {
+    let mut somebody = office.plugs_in(family, number);
+    signs_in(&mut somebody, person).await;
+    let told = office.events_of(somebody.phone.mac).await;
+    let leased = told.iter().find_map(|event| match event {
+        Event::LeaseGranted { family, .. } => family.clone(),
+        _ => None,
+    });
+    assert_eq!(leased.as_deref(), Some(family), "known when it asked for an address");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snom_cisco_fanvil_and_mitel() {
+    let office = Office::opens(|_| {}).await;
+    tokio::join!(
+        somebody_gets_a_phone(&office, "snom", 1, ADA),
+        somebody_gets_a_phone(&office, "cisco_mpp", 1, ALAN),
+        somebody_gets_a_phone(&office, "fanvil", 1, GRACE),
+        somebody_gets_a_phone(&office, "mitel", 1, HEDY),
+    );
+    office.node.stop().await;
+}

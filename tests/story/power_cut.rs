@@ -571,7 +571,7 @@ async fn while_many_get_an_address() {
     let make = Make::of("yealink").expect("a make");
     let client = |number: u32, last_address| {
         let first_retry = Duration::from_millis(300);
-        let vendor_class = make.vendor_class.clone();
+        let vendor_class = make.vendor_class.map(<[u8]>::to_vec);
         let config = ClientConfig { vendor_class, last_address, first_retry, ..ClientConfig::new(make.mac(number)) };
         let mut client = Client::new(config, u64::from(number), Instant::now());
         client.start(Instant::now());
