@@ -315,6 +315,25 @@ fn render_shows_what_each_make_gets_before_anything_runs() {
     assert!(!folder.path().join("data").exists(), "looking leaves nothing behind");
 }
 
+#[test]
+fn a_value_on_a_phone_says_where_it_was_written() {
+    let own = "sites: { all: { subnets: [0.0.0.0/0, '::/0'], variables: { ntp_server: ntp.example.org } } }\n";
+    let config = office(USERS) + "templates: { path: own }\n";
+    let folder = folder(&[("f.yaml", &config), ("users.yaml", &shipped("config/demo/users.yaml")), ("own/overrides.yaml", own)]);
+    let why = |key: &str| plugtone(folder.path(), &["template", "why", "00:15:65:aa:bb:cc", key, "-c", "f.yaml", "--as", "2041"]);
+    let variable = why("ntp_server").good();
+    let lines: Vec<_> = variable.lines().map(str::trim).collect();
+    assert!(lines[0].starts_with("ntp_server = ntp.example.org    # site, ") && lines[0].ends_with("own/overrides.yaml:1"), "{variable}");
+    assert!(lines[1].starts_with("instead of ") && lines[1].contains("# defaults, defaults.yaml (shipped):"), "{variable}");
+    // By a value that stands in a file: the template's line, and what is in it.
+    let value = why("ntp.example.org").good();
+    assert!(value.contains("written by yealink/") && value.contains("ntp_server = ntp.example.org"), "{value}");
+    let secret = why("account.1.password").good();
+    assert!(secret.contains("account.1.password = ••••••") && secret.contains("lines: of the phone and the server"), "{secret}");
+    let nothing = why("acount.1.password").bad();
+    assert!(nothing.contains("is in no file of this yealink, and no variable"), "{nothing}");
+}
+
 // --- tokens and other things that need no server
 
 #[test]

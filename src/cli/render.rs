@@ -1,6 +1,6 @@
 //! `render`: prints what a phone would get, from the configuration and templates on disk; the server need not run.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path, sync::Arc};
 
 use clap::Args;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     binding::{self, MasterKey},
-    model::{Extension, MacAddr},
+    model::{Extension, MacAddr, Secret},
     node::own_address,
     provisioning::{
         Endpoints, Known,
@@ -18,7 +18,7 @@ use crate::{
         variables::{self, Own},
     },
     store::{Store, sqlite::Sqlite},
-    template::{Line, Templates},
+    template::{Line, Subject, TemplateSet, Templates},
 };
 
 /// Prints the files that a phone would get, with secrets masked.
@@ -31,6 +31,50 @@ use crate::{
 pub struct Render {
     #[arg(long)]
     mac: MacAddr,
+    /// Show the secrets too. Who sees them can register as this phone.
+    #[arg(long)]
+    show_secrets: bool,
+    /// Instead of files: every variable with its value and where it was set.
+    #[arg(long)]
+    explain: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    wanted: Wanted,
+}
+
+impl Render {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let seen = self.wanted.look(self.mac, self.show_secrets).await?;
+        let Seen { set, family, subject, .. } = &seen;
+        let masked = |text: &str| if self.show_secrets { text.to_owned() } else { seen.masked(text) };
+        if self.explain {
+            for (name, value) in set.variables(family, subject) {
+                say!("{name} = {}    # {}", masked(&value.value.to_string()), value.origin);
+            }
+            return Ok(());
+        }
+        let mut files = Vec::new();
+        for file in set.files(family, subject) {
+            let rendered = set.render(&file, subject)?;
+            let text = masked(&String::from_utf8_lossy(&rendered.bytes));
+            files.push(serde_json::json!({ "name": rendered.name, "content_type": rendered.content_type, "text": text }));
+        }
+        if self.json {
+            return out::json(&files);
+        }
+        for file in &files {
+            say!("──── {}  ({})", file["name"].as_str().unwrap_or_default(), file["content_type"].as_str().unwrap_or_default());
+            say!("{}", file["text"].as_str().unwrap_or_default());
+        }
+        Ok(())
+    }
+}
+
+/// The phone that is looked at, and as what.
+#[derive(Args)]
+pub(super) struct Wanted {
     /// The family; told by the MAC's prefix if absent.
     #[arg(long)]
     family: Option<String>,
@@ -42,21 +86,27 @@ pub struct Render {
     /// As if it were bound to this extension.
     #[arg(long = "as", value_name = "EXTENSION", id = "extension")]
     extension: Option<Extension>,
-    /// Show the secrets too. Who sees them can register as this phone.
-    #[arg(long)]
-    show_secrets: bool,
-    /// Instead of files: every variable with its value and where it was set.
-    #[arg(long)]
-    explain: bool,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     config: ConfigArg,
 }
 
-impl Render {
-    pub async fn run(self) -> anyhow::Result<()> {
+/// A phone as its templates see it.
+pub(super) struct Seen {
+    pub(super) set: Arc<TemplateSet>,
+    pub(super) family: String,
+    pub(super) subject: Subject,
+    secrets: Vec<Secret>,
+}
+
+impl Seen {
+    pub(super) fn masked(&self, text: &str) -> String {
+        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose(), "••••••"))
+    }
+}
+
+impl Wanted {
+    /// `secrets`: they are to be shown.
+    pub(super) async fn look(self, mac: MacAddr, secrets: bool) -> anyhow::Result<Seen> {
         let settings = self.config.load()?;
         let templates = Templates::load(settings.templates.path.as_deref())?;
         let set = templates.current();
@@ -64,39 +114,38 @@ impl Render {
         let key_file = data.join("master.key");
         let key = match binding::files::load(&key_file)? {
             Some(key) => key,
-            None if self.show_secrets => {
+            None if secrets => {
                 anyhow::bail!("there are no secrets yet: the server makes {} at its first start", key_file.display())
             }
             // Nothing of it is shown; the server makes the real one, as its own user.
             None => MasterKey::new([0; 32]),
         };
 
-        let (mut known, generation) = (Known::default(), 0);
+        let (mut known, mut generation, mut address) = (Known::default(), 0, None);
         let mut owner = self.extension.clone().map(|extension| (extension.clone(), format!("Extension {extension}")));
-        let mut generation = generation;
         if owner.is_none() && !self.unbound && settings.store.path.exists() {
             let store = Sqlite::open(&settings.store.path)?;
-            if let Some(device) = store.device(self.mac).await? {
-                generation = device.generation;
+            if let Some(device) = store.device(mac).await? {
+                (generation, address) = (device.generation, device.address.map(IpAddr::V4));
                 (known.family, known.model) = (device.family, device.model);
             }
-            let binding = store.bindings().await?.into_iter().find(|binding| binding.mac == self.mac && binding.line == 1);
+            let binding = store.bindings().await?.into_iter().find(|binding| binding.mac == mac && binding.line == 1);
             owner = binding.map(|binding| (binding.extension, binding.display_name));
             store.close().await;
         }
         let line = Line {
             number: 1,
-            user: owner.as_ref().map_or_else(|| provisional_user(self.mac), |(extension, _)| extension.to_string()),
-            auth_user: auth_user(self.mac, 1),
-            secret: key.sip_secret(self.mac, 1, generation),
+            user: owner.as_ref().map_or_else(|| provisional_user(mac), |(extension, _)| extension.to_string()),
+            auth_user: auth_user(mac, 1),
+            secret: key.sip_secret(mac, 1, generation),
             display_name: owner.as_ref().map_or_else(|| "New phone".to_owned(), |(_, name)| name.clone()),
             label: owner.as_ref().map(|(extension, _)| extension.to_string()),
             extension: owner.map(|(extension, _)| extension),
         };
-        let secrets = [line.secret.clone(), key.admin_password(""), key.url_token(self.mac)];
+        let secrets = vec![line.secret.clone(), key.admin_password(""), key.url_token(mac)];
         known.lines = vec![line];
         let family = self.family.clone().or(known.family.clone());
-        let family = family.as_deref().or(set.recognise_mac(self.mac)).unwrap_or("generic").to_owned();
+        let family = family.as_deref().or(set.recognise_mac(mac)).unwrap_or("generic").to_owned();
         if set.family(&family).is_none() {
             let names: Vec<&str> = set.families().map(|family| &*family.id).collect();
             anyhow::bail!("there is no family '{family}'; there are {}", names.join(", "));
@@ -109,31 +158,8 @@ impl Render {
             realm: settings.sip.realm.clone(),
         };
         let model = self.model.clone().or(known.model.clone());
-        let own = Own { mac: self.mac, known: &known, model, source: endpoints.address, local: None };
+        let own = Own { mac: mac, known: &known, model, source: address.unwrap_or(endpoints.address), local: None };
         let subject = variables::own(&set, &settings.provisioning, &endpoints, &key, own);
-        let masked = |text: &str| match self.show_secrets {
-            true => text.to_owned(),
-            false => secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose(), "••••••")),
-        };
-        if self.explain {
-            for (name, value) in set.variables(&family, &subject) {
-                say!("{name} = {}    # {}", masked(&value.value.to_string()), value.origin);
-            }
-            return Ok(());
-        }
-        let mut files = Vec::new();
-        for file in set.files(&family, &subject) {
-            let rendered = set.render(&file, &subject)?;
-            let text = masked(&String::from_utf8_lossy(&rendered.bytes));
-            files.push(serde_json::json!({ "name": rendered.name, "content_type": rendered.content_type, "text": text }));
-        }
-        if self.json {
-            return out::json(&files);
-        }
-        for file in &files {
-            say!("──── {}  ({})", file["name"].as_str().unwrap_or_default(), file["content_type"].as_str().unwrap_or_default());
-            say!("{}", file["text"].as_str().unwrap_or_default());
-        }
-        Ok(())
+        Ok(Seen { set, family, subject, secrets })
     }
 }

@@ -1,19 +1,26 @@
-//! `template diff`: what the templates on disk would change, before they are live.
+//! `template diff`: what the templates on disk would change, before they are live. `template why`: where a value comes from.
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use hyper::Method;
 
 use super::{
     ServerArg,
     out::{self, say},
+    render::{Seen, Wanted},
 };
-use crate::api::templates::{DiffGroup, TemplateDiff};
+use crate::{
+    api::templates::{DiffGroup, TemplateDiff},
+    model::MacAddr,
+    template::Variable,
+};
 
 /// Looks at what phones get.
 #[derive(Args)]
 #[command(after_help = "Examples:
   plugtone template diff        what the templates on disk would change
-  plugtone reload               make them live")]
+  plugtone reload               make them live
+  plugtone template why 00:15:65:aa:bb:cc ntp_server")]
 pub struct Template {
     #[command(subcommand)]
     command: Command,
@@ -22,6 +29,7 @@ pub struct Template {
 #[derive(Subcommand)]
 enum Command {
     Diff(Diff),
+    Why(Why),
 }
 
 /// Shows which phones change, and how, if the templates on disk become live: grouped by identical change, secrets masked. Changes
@@ -43,6 +51,22 @@ struct Diff {
     server: ServerArg,
 }
 
+/// Says where what a phone gets comes from: the template's file and line, and each variable in it with every layer that sets it. From
+/// the files on disk; the server need not run.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone template why 00:15:65:aa:bb:cc account.1.user_name        a setting, as the phone's file has it
+  plugtone template why 00:15:65:aa:bb:cc ntp_server                 a variable
+  plugtone template why 00:15:65:aa:bb:cc P30 --family grandstream --as 2041")]
+struct Why {
+    /// The phone.
+    mac: MacAddr,
+    /// A word of the phone's files (a setting, a value), or a variable.
+    key: String,
+    #[command(flatten)]
+    wanted: Wanted,
+}
+
 /// Phones that are named without `--phones`.
 const NAMED: usize = 4;
 
@@ -50,6 +74,49 @@ impl Template {
     pub async fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Diff(diff) => diff.run().await,
+            Command::Why(why) => why.run().await,
+        }
+    }
+}
+
+impl Why {
+    async fn run(self) -> anyhow::Result<()> {
+        let seen = self.wanted.look(self.mac, false).await?;
+        let Seen { set, family, subject, .. } = &seen;
+        let known = set.family(family).context("the family is gone")?;
+        let traces = set.trace(family, subject, &self.key)?;
+        let variable = set.variable(known, subject, &self.key);
+        if traces.is_empty() && variable.is_none() {
+            anyhow::bail!(
+                "'{}' is in no file of this {family}, and no variable: `plugtone render --mac {}` shows the files",
+                self.key,
+                self.mac
+            );
+        }
+        if let Some(variable) = &variable {
+            tell(&seen, variable);
+        }
+        for trace in &traces {
+            say!("{}:{}  {}", trace.file, trace.line, seen.masked(trace.text.trim()));
+            match &trace.place {
+                Some((file, line)) => say!("  written by {file}:{line}"),
+                None => say!("  the template's line cannot be told"),
+            }
+            trace.variables.iter().for_each(|variable| tell(&seen, variable));
+        }
+        Ok(())
+    }
+}
+
+/// A variable, the layer that counts first.
+fn tell(seen: &Seen, variable: &Variable) {
+    match variable.set.split_last() {
+        None => say!("  {}: of the phone and the server", variable.name),
+        Some((counts, below)) => {
+            say!("  {} = {}    # {}", variable.name, seen.masked(&counts.value.to_string()), counts.origin);
+            for hidden in below.iter().rev() {
+                say!("    instead of {}    # {}", seen.masked(&hidden.value.to_string()), hidden.origin);
+            }
         }
     }
 }

@@ -5,6 +5,8 @@
 //! no clock, no randomness, the same [`Subject`] gives the same bytes (phones compare them to decide whether to restart).
 //! [`TemplateSet::recognise_dhcp`] and [`TemplateSet::recognise_user_agent`] tell makes apart by the same files.
 //!
+//! [`TemplateSet::trace`] says where a line of a phone's file comes from.
+//!
 //! Not here: who may read a file (`provisioning/access.rs`), which phone asks (`provisioning/identify.rs`), DHCP's wire.
 
 mod fault;
@@ -19,6 +21,7 @@ mod schema;
 mod set;
 mod subject;
 mod timezone;
+mod trace;
 
 use std::path::PathBuf;
 
@@ -33,6 +36,7 @@ pub use render::Grammar;
 pub use schema::{Capabilities, Readers, Reload};
 pub use set::{Family, FileRef, Rendered, Source, TemplateSet, UploadRule};
 pub use subject::{Line, Server, Subject};
+pub use trace::{Trace, Variable};
 
 /// `templates:` in the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

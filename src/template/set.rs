@@ -44,6 +44,7 @@ pub struct Source {
 /// Everything that is needed to render; see the module's documentation.
 pub struct TemplateSet {
     families: BTreeMap<FamilyName, Family>,
+    defaults: LayerMap,
     overrides: Overrides,
     zones: BTreeMap<String, (String, Value)>,
 }
@@ -95,9 +96,9 @@ struct OptionTemplate {
 
 /// Where a template's first line stands, to name the right line in a fault.
 #[derive(Clone, Debug)]
-struct Place {
-    origin: Arc<str>,
-    first_line: u32,
+pub(super) struct Place {
+    pub(super) origin: Arc<str>,
+    pub(super) first_line: u32,
 }
 
 /// A file of a family that a name led to.
@@ -148,8 +149,9 @@ impl TemplateSet {
             let written: DefaultsFile = keep(read_untyped(&source.origin, &source.text), &mut faults)?;
             Some(layer(Layer::Defaults, &Arc::from(&*source.origin), written.variables))
         });
-        let mut set = Self { families: BTreeMap::new(), overrides: overrides.unwrap_or_default(), zones };
         let defaults = defaults.unwrap_or_default();
+        let overrides = overrides.unwrap_or_default();
+        let mut set = Self { families: BTreeMap::new(), defaults: defaults.clone(), overrides, zones };
 
         for source in sources {
             let Some(id) = source.name.strip_suffix(".yaml").filter(|id| !id.contains('/')) else { continue };
@@ -333,10 +335,16 @@ impl TemplateSet {
     }
 
     fn layered(&self, family: &Family, subject: &Subject) -> LayerMap {
-        let mut variables = family.base.clone();
-        let mut put = |layer: &LayerMap| variables.extend(layer.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let mut variables = LayerMap::new();
+        for layer in self.layers_of(family, subject) {
+            variables.extend(layer.iter().map(|(name, value)| (name.clone(), value.clone())));
+        }
+        variables
+    }
+
+    /// The layers that apply to a phone, lowest first.
+    pub(super) fn layers_of<'a>(&'a self, family: &'a Family, subject: &'a Subject) -> Vec<&'a LayerMap> {
         let model = subject.model.as_deref().unwrap_or_default();
-        family.models.iter().filter(|(pattern, _)| pattern.is_match(model)).for_each(|(_, layer)| put(layer));
         let extension = subject.lines.first().and_then(|line| line.extension.as_ref());
         let whose = Whose {
             mac: subject.mac,
@@ -344,12 +352,12 @@ impl TemplateSet {
             user_id: subject.user_id.as_deref(),
             extension: extension.map(|extension| extension.as_str()),
         };
-        self.overrides.layers(whose).for_each(put);
-        variables
+        let models = family.models.iter().filter(|(pattern, _)| pattern.is_match(model)).map(|(_, layer)| layer);
+        [&self.defaults, &family.base].into_iter().chain(models).chain(self.overrides.layers(whose)).collect()
     }
 
     /// What a template sees. A file for anyone is rendered without everything that is somebody's.
-    fn context(&self, family: &Family, subject: &Subject, readers: Readers) -> Result<Value, Fault> {
+    pub(super) fn context(&self, family: &Family, subject: &Subject, readers: Readers) -> Result<Value, Fault> {
         let layered = self.layered(family, subject);
         let zone = self.zone(&layered)?;
         let own = readers == Readers::Own;
@@ -596,6 +604,21 @@ impl Family {
         coded.into_iter().chain(self.model_names.iter().map(|pattern| pattern.replace('*', "1"))).collect()
     }
 
+    /// How a file is made: its grammar, its template, and for whom.
+    pub(super) fn how(&self, file: &FileRef) -> Option<(Grammar, &str, Readers)> {
+        self.files.get(file.index).map(|file| (file.grammar, &*file.template, file.readers))
+    }
+
+    /// The compiled templates.
+    pub(super) fn templates(&self, grammar: Grammar) -> Option<&Environment<'static>> {
+        self.environments.get(&grammar)
+    }
+
+    /// Where a template's first line stands.
+    pub(super) fn place(&self, template: &str) -> Place {
+        self.places.get(template).cloned().unwrap_or(Place { origin: Arc::from(template), first_line: 0 })
+    }
+
     fn run(&self, grammar: Grammar, template: &str, context: &Value) -> Result<Vec<u8>, Fault> {
         let Some(env) = self.environments.get(&grammar) else { return Ok(Vec::new()) };
         render(env, template, context).map_err(|error| {
@@ -607,7 +630,7 @@ impl Family {
 
     /// The file, the line in it, the words that were wrong, and those of `context` that may have been meant.
     fn explain(&self, error: &Error, name: &str, text: &str, context: &Value) -> Fault {
-        let place = self.places.get(name).cloned().unwrap_or(Place { origin: Arc::from(name), first_line: 0 });
+        let place = self.place(name);
         let line = place.first_line + error.line().unwrap_or(1).saturating_sub(1) as u32;
         let cut = error.range().and_then(|range| text.get(range)).unwrap_or_default().trim();
         let deepest = std::iter::successors(std::error::Error::source(error), |e| e.source()).last().map(ToString::to_string);
