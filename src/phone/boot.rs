@@ -54,6 +54,13 @@ impl Server {
     /// Reads the value of option 66, 43, 160…, a host or a URL. `default_scheme` is for a value without one.
     pub fn parse(value: &str, default_scheme: &str) -> Result<Self, ServerError> {
         let fault = || ServerError(value.chars().take(120).collect());
+        // Avaya's option 242: `HTTPSRVR=10.0.0.2,HTTPPORT=8080,HTTPDIR=/dir`.
+        if value.starts_with("HTTPSRVR=") {
+            let part = |name: &str| value.split(',').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('='));
+            let host = part("HTTPSRVR").unwrap_or_default();
+            let url = format!("http://{host}:{}{}", part("HTTPPORT").unwrap_or("80"), part("HTTPDIR").unwrap_or_default());
+            return Self::parse(&url, "http").map_err(|_| fault());
+        }
         let (scheme, rest) = value.trim().split_once("://").unwrap_or((default_scheme, value.trim()));
         let (scheme, usual_port) = match scheme.to_ascii_lowercase().as_str() {
             "tftp" => (Scheme::Tftp, 69),
@@ -209,6 +216,7 @@ mod tests {
             ("http://10.0.0.1:8080", "tftp", Scheme::Http, "10.0.0.1", 8080, "x.cfg"),
             ("http://prov.example/a/b/", "tftp", Scheme::Http, "prov.example", 80, "a/b/x.cfg"),
             ("10.0.0.1/dir", "http", Scheme::Http, "10.0.0.1", 80, "dir/x.cfg"),
+            ("HTTPSRVR=10.0.0.1,HTTPPORT=8080,HTTPDIR=/dir", "http", Scheme::Http, "10.0.0.1", 8080, "dir/x.cfg"),
             ("ftp://PlcmSpIp:pw@10.0.0.1/000000000000.cfg", "ftp", Scheme::Ftp, "10.0.0.1", 21, "x.cfg"),
         ] {
             let server = Server::parse(value, default).expect(value);

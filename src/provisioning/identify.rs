@@ -239,7 +239,9 @@ mod tests {
         ] {
             assert_eq!(wanted(path, None), result, "{path}");
         }
-        for path in ["y000000000028.cfg", "000000000000.cfg", "snomD785.htm", "/spa504G.cfg", "7841-3PCC.xml", "startup.cfg"] {
+        for path in
+            ["y000000000028.cfg", "000000000000.cfg", "snomD785.htm", "/spa504G.cfg", "7841-3PCC.xml", "startup.cfg", "KX-HDV130.cfg"]
+        {
             assert!(matches!(wanted(path, None), Wanted::Common(_)), "{path}");
         }
     }
@@ -259,7 +261,7 @@ mod tests {
             ("a user agent beats a prefix", family("001565aabbcc.cfg", agent, None, None), Some("poly")),
             ("what is stored beats a prefix", family("001565aabbcc.cfg", None, Some("poly"), None), Some("poly")),
             ("a lease", family("025566aabbcc.cfg", None, None, Some("poly")), Some("poly")),
-            ("a name that one make has", family("cfg025566aabbcc.xml", None, None, None), Some("grandstream")),
+            ("a name that one make has", family("025566aabbcc-user.cfg", None, None, None), Some("poly")),
             ("a name that several makes have", family("025566aabbcc.cfg", None, None, None), None),
             ("a name that is nobody's but generic", family("025566aabbcc.txt", None, None, None), Some("generic")),
             ("generic beside its own", family("001565aabbcc.txt", None, Some("yealink"), None), Some("generic")),

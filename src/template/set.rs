@@ -682,7 +682,10 @@ impl Family {
                 }
             }
             Grammar::KeyValue => {
-                let stray = |line: &&str| !line.trim().is_empty() && !line.starts_with(['#', '[']) && !line.contains(['=', ':']);
+                // Avaya's are orders: `SET NAME value`, `GET file`.
+                let order = |line: &str| line.starts_with("SET ") || line.starts_with("GET ");
+                let setting = |line: &str| line.starts_with(['#', '[']) || line.contains(['=', ':']) || order(line);
+                let stray = |line: &&str| !line.trim().is_empty() && !setting(line);
                 if let Some(line) = text.lines().find(stray) {
                     return Err(wrong(format!("this line has no `key = value`: {line}")));
                 }

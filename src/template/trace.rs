@@ -158,12 +158,14 @@ fn mark(text: &str, number: usize) -> (String, Vec<Vec<String>>) {
                 behind_block &= piece.is_empty();
                 continue;
             };
+            // What Panasonic wants at the end of a line stays together.
+            let (content, end) = content.strip_suffix('\r').map_or((content, "\n"), |content| (content, "\r\n"));
             let line = expressions.len();
             made += content;
             if !(behind_block && content.is_empty()) {
                 made += &format!("{}{number}:{line}{}", MARK[0], MARK[1]);
             }
-            made.push('\n');
+            made += end;
             if let Some(here) = expressions.last_mut() {
                 here.extend(around.iter().cloned());
             }

@@ -115,3 +115,15 @@ async fn snom_cisco_fanvil_and_mitel() {
     );
     office.node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn htek_digium_panasonic_and_avaya() {
+    let office = Office::opens(|_| {}).await;
+    tokio::join!(
+        somebody_gets_a_phone(&office, "htek", 1, ADA),
+        somebody_gets_a_phone(&office, "digium", 1, ALAN),
+        somebody_gets_a_phone(&office, "panasonic", 1, GRACE),
+        somebody_gets_a_phone(&office, "avaya_j", 1, HEDY),
+    );
+    office.node.stop().await;
+}
