@@ -14,6 +14,7 @@ mod call_transfer;
 mod cli;
 mod config;
 mod dhcp;
+mod dhcp_sheet;
 mod doors;
 mod e2e;
 mod files;

@@ -11,6 +11,7 @@ mod bench;
 mod check;
 mod client;
 mod demo;
+mod dhcp;
 mod dial;
 mod ivr;
 mod ladder;
@@ -54,6 +55,7 @@ enum Command {
     Reload(serve::Reload),
     Render(render::Render),
     Template(template::Template),
+    Dhcp(dhcp::Dhcp),
     Devices(lists::Devices),
     Users(lists::Users),
     Bindings(lists::Bindings),
@@ -86,6 +88,7 @@ impl Cli {
             Command::Reload(command) => command.run().await,
             Command::Render(command) => command.run().await,
             Command::Template(command) => command.run().await,
+            Command::Dhcp(command) => command.run(),
             Command::Devices(command) => command.run().await,
             Command::Users(command) => command.run().await,
             Command::Bindings(command) => command.run().await,

@@ -87,7 +87,7 @@ pub fn reload_methods(templates: Templates) -> ReloadMethods {
     })
 }
 
-fn value(value: DhcpValue) -> OptionValue {
+pub(super) fn value(value: DhcpValue) -> OptionValue {
     match value {
         DhcpValue::Text(text) => OptionValue::Text(text),
         DhcpValue::Addresses(list) => OptionValue::Addresses(list),

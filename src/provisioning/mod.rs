@@ -13,6 +13,7 @@ pub mod pipeline;
 pub mod preview;
 pub mod reload;
 mod settings;
+pub mod sheet;
 pub mod variables;
 pub mod worker;
 

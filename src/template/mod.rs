@@ -31,7 +31,7 @@ pub use fault::{Fault, Faults};
 pub use layers::{Layer, Layered, Origin};
 pub use loader::{Templates, read, shipped};
 pub use options::{DhcpOption, DhcpValue, SendWhen};
-pub use recognise::{DhcpFacts, Recognised};
+pub use recognise::{DhcpFacts, Match, Recognised, Signs};
 pub use render::Grammar;
 pub use schema::{Capabilities, Readers, Reload};
 pub use set::{Family, FileRef, Rendered, Source, TemplateSet, UploadRule};

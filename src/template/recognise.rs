@@ -43,6 +43,19 @@ pub(super) struct Marks {
     never: Vec<String>,
 }
 
+/// What other DHCP servers can tell a family by, as its YAML has it.
+#[derive(Debug)]
+pub struct Signs<'a> {
+    /// Beginnings of MAC addresses, three to six bytes.
+    pub prefixes: &'a [Vec<u8>],
+    /// Option 60: how it is compared, and with what.
+    pub vendor_classes: Vec<(Match, &'a [u8])>,
+    /// Options that only phones ask for.
+    pub asks_for: &'a [u8],
+    /// What asks for them and is no phone, by the beginning of option 60.
+    pub never: &'a [String],
+}
+
 #[derive(Debug)]
 struct ClassMark {
     matches: Match,
@@ -50,8 +63,9 @@ struct ClassMark {
     model: Option<Regex>,
 }
 
-#[derive(Debug, PartialEq)]
-enum Match {
+/// How option 60 is compared: as bytes, ASCII letters in any case, without NULs at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
     Exact,
     Prefix,
     Contains,
@@ -91,6 +105,11 @@ impl Marks {
             }
         }
         marks
+    }
+
+    pub(super) fn signs(&self) -> Signs<'_> {
+        let vendor_classes = self.vendor_classes.iter().map(|mark| (mark.matches, &*mark.bytes)).collect();
+        Signs { prefixes: &self.prefixes, vendor_classes, asks_for: &self.asks_for, never: &self.never }
     }
 
     /// The model, if the option names it.

@@ -14,7 +14,7 @@ use super::fault::{Fault, Suggest, fault};
 use super::layers::{Layer, LayerMap, Layered, Overrides, Whose, check_names, layer};
 use super::options::{self, DhcpOption};
 use super::pattern::{Captured, FilePattern};
-use super::recognise::{DhcpFacts, Marks, Recognised};
+use super::recognise::{DhcpFacts, Marks, Recognised, Signs};
 use super::render::{Grammar, environment, fill_empty, render};
 use super::sample;
 use super::schema::{
@@ -446,6 +446,11 @@ impl TemplateSet {
 }
 
 impl Family {
+    /// What a DHCP server that is not ours can tell this make by.
+    pub fn signs(&self) -> Signs<'_> {
+        self.marks.signs()
+    }
+
     fn new(id: &str, source: &Source, written: FamilyFile, defaults: &LayerMap, sources: &[Source], faults: &mut Vec<Fault>) -> Self {
         let origin: Arc<str> = Arc::from(&*source.origin);
         let own = layer(Layer::Family, &origin, written.variables);

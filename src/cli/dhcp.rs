@@ -1,0 +1,102 @@
+//! `dhcp`: what other DHCP servers must say to phones where ours cannot be the server. The server need not run.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{ConfigArg, out};
+use crate::{
+    node::own_address,
+    provisioning::{
+        Endpoints,
+        sheet::{Dialect, Sheet},
+    },
+    template::Templates,
+};
+
+/// Helps another DHCP server to send phones here.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone dhcp sheet dnsmasq > /etc/dnsmasq.d/plugtone.conf
+  plugtone dhcp sheet windows")]
+pub struct Dhcp {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    Sheet(SheetArgs),
+}
+
+/// Prints the options that phones need, ready to paste into a DHCP server that must stay: for each make what it reads, where that
+/// server can tell makes apart by vendor class or MAC.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone dhcp sheet dnsmasq > /etc/dnsmasq.d/plugtone.conf
+  plugtone dhcp sheet isc --address 192.168.40.2 > /etc/dhcp/plugtone.conf
+  plugtone dhcp sheet kea > /etc/kea/plugtone.json
+  plugtone dhcp sheet windows                     PowerShell; `netsh` before Server 2012
+  plugtone dhcp sheet cisco                       for the pool of the voice VLAN
+
+Phones get no files by a lease of another server: name their network in `provisioning.open.subnets`.")]
+struct SheetArgs {
+    /// Whose language it is in: ISC dhcpd is `isc`, Windows by PowerShell `windows`, before Server 2012 `netsh`, Cisco IOS `cisco`.
+    server: Server,
+    /// The address at which phones reach this server; told by the configuration if absent.
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<Ipv4Addr>,
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Server {
+    Dnsmasq,
+    Isc,
+    Kea,
+    Windows,
+    Netsh,
+    Mikrotik,
+    Pfsense,
+    Cisco,
+}
+
+impl Dhcp {
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.action {
+            Action::Sheet(sheet) => sheet.run(),
+        }
+    }
+}
+
+impl SheetArgs {
+    fn run(self) -> anyhow::Result<()> {
+        let settings = self.config.load()?;
+        let address = self.address.map_or_else(|| own_address(&settings), IpAddr::V4);
+        anyhow::ensure!(
+            !settings.provisioning.url.is_empty() || !address.is_loopback(),
+            "nothing says at which address phones reach this server: add `--address 192.168.40.2`, or set `provisioning.url`"
+        );
+        let endpoints = Endpoints {
+            address,
+            http_port: settings.http.enabled.then(|| settings.http.listen.first().map_or(80, |at| at.port())),
+            tftp_port: settings.tftp.listen.first().map_or(69, |at| at.port()),
+            sip_port: settings.sip.udp.first().or(settings.sip.tcp.first()).map_or(5060, |at| at.port()),
+            realm: settings.sip.realm.clone(),
+        };
+        let templates = Templates::load(settings.templates.path.as_deref())?;
+        let sheet = Sheet::new(&templates.current(), &settings.provisioning, &endpoints)?;
+        out::text(&sheet.write(match self.server {
+            Server::Dnsmasq => Dialect::Dnsmasq,
+            Server::Isc => Dialect::Isc,
+            Server::Kea => Dialect::Kea,
+            Server::Windows => Dialect::Windows,
+            Server::Netsh => Dialect::Netsh,
+            Server::Mikrotik => Dialect::Mikrotik,
+            Server::Pfsense => Dialect::Pfsense,
+            Server::Cisco => Dialect::Cisco,
+        }));
+        Ok(())
+    }
+}
