@@ -32,7 +32,7 @@ use crate::{
     media::Media,
     model::{BindingRecord, Event, Events, Keys, MacAddr, Secret, User},
     provisioning::{
-        self, Endpoints, Files, Identities, Identity, Neighbours, Onboarding, PhoneClasses, classify,
+        self, Endpoints, Files, Identities, Identity, Neighbours, Onboarding, PhoneClasses, beside, classify,
         onboarding::{self, CallKind, Output, Registration, Sighting},
     },
     routing,
@@ -279,6 +279,9 @@ impl Node {
             _ => {
                 let classes = PhoneClasses::new(templates.clone(), settings.provisioning.clone(), endpoints, key);
                 let config = settings.dhcp.check()?;
+                for remark in beside::remarks(&templates.current(), &config, &settings.provisioning) {
+                    tracing::warn!("dhcp.mode is `beside`: {remark}");
+                }
                 Some(dhcp::socket::serve(config, Arc::new(classes), shared.clone(), events.clone(), lease_view, shutdown.clone()).await?)
             }
         };

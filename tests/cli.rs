@@ -112,6 +112,22 @@ const USERS: &str = "directory: { file: { path: users.yaml } }\n";
 // --- check
 
 #[test]
+fn check_notes_which_phones_find_us_beside_another_dhcp_server() {
+    let beside = format!("extensions: {{ range: 2041-2099 }}\n{USERS}dhcp: {{ mode: beside, subnets: [{{ cidr: 10.0.0.0/24 }}] }}\n");
+    let folder = folder(&[("f.yaml", &beside), ("users.yaml", &shipped("config/demo/users.yaml"))]);
+    let out = plugtone(folder.path(), &["check", "--config", "f.yaml"]).good();
+    for told in [
+        "f.yaml: good",
+        "  note: in 10.0.0.0/24 no address is leased",
+        "poly, yealink ask by DHCPINFORM",
+        "get no files: switch `provisioning.url_tokens` on",
+    ] {
+        assert!(out.contains(told), "no {told} in {out}");
+    }
+    assert_eq!(plugtone(folder.path(), &["check", "--config", "f.yaml", "--json"]).json(), serde_json::json!([]), "notes are no faults");
+}
+
+#[test]
 fn check_says_where_what_was_expected_and_what_was_probably_meant() {
     let source = "directory: { file: { path: users.yaml } }\n";
     for (story, text, told) in [

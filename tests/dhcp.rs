@@ -166,6 +166,23 @@ impl Client {
         self.namespace.start("udhcpc", &arguments)
     }
 
+    /// What dhcpcd is told when it asks by DHCPINFORM, with an address that it has.
+    fn informs(&self, address: &str, config: &str) -> HashMap<String, String> {
+        // Its own name for option 66 takes host names only.
+        let config = format!("ipv4only\nnoarp\ndefine 66 string file_server\noption file_server\n{config}");
+        fs::write(self.path("dhcpcd.conf"), config).unwrap();
+        // It sets the address itself, and would take it for lost if a script did.
+        let folder = self.folder.path().display();
+        fs::write(self.path("note"), format!("#!/bin/sh\nenv > {folder}/told.tmp; mv {folder}/told.tmp {folder}/told.$reason\n")).unwrap();
+        fs::set_permissions(self.path("note"), fs::Permissions::from_mode(0o755)).unwrap();
+        let (file, script) = (self.path("dhcpcd.conf").display().to_string(), self.path("note").display().to_string());
+        let inform = format!("--inform={address}/24");
+        // It has helpers that would stay: they end with its namespace of processes.
+        let alone = ["--pid", "--fork", "--kill-child", "dhcpcd", "--nobackground", "--oneshot"];
+        let _dhcpcd = self.namespace.start("unshare", &[&alone[..], &["--config", &file, "--script", &script, &inform, "eth0"]].concat());
+        self.hears("INFORM")
+    }
+
     fn dhclient_files(&self) -> Vec<String> {
         let path = |name: &str| self.path(name).display().to_string();
         ["-cf", &path("dhclient.conf"), "-lf", &path("leases"), "-pf", &path("pid"), "-sf", &path("script")].map(str::to_owned).to_vec()
@@ -379,6 +396,51 @@ fn a_relay_passes_on_requests_and_says_where_they_came_from() {
     let near = Client::new("near", "00:15:65:00:00:03", &network);
     let _udhcpc = near.udhcpc(&["-B"]);
     assert_eq!(near.hears("bound")["ip"], "10.77.0.100");
+}
+
+#[test]
+fn beside_a_server_that_must_stay_phones_ask_us_and_computers_do_not_hear_us() {
+    need("dnsmasq", "dnsmasq-base");
+    need("dhcpcd", "dhcpcd-base");
+    let (network, office) = (lan(), Arc::new(Office::new()));
+    // The office's server, on a machine of its own, which knows no phones.
+    let other = Namespace::new("other");
+    network.plug("lan", &other);
+    other.ip("addr add 10.77.0.2/24 dev eth0");
+    let folder = tempfile::tempdir().expect("folder");
+    let leases = format!("--dhcp-leasefile={}", folder.path().join("leases").display());
+    let arguments = ["-k", "--user=root", "--port=0", "--no-ping", "--pid-file=", "--conf-file=/dev/null", "--interface=eth0"];
+    let _dnsmasq = other.start("dnsmasq", &[&arguments[..], &["--dhcp-range=10.77.0.100,10.77.0.150,10m", &leases]].concat());
+    let _server = office.host(&network, "mode: beside\ninterfaces: [lan]\nconflict_check: false\nsubnets: [{ cidr: 10.77.0.0/24 }]\n");
+
+    let phone = Client::new("phone", "00:15:65:00:00:01", &network);
+    let udhcpc = phone.udhcpc(&["-V", "yealink", "-O", "66"]);
+    let told = phone.hears("bound");
+    let address = told["ip"].clone();
+    assert_eq!((&*told["serverid"], told.get("tftp")), ("10.77.0.2", None), "the other server leases: {told:?}");
+    udhcpc.signal(libc::SIGUSR1);
+    assert_eq!(phone.hears("renew")["serverid"], "10.77.0.2");
+    assert!(within(PATIENCE, || office.told(|event| matches!(event, Event::DhcpDiscover { .. })) > 0), "the phone is seen");
+
+    // It asks who else knows something; the other's answer has nothing for it.
+    let told = phone.informs(&address, "vendorclassid yealink\nblacklist 10.77.0.2\n");
+    let value = |name: &str| told.get(name).map(String::as_str);
+    assert_eq!(
+        (value("new_dhcp_server_identifier"), value("new_file_server")),
+        (Some("10.77.0.1"), Some("http://10.77.0.1:8080")),
+        "{told:?}"
+    );
+    assert_eq!((value("new_ip_address"), value("new_dhcp_lease_time")), (Some(&*address), None), "{told:?}");
+
+    // A computer hears the other server only.
+    let computer = Client::new("computer", "00:11:22:00:00:01", &network);
+    let _udhcpc = computer.udhcpc(&[]);
+    let address = computer.hears("bound")["ip"].clone();
+    let told = computer.informs(&address, "vendorclassid MSFT 5.0\n");
+    assert_eq!(told.get("new_dhcp_server_identifier").map(String::as_str), Some("10.77.0.2"), "{told:?}");
+    assert_eq!(office.told(|event| matches!(event, Event::DhcpInform { .. })), 1);
+    let leased = |event: &Event| matches!(event, Event::DhcpOffer { .. } | Event::LeaseGranted { .. } | Event::LeaseRefused { .. });
+    assert_eq!((office.told(leased), office.view.len()), (0, 0), "nothing was leased, nobody refused");
 }
 
 #[test]

@@ -11,14 +11,15 @@ use crate::{
     directory,
     ivr::{self, loader},
     node::read_settings,
+    provisioning::beside,
     routing,
-    template::TemplateSet,
+    template::{TemplateSet, Templates},
     voicemail::client::Mailer,
     yaml::Fault,
 };
 
 /// Tells what is wrong with the configuration, templates, flows, routes and users: file, line, column, and what to do. Runs the
-/// tests beside the routes.
+/// tests beside the routes. Beside another DHCP server it notes which makes find us, and what the others need.
 #[derive(Args)]
 #[command(after_help = "Examples:
   plugtone check --config config/plugtone.yaml
@@ -49,6 +50,10 @@ impl Check {
             0 if self.json => Ok(()),
             0 => {
                 say!("{file}: good; templates, flows, routes and users too");
+                let settings = self.config.load()?;
+                let templates = Templates::load(settings.templates.path.as_deref())?;
+                let remarks = beside::remarks(&templates.current(), &settings.dhcp.check()?, &settings.provisioning);
+                remarks.iter().for_each(|remark| say!("  note: {remark}"));
                 Ok(())
             }
             1 => anyhow::bail!("1 fault"),

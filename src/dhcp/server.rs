@@ -7,7 +7,10 @@
 //! Driven with `handle_*`, drained with [`Server::poll_action`], woken at [`Server::poll_timeout`]. An ACK leaves only
 //! after the shell has said that its lease is on disk; of one address one lease is written at a time.
 //!
-//! Not here: BOOTP clients, media other than Ethernet, rapid commit (RFC 4039), lease query.
+//! Beside another server (`mode: beside`) phones alone are answered. RFC 2131 leaves two ways: an address of our own range, which the
+//! client may choose (§4.2), and settings for a client that has its address from elsewhere and asks by INFORM (§3.4).
+//!
+//! Not here: offers without an address (PXE's proxy), BOOTP clients, media other than Ethernet, rapid commit (RFC 4039), lease query.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -21,7 +24,7 @@ use super::{
     limit::Limiter,
     options::{MessageType, Packet, code, sub_option},
     reply::{self, Reply},
-    settings::{Config, Mode, NonPhones},
+    settings::{Config, Mode, NonPhones, Subnet},
 };
 use crate::model::{Event, LeaseRecord, LeaseState, MacAddr, Timestamp};
 
@@ -382,6 +385,10 @@ impl Server {
             tracing::info!(mac = %ask.mac, family = ?ask.class.family, relay = ?ask.relay(), "DISCOVER");
             self.tell(Event::DhcpDiscover { mac: ask.mac, family: ask.class.family.clone(), vendor_class, relay: ask.relay() });
         }
+        // An offer without an address, as PXE knows it, is read by no phone.
+        if !self.leases_here(&ask) {
+            return;
+        }
         let wish = ask.packet.options.address(code::REQUESTED_ADDRESS);
         let chosen = if tries < MOST_TRIES { self.table.choose(&ask.client, ask.mac, ask.subnet, wish, now) } else { None };
         let Some(address) = chosen else { return self.exhausted(now, &ask) };
@@ -435,6 +442,9 @@ impl Server {
             if let Some(address) = self.table.offer_to(&ask.client, ask.subnet, now) {
                 self.table.withdraw(address);
             }
+            return;
+        }
+        if !self.leases_here(ask) {
             return;
         }
         let Some(address) = ciaddr.or(wish) else { return self.ignore(now, "no_address", "a REQUEST that names no address") };
@@ -594,6 +604,12 @@ impl Server {
         let Some(address) = given(ask.packet.head.ciaddr).or(given(*ask.source.ip())) else {
             return self.ignore(now, "no_address", "an INFORM that names no address");
         };
+        if !self.config.loopback && self.table.subnet_of(address).is_none() {
+            return self.ignore(now, "elsewhere", "an INFORM from an address of none of `dhcp.subnets`");
+        }
+        if !self.admits(now, ask) {
+            return;
+        }
         let Some(mut reply) = self.reply(now, MessageType::Ack, ask, Ipv4Addr::UNSPECIFIED, None, false) else { return };
         if !self.config.loopback {
             reply.to = Destination::Address(SocketAddrV4::new(address, CLIENT_PORT));
@@ -604,6 +620,11 @@ impl Server {
     }
 
     // --- parts of them
+
+    /// Beside another server a subnet may be there only to answer INFORMs.
+    fn leases_here(&self, ask: &Ask) -> bool {
+        self.table.subnet(ask.subnet).is_some_and(Subnet::leases)
+    }
 
     fn is_for_us(&self, ask: &Ask) -> bool {
         let server = ask.packet.options.address(code::SERVER_ID);

@@ -19,8 +19,8 @@ use crate::model::MacAddr;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// `server`: we are the DHCP server of these subnets. `beside`: another server is; we answer phones only, out of our
-    /// own range, and never refuse a stranger's address. `off`: no DHCP.
+    /// `server`: we are the DHCP server of these subnets. `beside`: another server is; we answer phones only: with leases where a subnet
+    /// has a `range` (ours alone), else when they ask by DHCPINFORM; `plugtone check` says which makes do. `off`: no DHCP.
     pub mode: Mode,
     /// Network interfaces to serve, as `eth0.20`. Empty: every interface that has an address in one of the subnets, and
     /// relays on any.
@@ -236,6 +236,11 @@ pub struct Subnet {
 }
 
 impl Subnet {
+    /// Has it any address to lease? Beside another server it need not.
+    pub fn leases(&self) -> bool {
+        self.range.is_some() || !self.reserved.is_empty()
+    }
+
     /// May the address be leased to just anybody?
     pub fn is_free_for_all(&self, address: Ipv4Addr) -> bool {
         self.range.is_some_and(|range| range.contains(address))
@@ -257,7 +262,7 @@ impl Settings {
         if self.loopback && !self.listen.ip().is_loopback() {
             return Err(SettingsError::LoopbackOutside(self.listen));
         }
-        let subnets = self.subnets.iter().map(|subnet| subnet.check(self.lease_secs)).collect::<Result<Vec<_>, _>>()?;
+        let subnets = self.subnets.iter().map(|subnet| subnet.check(self.mode, self.lease_secs)).collect::<Result<Vec<_>, _>>()?;
         for (index, one) in subnets.iter().enumerate() {
             for other in &subnets[index + 1..] {
                 if one.cidr.contains(&other.cidr) || other.cidr.contains(&one.cidr) {
@@ -288,12 +293,12 @@ impl Settings {
 }
 
 impl SubnetSettings {
-    fn check(&self, lease_secs: u32) -> Result<Subnet, SettingsError> {
+    fn check(&self, mode: Mode, lease_secs: u32) -> Result<Subnet, SettingsError> {
         let cidr = self.cidr.trunc();
         let inside = |what, address| {
             if cidr.contains(&address) { Ok(()) } else { Err(SettingsError::Outside { what, address, subnet: cidr }) }
         };
-        if self.range.is_none() && self.reservations.is_empty() {
+        if self.range.is_none() && self.reservations.is_empty() && mode != Mode::Beside {
             return Err(SettingsError::NothingToLease(cidr));
         }
         if let Some(range) = self.range {
@@ -347,6 +352,7 @@ mod tests {
         let subnet = &config.subnets[0];
         assert_eq!((subnet.range.unwrap().size(), subnet.lease_secs), (100, 28800));
         assert!(!read("mode: off").check().unwrap().is_active());
+        assert!(!read("mode: beside\nsubnets: [{ cidr: 192.168.20.0/24 }]").check().unwrap().subnets[0].leases(), "another server does");
     }
 
     #[test]

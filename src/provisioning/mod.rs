@@ -3,6 +3,7 @@
 //! Three doors (`fileserver`) ask one [`FileService`]. Not here: TFTP blocks, HTTP headers, minijinja, SIP.
 
 pub mod access;
+pub mod beside;
 pub mod classify;
 mod duplicates;
 pub mod files;

@@ -171,6 +171,8 @@ pub struct Capabilities {
     /// The shortest time between two fetches that the phone can be told, minutes; 0: it does not poll.
     pub poll_minutes_min: u32,
     pub lines_max: u8,
+    /// Asks by DHCPINFORM where the answer of the server that leased names no file server.
+    pub inform: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -431,6 +431,59 @@ fn an_inform_gets_settings_and_no_lease() {
     assert_eq!(lab.told(|event| matches!(event, Event::LeaseRefused { .. })), 0);
 }
 
+/// Another server leases here; we are told of no range.
+const BESIDE: &str = "
+mode: beside
+new_clients_per_minute: 2
+conflict_check: false
+subnets:
+- cidr: 10.0.0.0/24
+";
+
+#[test]
+fn beside_another_server_nothing_is_leased_unless_told_to() {
+    let phone = |kind| msg(kind, 1).with(60, b"yealink");
+    let request = || phone(MessageType::Request);
+    for (story, message) in [
+        ("looking for a server", phone(MessageType::Discover)),
+        ("it took the other's offer", request().wish("10.0.0.50").chose(ip("10.0.0.2"))),
+        ("it takes an offer that we never made", request().wish("10.0.0.50").chose(SERVER)),
+        ("a reboot", request().wish("10.0.0.50")),
+        ("a reboot from another network", request().wish("172.16.0.9")),
+        ("a renewal by broadcast", request().ciaddr("10.0.0.50")),
+        ("a renewal sent to us", request().ciaddr("10.0.0.50").unicast()),
+        ("a computer's question", msg(MessageType::Inform, 2).ciaddr("10.0.0.51")),
+        ("a question from nowhere", phone(MessageType::Inform).ciaddr("192.0.2.7")),
+        ("a question without an address", phone(MessageType::Inform)),
+    ] {
+        let mut lab = Lab::new(BESIDE);
+        lab.silent(message);
+        let loud = |event: &Event| !matches!(event, Event::DhcpDiscover { .. });
+        assert_eq!((lab.told(loud), lab.disk.len()), (0, 0), "{story}");
+    }
+    // With a range of ours it is a phone's to choose.
+    let mut lab = Lab::new(&format!("{BESIDE}  range: 10.0.0.10-10.0.0.12\n"));
+    assert_eq!(kind(&lab.one(phone(MessageType::Discover))), MessageType::Offer);
+    lab.silent(msg(MessageType::Discover, 2));
+}
+
+#[test]
+fn beside_another_server_phones_that_ask_are_answered() {
+    let mut lab = Lab::new(BESIDE);
+    let asks = |n: u8| msg(MessageType::Inform, n).ciaddr(&format!("10.0.0.{n}")).with(60, b"yealink").with(55, &[1, 3]);
+    let (ack, to) = lab.one(asks(50));
+    assert_eq!((ack.message_type(), to), (Some(MessageType::Ack), Destination::Address("10.0.0.50:68".parse().unwrap())));
+    assert_eq!((ack.head.yiaddr, ack.head.ciaddr), (Ipv4Addr::UNSPECIFIED, ip("10.0.0.50")));
+    let order: Vec<u8> = ack.options.iter().map(|(code, _)| code).collect();
+    assert_eq!(order, [53, 54, 1, 66], "no lease, and no router that the other server may know better");
+    assert_eq!((lab.told(|event| matches!(event, Event::DhcpInform { .. })), lab.disk.len()), (1, 0));
+    // Nobody makes us talk without end.
+    lab.one(asks(51));
+    lab.silent(asks(52));
+    lab.sleep(60);
+    lab.one(asks(52));
+}
+
 #[test]
 fn relays_are_answered_with_their_own_bytes() {
     let mut lab = Lab::new(OFFICE);

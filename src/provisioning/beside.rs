@@ -1,0 +1,77 @@
+//! What works, and for which makes, beside a DHCP server that must stay: said before a phone shows it. Pure.
+
+use super::settings::Settings;
+use crate::{
+    dhcp::{self, settings::Mode},
+    template::{Family, TemplateSet},
+};
+
+/// For the administrator, one line each; nothing where our server is the one that leases.
+pub fn remarks(set: &TemplateSet, dhcp: &dhcp::Config, settings: &Settings) -> Vec<String> {
+    if dhcp.mode != Mode::Beside {
+        return Vec::new();
+    }
+    let mut remarks = Vec::new();
+    let bare = || dhcp.subnets.iter().filter(|subnet| !subnet.leases()).map(|subnet| subnet.cidr);
+    let networks = bare().map(|cidr| cidr.to_string()).collect::<Vec<_>>().join(", ");
+    if networks.is_empty() {
+        return remarks;
+    }
+    let makes = |asks: bool| {
+        let wanted = |family: &&Family| family.capabilities.inform == asks;
+        set.families().filter(wanted).map(|family| &*family.id).collect::<Vec<_>>().join(", ")
+    };
+    remarks.push(format!("in {networks} no address is leased; phones are answered when they ask by DHCPINFORM"));
+    remarks.push(format!(
+        "{} ask by DHCPINFORM when the answer of the server that leased names no file server; one server alone may answer them",
+        makes(true)
+    ));
+    remarks.push(format!(
+        "{} take options only from the server that leased: give it what `plugtone dhcp sheet` prints, or give the subnet a `range` \
+         that is not the other server's, to lease to phones",
+        makes(false)
+    ));
+    let closed = bare().any(|cidr| !settings.open.subnets.iter().any(|open| open.contains(&ipnet::IpNet::V4(cidr))));
+    remarks.extend(match (closed, settings.url_tokens) {
+        (false, _) => None,
+        (true, true) => Some(
+            "phones without a lease of ours get their files by the key in the URL that DHCPINFORM brings them; those that learn the \
+             URL elsewhere need their network in `provisioning.open.subnets`"
+                .to_owned(),
+        ),
+        (true, false) => Some(format!(
+            "phones without a lease of ours get no files: switch `provisioning.url_tokens` on, which puts a key into the answers to \
+             DHCPINFORM, or name {networks} in `provisioning.open.subnets`"
+        )),
+    });
+    remarks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::shipped;
+
+    #[test]
+    fn who_is_found_and_who_gets_files_is_said() {
+        let set = TemplateSet::load(&shipped()).unwrap_or_else(|faults| panic!("{faults:?}"));
+        let said = |dhcp: &str, provisioning: &str| {
+            let dhcp = serde_yaml::from_str::<dhcp::Settings>(dhcp).unwrap().check().unwrap();
+            remarks(&set, &dhcp, &serde_yaml::from_str(provisioning).unwrap()).join("\n")
+        };
+        const BARE: &str = "{ mode: beside, subnets: [{ cidr: 10.0.0.0/24 }] }";
+        for (story, dhcp, provisioning, told) in [
+            ("the only server", "subnets: [{ cidr: 10.0.0.0/24, range: 10.0.0.9-10.0.0.99 }]", "{}", ""),
+            ("a range of our own", "{ mode: beside, subnets: [{ cidr: 10.0.0.0/24, range: 10.0.0.9-10.0.0.99 }] }", "{}", ""),
+            ("nothing is open", BARE, "{}", "get no files: switch `provisioning.url_tokens` on"),
+            ("another network is open", BARE, "open: { subnets: [10.0.0.0/25] }", "or name 10.0.0.0/24 in `provisioning.open.subnets`"),
+            ("keys", BARE, "url_tokens: true", "those that learn the URL elsewhere need their network"),
+            ("an open network", BARE, "open: { subnets: [10.0.0.0/16] }", "grandstream"),
+        ] {
+            let said = said(dhcp, provisioning);
+            assert!(if told.is_empty() { said.is_empty() } else { said.contains(told) }, "{story}: {said}");
+        }
+        let open = said(BARE, "open: { subnets: [10.0.0.0/16] }");
+        assert!(open.contains("poly") && open.contains("yealink") && !open.contains("get no files"), "{open}");
+    }
+}
