@@ -125,7 +125,9 @@ impl Sheet {
         let any: &[Entry] = self.others.as_ref().map_or(&[], |others| &others.options);
         let mut list: Vec<Shared> = Vec::new();
         let makes = self.makes.iter().map(|make| (&*make.id, &make.options[..])).chain([("any other phone", any)]);
-        for (reader, option) in makes.flat_map(|(id, options)| options.iter().map(move |option| (id, option))) {
+        let all = makes.flat_map(|(id, options)| options.iter().map(move |option| (id, option)));
+        // What 43 means is each make's own affair (RFC 2132 §8.4): one make's value may harm another.
+        for (reader, option) in all.filter(|(_, option)| option.code != 43) {
             let at = list.iter().position(|shared| shared.entry.code == option.code).unwrap_or_else(|| {
                 let entry = any.iter().find(|general| general.code == option.code).unwrap_or(option).clone();
                 list.push(Shared { entry, readers: Vec::new(), bent: Vec::new() });
