@@ -923,6 +923,28 @@ fn phones_that_are_played_say_in_the_end_whether_they_got_there() {
 }
 
 #[test]
+fn a_phone_of_no_known_make_becomes_a_template() {
+    let server = Server::start(USERS, &[]);
+    let dhcp = server.dhcp.to_string();
+    let play = ["phone", "--family", "generic", "--count", "1", "--dhcp", &dhcp, "--mac", "02:70:67:00:02:00", "--seconds", "6"];
+    plugtone(server.folder.path(), &play).good();
+    let stub = server.ask(&["template", "learn", "02:70:67:00:02:00"]).good();
+    for word in ["ouis: [\"027067\"]", "It asked by DHCP for the options 1, ", "{ code: 66, ", "{mac}", "account: true"] {
+        assert!(stub.contains(word), "{word}: {stub}");
+    }
+    // It loads as it is.
+    let folder = folder(&[
+        ("f.yaml", &(office(USERS) + "templates: { path: own }\n")),
+        ("users.yaml", &shipped("config/demo/users.yaml")),
+        ("own/acme.yaml", &stub),
+    ]);
+    plugtone(folder.path(), &["check", "-c", "f.yaml"]).good();
+    let rendered = plugtone(folder.path(), &["render", "-c", "f.yaml", "--mac", "02:70:67:00:02:00", "--as", "2041"]).good();
+    assert!(rendered.contains("2041"), "{rendered}");
+    assert!(server.ask(&["template", "learn", "02:70:67:00:02:99"]).bad().contains("02:70:67:00:02:99"));
+}
+
+#[test]
 fn a_server_elsewhere_is_asked_with_a_token() {
     let server = Server::start(USERS, &[]);
     let token = server.ask(&["token", "create", "elsewhere"]).good();

@@ -1,4 +1,5 @@
 //! `template diff`: what the templates on disk would change, before they are live. `template why`: where a value comes from.
+//! `template learn`: the beginning of a template for a make that is not known.
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -10,9 +11,15 @@ use super::{
     render::{Seen, Wanted},
 };
 use crate::{
-    api::templates::{DiffGroup, TemplateDiff},
-    model::MacAddr,
-    template::Variable,
+    api::{
+        devices::DeviceDetail,
+        templates::{DiffGroup, TemplateDiff},
+    },
+    model::{Event, MacAddr},
+    template::{
+        Variable,
+        learn::{Shown, stub},
+    },
 };
 
 /// Looks at what phones get.
@@ -20,7 +27,8 @@ use crate::{
 #[command(after_help = "Examples:
   plugtone template diff        what the templates on disk would change
   plugtone reload               make them live
-  plugtone template why 00:15:65:aa:bb:cc ntp_server")]
+  plugtone template why 00:15:65:aa:bb:cc ntp_server
+  plugtone template learn 02:11:22:aa:bb:cc > acme.yaml")]
 pub struct Template {
     #[command(subcommand)]
     command: Command,
@@ -30,6 +38,7 @@ pub struct Template {
 enum Command {
     Diff(Diff),
     Why(Why),
+    Learn(Learn),
 }
 
 /// Shows which phones change, and how, if the templates on disk become live: grouped by identical change, secrets masked. Changes
@@ -67,6 +76,19 @@ struct Why {
     wanted: Wanted,
 }
 
+/// Writes the beginning of a template for a make that is not known, from what one of its phones showed: its DHCP class and options, the
+/// files that it asked for, its user agent. It loads as it is; the files' bodies are to be written in the make's words.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone template learn 02:11:22:aa:bb:cc
+  plugtone template learn 02:11:22:aa:bb:cc > /etc/plugtone/templates/acme.yaml && plugtone check")]
+struct Learn {
+    /// The phone; it must have been seen.
+    mac: MacAddr,
+    #[command(flatten)]
+    server: ServerArg,
+}
+
 /// Phones that are named without `--phones`.
 const NAMED: usize = 4;
 
@@ -75,6 +97,7 @@ impl Template {
         match self.command {
             Command::Diff(diff) => diff.run().await,
             Command::Why(why) => why.run().await,
+            Command::Learn(learn) => learn.run().await,
         }
     }
 }
@@ -104,6 +127,35 @@ impl Why {
             }
             trace.variables.iter().for_each(|variable| tell(&seen, variable));
         }
+        Ok(())
+    }
+}
+
+impl Learn {
+    async fn run(self) -> anyhow::Result<()> {
+        let device: DeviceDetail = self.server.client()?.get(&format!("/api/v1/devices/{}", self.mac)).await?;
+        let mut shown = Shown::of(self.mac);
+        let put = |list: &mut Vec<String>, word: &str| {
+            if !list.iter().any(|known| known == word) {
+                list.push(word.to_owned());
+            }
+        };
+        for recorded in &device.timeline {
+            match &recorded.event {
+                Event::DhcpDiscover { vendor_class, asked, .. } => {
+                    shown.vendor_class = vendor_class.clone().or(shown.vendor_class);
+                    shown.asked.clone_from(asked);
+                }
+                Event::FileMissing { path, user_agent, .. } => {
+                    put(&mut shown.files, path);
+                    user_agent.iter().for_each(|agent| put(&mut shown.user_agents, agent));
+                }
+                Event::FileServed { path, .. } => put(&mut shown.files, path),
+                Event::Registered { user_agent: Some(agent), .. } => put(&mut shown.user_agents, agent),
+                _ => {}
+            }
+        }
+        out::text(&stub(&shown));
         Ok(())
     }
 }

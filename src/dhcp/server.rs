@@ -383,7 +383,8 @@ impl Server {
             }
             let vendor_class = ask.packet.options.text(code::VENDOR_CLASS).map(|text| printable(&text));
             tracing::info!(mac = %ask.mac, family = ?ask.class.family, relay = ?ask.relay(), "DISCOVER");
-            self.tell(Event::DhcpDiscover { mac: ask.mac, family: ask.class.family.clone(), vendor_class, relay: ask.relay() });
+            let asked = ask.packet.options.get(code::PARAMETER_LIST).unwrap_or_default().to_vec();
+            self.tell(Event::DhcpDiscover { mac: ask.mac, family: ask.class.family.clone(), vendor_class, relay: ask.relay(), asked });
         }
         // An offer without an address, as PXE knows it, is read by no phone.
         if !self.leases_here(&ask) {

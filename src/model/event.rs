@@ -32,6 +32,9 @@ pub enum Event {
         family: Option<FamilyName>,
         vendor_class: Option<String>,
         relay: Option<Ipv4Addr>,
+        /// The options that it asks for (option 55).
+        #[serde(default)]
+        asked: Vec<u8>,
     },
     DhcpOffer {
         mac: MacAddr,
@@ -108,6 +111,9 @@ pub enum Event {
         door: Door,
         path: String,
         source: IpAddr,
+        /// What it says that it is, where its door asks for that.
+        #[serde(default)]
+        user_agent: Option<String>,
     },
     /// There is one, and this source may not have it. It was told that there is none.
     FileRefused {

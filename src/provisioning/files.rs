@@ -155,6 +155,12 @@ impl Files {
     }
 }
 
+fn missing(request: &FileRequest, mac: Option<MacAddr>, path: &str) -> Event {
+    // Whoever asks may say anything: as much of it as any phone says.
+    let user_agent = request.user_agent.as_deref().map(|said| said.chars().filter(|c| !c.is_control()).take(200).collect());
+    Event::FileMissing { mac, door: request.door, path: path.to_owned(), source: plain(request.source), user_agent }
+}
+
 /// In the place of every secret, where people look at files.
 struct Hidden;
 
@@ -252,7 +258,7 @@ impl Inner {
                 tracing::error!(path, family = %file.family, %fault, "a file cannot be rendered");
                 self.tell(match mac {
                     Some(mac) => Event::RenderFailed { mac, path: path.to_owned(), error: fault.to_string() },
-                    None => Event::FileMissing { mac, door: request.door, path: path.to_owned(), source: plain(request.source) },
+                    None => missing(request, mac, path),
                 });
                 FileAnswer::NotFound
             }
@@ -293,7 +299,7 @@ impl Inner {
         metrics::counter!("plugtone_provisioning_files_total", "outcome" => "missing").increment(1);
         let source = plain(request.source);
         tracing::debug!(mac = mac.map(tracing::field::display), path, %source, door = ?request.door, "no such file");
-        self.tell(Event::FileMissing { mac, door: request.door, path: path.to_owned(), source });
+        self.tell(missing(request, mac, path));
         FileAnswer::NotFound
     }
 

@@ -11,6 +11,7 @@
 
 mod fault;
 mod layers;
+pub mod learn;
 mod loader;
 mod options;
 mod pattern;
