@@ -255,8 +255,15 @@ async fn uploads_belong_to_the_phone_and_its_owner() {
         assert!(!office.put(source, path, "x").await, "{source} {path}");
     }
     assert!(!office.put("10.0.1.2", "64167faabbcc-phone.cfg", &"x".repeat(600_000)).await, "too big");
+    // A directory that somebody has edited on the phone comes before ours.
+    let directory = async || office.get("10.0.1.2", "64167faabbcc-directory.xml").await.expect("a directory");
+    let ours = directory().await;
+    assert!(ours.contains("<item_list>"), "{ours}");
+    assert!(office.put("10.0.1.2", "64167faabbcc-directory.xml", "<directory/>").await);
+    assert_eq!(directory().await, "<directory/>");
     // The next owner's phone does not find what the last one left.
     office.bind(POLY, "Ann").await;
+    assert_eq!(directory().await, ours);
     assert_eq!(office.get("10.0.1.2", "64167faabbcc-phone.cfg").await, None);
 
     let office = Office::open(Settings { uploads: false, ..Default::default() }).await;

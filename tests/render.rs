@@ -10,7 +10,7 @@ use plugtone::{
     phone::{
         boot::{Boot, Outcome, Server as BootServer},
         make::{MAKES, Make, families},
-        settings::Hotline,
+        settings::{Hotline, KeyUse},
     },
     template::{DhcpFacts, Line, Readers, Server, Source, Subject, TemplateSet, shipped},
 };
@@ -161,6 +161,58 @@ fn the_makes_own_parsers_learn_the_account() {
             let poll_secs = Some(poll_minutes.max(polls) * 60).filter(|_| !make.names.poll.every.is_empty());
             assert_eq!(account.poll_secs, poll_secs, "{family}");
         }
+    }
+}
+
+/// A key with a lamp, one that dials, a park place: each make's phone understands them, with labels, and on a side-car too.
+#[test]
+fn the_makes_own_parsers_learn_the_keys() {
+    let set = set(
+        "sites:\n  all:\n    subnets: [10.0.0.0/8]\n    variables:\n      keys:\n        - {type: line}\n        - {type: blf, value: '2042', label: \"Bob & Co\"}\n        - {type: park, value: '701', label: Park}\n        - {type: voicemail, label: Mail}\n      side_car_keys:\n        - {type: blf, value: '2043'}\n        - {type: none}\n        - {type: intercom, value: '2044'}\nusers:\n  '2041':\n    keys: { 3: { type: speed_dial, value: '+4930', label: Home } }\n",
+    );
+    let lamp = |number: &str, pickup: &str| KeyUse::Lamp { number: number.into(), pickup: pickup.into() };
+    let dial = |number: &str| KeyUse::Dial(number.into());
+    for family in ["yealink", "poly", "grandstream"] {
+        let make = Make::of(family).expect("known");
+        let mac = make.mac(0x0a0b0c);
+        let told = |owner: Option<(&str, &str)>| {
+            let subject = subject(mac, Some(make.model), owner);
+            let mut boot = Boot::new(make.clone(), mac, &BootServer::parse("http://10.0.0.2:8080", "http").expect("server"));
+            while let Some(name) = boot.poll_fetch() {
+                boot.handle_file(rendered(&set, family, &name, &subject).as_deref().map(str::as_bytes));
+            }
+            boot.keys().into_iter().map(|key| (key.side_car, key.position, key.label, key.does)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(None), [], "{family}: nobody's phone has nobody's keys");
+        // A park place is dialled as it is, whether or not somebody waits there. Poly and Grandstream put the code before
+        // numbers that ring, and a place does not ring.
+        let park = if family == "yealink" { "" } else { "**" };
+        // On a Poly the side-car's keys are counted on.
+        let (side_car, from) = if family == "poly" { (None, 4) } else { (Some(1), 0) };
+        let wanted = |third: (&str, KeyUse)| {
+            vec![
+                (None, 1, "".to_owned(), KeyUse::Line(1)),
+                (None, 2, "Bob & Co".into(), lamp("2042", "**")),
+                (None, 3, third.0.into(), third.1),
+                (None, 4, "Mail".into(), dial("*97")),
+                (side_car, from + 1, "2043".into(), lamp("2043", "**")),
+                (side_car, from + 3, "2044".into(), dial("*802044")),
+            ]
+        };
+        assert_eq!(told(Some(("2045", "Eve"))), wanted(("Park", lamp("701", park))), "{family}");
+        assert_eq!(told(Some(("2041", "Ann"))), wanted(("Home", dial("+4930"))), "{family}: Ann has another third key");
+    }
+}
+
+/// What keys dial is what the server takes; whoever changes one of the two sees it here.
+#[test]
+fn the_codes_of_the_templates_are_the_servers() {
+    let set = set("");
+    let variables = set.variables("yealink", &subject(MacAddr([2, 0, 0, 0, 0, 1]), None, None));
+    let codes = plugtone::features::Settings::default().codes;
+    for (variable, code) in [("pickup_code", &codes.pickup), ("group_pickup_code", &codes.group_pickup), ("intercom_code", &codes.intercom)]
+    {
+        assert_eq!(variables[variable].value.as_str(), Some(code.as_str()), "{variable}");
     }
 }
 

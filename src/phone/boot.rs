@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     make::Make,
-    settings::{self, Account, Fault, Grammar, PolyFile, Values},
+    settings::{self, Account, Fault, Grammar, Key, PolyFile, Values},
 };
 use crate::model::MacAddr;
 
@@ -129,7 +129,9 @@ pub enum Role {
     Values,
     /// If it exists, nothing else is fetched but what it names: boot and master files, and the first hit of several.
     Decides,
-    /// Asked for and not read: directories, licences, firmware.
+    /// A Poly phone book: the first that exists.
+    Book,
+    /// Asked for and not read: licences, firmware.
     Extra,
 }
 
@@ -162,6 +164,11 @@ impl Boot {
         }
     }
 
+    /// The keys that the files have told so far.
+    pub fn keys(&self) -> Vec<Key> {
+        settings::keys(self.make.family, &self.values)
+    }
+
     pub fn outcome(self) -> Outcome {
         match (settings::account(&self.make, &self.values), self.fault) {
             (_, Some(fault)) | (Err(fault), None) => Outcome::Refused(fault),
@@ -173,6 +180,12 @@ impl Boot {
         let name = want.name.as_str();
         let wants = |names: Vec<String>| names.into_iter().map(|name| Want { name, role: Role::Values });
         if want.role == Role::Extra {
+            return Ok(());
+        }
+        if want.role == Role::Book {
+            settings::read_poly_directory(name, bytes, &mut self.values)?;
+            // The one for everybody is asked for only where there is none of its own.
+            self.plan.retain(|want| want.role != Role::Book);
             return Ok(());
         }
         let mut named = match self.make.grammar {

@@ -90,8 +90,8 @@ pub const MAKES: &[Make] = &[
             // What the user and the web page changed on the phone, then the phone books.
             ("{mac}-phone.cfg", Role::Values),
             ("{mac}-web.cfg", Role::Values),
-            ("{mac}-directory.xml", Role::Extra),
-            ("000000000000-directory.xml", Role::Extra),
+            ("{mac}-directory.xml", Role::Book),
+            ("000000000000-directory.xml", Role::Book),
         ],
         grammar: Grammar::Poly,
         names: Names {

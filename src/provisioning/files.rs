@@ -230,9 +230,11 @@ impl Inner {
             firmware: peer.firmware.clone(),
             address: source,
         });
-        let Some(file) = file else {
-            return self.uploaded(set, request, mac, path, peer, &known).await;
-        };
+        // What the phone wrote itself comes before what we would write: it has somebody's own contacts.
+        if let Some(answer) = self.uploaded(set, request, mac, path, peer, &known).await {
+            return answer;
+        }
+        let Some(file) = file else { return self.missing(request, Some(mac), path) };
         let model = peer.model.clone().or_else(|| known.model.clone());
         let subject = self.own_subject(set, Own { mac, known: &known, model, source, local: request.local });
         let answer = self.render(set, request, Some(mac), path, &file, &subject);
@@ -267,22 +269,23 @@ impl Inner {
 
     /// What the phone wrote and may read back. Of this generation only: what the last owner changed on the phone would
     /// override what the new one's file says.
-    async fn uploaded(&self, set: &TemplateSet, request: &FileRequest, mac: MacAddr, path: &str, peer: &Peer, known: &Known) -> FileAnswer {
+    async fn uploaded(
+        &self,
+        set: &TemplateSet,
+        request: &FileRequest,
+        mac: MacAddr,
+        path: &str,
+        peer: &Peer,
+        known: &Known,
+    ) -> Option<FileAnswer> {
         let readable = upload_rule(set, path, peer, known).filter(|rule| rule.serve_back && rule.mac == mac);
-        let stored = match readable {
-            Some(_) => self.neighbours.store.upload(mac, &upload_name(known.generation, path)).await.unwrap_or_else(|error| {
-                tracing::warn!(%mac, path, %error, "cannot read what the phone uploaded");
-                None
-            }),
-            None => None,
-        };
-        match stored {
-            Some(body) => {
-                let content_type = if path.ends_with(".xml") || path.ends_with(".cfg") { "text/xml" } else { "text/plain" };
-                self.found(request, Some(mac), path, Bytes::from(body), content_type.to_owned())
-            }
-            None => self.missing(request, Some(mac), path),
-        }
+        readable?;
+        let stored = self.neighbours.store.upload(mac, &upload_name(known.generation, path)).await.unwrap_or_else(|error| {
+            tracing::warn!(%mac, path, %error, "cannot read what the phone uploaded");
+            None
+        });
+        let content_type = if path.ends_with(".xml") || path.ends_with(".cfg") { "text/xml" } else { "text/plain" };
+        Some(self.found(request, Some(mac), path, Bytes::from(stored?), content_type.to_owned()))
     }
 
     fn found(&self, request: &FileRequest, mac: Option<MacAddr>, path: &str, bytes: Bytes, content_type: String) -> FileAnswer {

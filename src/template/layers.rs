@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 use minijinja::Value;
 
 use super::fault::{Fault, Suggest, fault};
+use super::keys;
 use super::schema::{DeviceEntry, OverridesFile, Variables};
 use crate::model::MacAddr;
 
@@ -46,12 +47,24 @@ pub(super) type LayerMap = BTreeMap<Arc<str>, Layered>;
 
 pub(super) fn layer(layer: Layer, file: &Arc<str>, variables: Variables) -> LayerMap {
     variables
+        .0
         .into_iter()
         .map(|(name, written)| {
             let origin = Arc::new(Origin { layer, file: file.clone(), line: written.referenced.line() as u32 });
             (Arc::from(name), Layered { value: written.value.0, origin })
         })
         .collect()
+}
+
+/// Puts a layer over what is there: its values replace, but keys that only change some positions leave the others.
+pub(super) fn put(variables: &mut LayerMap, layer: &LayerMap) {
+    for (name, above) in layer {
+        let mut layered = above.clone();
+        if keys::NAMES.contains(&&**name) {
+            layered.value = keys::merge(variables.get(name).map(|below| &below.value), &above.value);
+        }
+        variables.insert(name.clone(), layered);
+    }
 }
 
 /// `overrides.yaml`, ready for look-up.

@@ -10,6 +10,7 @@
 //! Not here: who may read a file (`provisioning/access.rs`), which phone asks (`provisioning/identify.rs`), DHCP's wire.
 
 mod fault;
+mod keys;
 mod layers;
 pub mod learn;
 mod loader;

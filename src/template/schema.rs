@@ -6,6 +6,7 @@ use minijinja::Value;
 use serde::{Deserialize, Deserializer, de};
 use serde_yaml::Spanned;
 
+use super::keys::{self, Keys};
 use super::render::Grammar;
 
 /// `templates/<family>.yaml`.
@@ -230,7 +231,37 @@ pub(super) struct DeviceEntry {
 /// `templates/timezones.yaml`: name → POSIX `TZ` string.
 pub(super) type ZonesFile = BTreeMap<String, String>;
 
-pub(super) type Variables = BTreeMap<String, Spanned<Setting>>;
+/// Name → value. Keys of phones have a shape of their own, so that a fault in one is told with its line.
+#[derive(Debug, Default)]
+pub(super) struct Variables(pub(super) BTreeMap<String, Spanned<Setting>>);
+
+impl<'de> Deserialize<'de> for Variables {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Variables;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("variables as `name: value`")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Variables, A::Error> {
+                let mut variables = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    let written = if keys::NAMES.contains(&&*name) {
+                        let Spanned { value, referenced, defined } = map.next_value::<Spanned<Keys>>()?;
+                        Spanned { value: Setting(value.into()), referenced, defined }
+                    } else {
+                        map.next_value()?
+                    };
+                    variables.insert(name, written);
+                }
+                Ok(Variables(variables))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
 
 /// A value as YAML has it: text, number, yes or no, list or map.
 #[derive(Clone, Debug)]

@@ -11,7 +11,8 @@ use regex::Regex;
 use serde_yaml::Location;
 
 use super::fault::{Fault, Suggest, fault};
-use super::layers::{Layer, LayerMap, Layered, Overrides, Whose, check_names, layer};
+use super::keys;
+use super::layers::{Layer, LayerMap, Layered, Overrides, Whose, check_names, layer, put};
 use super::options::{self, DhcpOption};
 use super::pattern::{Captured, FilePattern};
 use super::recognise::{DhcpFacts, Marks, Recognised, Signs};
@@ -337,7 +338,7 @@ impl TemplateSet {
     fn layered(&self, family: &Family, subject: &Subject) -> LayerMap {
         let mut variables = LayerMap::new();
         for layer in self.layers_of(family, subject) {
-            variables.extend(layer.iter().map(|(name, value)| (name.clone(), value.clone())));
+            put(&mut variables, layer);
         }
         variables
     }
@@ -362,8 +363,12 @@ impl TemplateSet {
         let zone = self.zone(&layered)?;
         let own = readers == Readers::Own;
         let secret = |name: &str| name.contains("password") || name.contains("secret");
-        let mut context: BTreeMap<Arc<str>, Value> =
-            layered.into_iter().filter(|(name, _)| own || !secret(name)).map(|(name, layered)| (name, layered.value)).collect();
+        let keys = keys::NAMES.map(|name| (name, if subject.bound { keys::seen(name, &layered) } else { Vec::<Value>::new().into() }));
+        let mut context: BTreeMap<Arc<str>, Value> = layered
+            .into_iter()
+            .filter(|(name, _)| own || !secret(name) && !keys::NAMES.contains(&&**name))
+            .map(|(name, layered)| (name, layered.value))
+            .collect();
         let mut put = |name: &str, value: Value| context.insert(Arc::from(name), value);
         put("family", Value::from(&*family.id));
         put("model", Value::from(subject.model.as_deref().unwrap_or_default()));
@@ -372,6 +377,10 @@ impl TemplateSet {
         if own {
             put("bound", Value::from(subject.bound));
             put("lines", subject.lines.iter().map(line).collect::<Vec<_>>().into());
+            // Nobody's phone has nobody's keys.
+            for (name, keys) in keys {
+                put(name, keys);
+            }
             if let Some(mac) = subject.mac {
                 put("mac", Value::from(mac.bare()));
                 put("MAC", Value::from(mac.bare_upper()));
@@ -455,7 +464,7 @@ impl Family {
         let origin: Arc<str> = Arc::from(&*source.origin);
         let own = layer(Layer::Family, &origin, written.variables);
         let mut base = defaults.clone();
-        base.extend(own);
+        put(&mut base, &own);
         let known: Vec<&str> = base.keys().map(|name| &**name).collect();
         let model_names = written.models.iter().map(|entry| entry.model.clone()).collect();
         let models = written.models.into_iter().filter_map(|entry| {
@@ -656,7 +665,7 @@ impl Family {
         let word = words.next().unwrap_or_default();
         let known = parts(context);
         let is_known = known.iter().any(|name| name == word);
-        let own = ["mac", "MAC", "lines", "bound", "admin_password", "model_code"];
+        let own = ["mac", "MAC", "lines", "bound", "admin_password", "model_code", "keys", "side_car_keys"];
         if own.contains(&word) && !is_known {
             return fault.hint(format!("only files with `readers: own` have '{word}'"));
         }
