@@ -333,7 +333,7 @@ fn render_shows_what_each_make_gets_before_anything_runs() {
 
 #[test]
 fn a_value_on_a_phone_says_where_it_was_written() {
-    let own = "sites: { all: { subnets: [0.0.0.0/0, '::/0'], variables: { ntp_server: ntp.example.org } } }\n";
+    let own = "sites: { all: { subnets: [0.0.0.0/0, '::/0'], variables: { ntp_server: ntp.example.org, dot1x_identity: seven, dot1x_password: hush-hush } } }\n";
     let config = office(USERS) + "templates: { path: own }\n";
     let folder = folder(&[("f.yaml", &config), ("users.yaml", &shipped("config/demo/users.yaml")), ("own/overrides.yaml", own)]);
     let why = |key: &str| plugtone(folder.path(), &["template", "why", "00:15:65:aa:bb:cc", key, "-c", "f.yaml", "--as", "2041"]);
@@ -344,6 +344,9 @@ fn a_value_on_a_phone_says_where_it_was_written() {
     // By a value that stands in a file: the template's line, and what is in it.
     let value = why("ntp.example.org").good();
     assert!(value.contains("written by yealink/") && value.contains("ntp_server = ntp.example.org"), "{value}");
+    // What people have set is masked as well as what is derived.
+    let set = why("static.network.802_1x.md5_password").good();
+    assert!(set.contains("••••••") && !set.contains("hush"), "{set}");
     let secret = why("account.1.password").good();
     assert!(secret.contains("account.1.password = ••••••") && secret.contains("lines: of the phone and the server"), "{secret}");
     let nothing = why("acount.1.password").bad();

@@ -142,7 +142,7 @@ impl Wanted {
             label: owner.as_ref().map(|(extension, _)| extension.to_string()),
             extension: owner.map(|(extension, _)| extension),
         };
-        let secrets = vec![line.secret.clone(), key.admin_password(""), key.url_token(mac)];
+        let mut secrets = vec![line.secret.clone(), key.admin_password(""), key.url_token(mac)];
         known.lines = vec![line];
         let family = self.family.clone().or(known.family.clone());
         let family = family.as_deref().or(set.recognise_mac(mac)).unwrap_or("generic").to_owned();
@@ -160,6 +160,10 @@ impl Wanted {
         let model = self.model.clone().or(known.model.clone());
         let own = Own { mac: mac, known: &known, model, source: address.unwrap_or(endpoints.address), local: None };
         let subject = variables::own(&set, &settings.provisioning, &endpoints, &key, own);
+        // And what people have set: `admin_password`, `dot1x_password`.
+        let set_by_people = set.variables(&family, &subject).into_iter().filter(|(name, _)| name.ends_with("password"));
+        let written = set_by_people.filter_map(|(_, layered)| Some(Secret::new(layered.value.as_str().filter(|text| !text.is_empty())?)));
+        secrets.extend(written);
         Ok(Seen { set, family, subject, secrets })
     }
 }
