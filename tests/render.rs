@@ -177,7 +177,7 @@ fn the_makes_own_parsers_learn_the_keys() {
         let mac = make.mac(0x0a0b0c);
         let told = |owner: Option<(&str, &str)>| {
             let subject = subject(mac, Some(make.model), owner);
-            let mut boot = Boot::new(make.clone(), mac, &BootServer::parse("http://10.0.0.2:8080", "http").expect("server"));
+            let mut boot = Boot::new(make, mac, &BootServer::parse("http://10.0.0.2:8080", "http").expect("server"));
             while let Some(name) = boot.poll_fetch() {
                 boot.handle_file(rendered(&set, family, &name, &subject).as_deref().map(str::as_bytes));
             }

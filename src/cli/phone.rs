@@ -98,7 +98,7 @@ impl Phone {
         for number in 0..self.count {
             let mac = next(first, number);
             let answer_after = self.answer.then_some(Duration::from_secs(2));
-            let phone = DeskPhone::plug_in(Config { make: make.clone(), mac, network: network.clone(), answer_after });
+            let phone = DeskPhone::plug_in(Config { make, mac, network: network.clone(), answer_after });
             let json = self.json;
             let person = Person::new(phone, move |news: &News| {
                 let at_secs = began.elapsed().as_secs_f64();

@@ -158,7 +158,7 @@ impl Wanted {
             realm: settings.sip.realm.clone(),
         };
         let model = self.model.clone().or(known.model.clone());
-        let own = Own { mac: mac, known: &known, model, source: address.unwrap_or(endpoints.address), local: None };
+        let own = Own { mac, known: &known, model, source: address.unwrap_or(endpoints.address), local: None };
         let subject = variables::own(&set, &settings.provisioning, &endpoints, &key, own);
         // And what people have set: `admin_password`, `dot1x_password`.
         let set_by_people = set.variables(&family, &subject).into_iter().filter(|(name, _)| name.ends_with("password"));

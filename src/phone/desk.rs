@@ -129,7 +129,7 @@ impl Phone {
     pub fn plug_in(config: Config) -> Self {
         let (orders, inbox) = mpsc::channel(64);
         let (tell, news) = mpsc::channel(4096);
-        let (mac, make) = (config.mac, config.make.clone());
+        let (mac, make) = (config.mac, config.make);
         let task = tokio::spawn(Desk { config, tell, last_address: None, account: None }.run(inbox));
         Self { mac, make, orders, news, task }
     }
@@ -272,7 +272,7 @@ impl Desk {
     }
 
     async fn boot(&self, connected: &Connected) -> Outcome {
-        let mut boot = Boot::new(self.config.make.clone(), self.config.mac, &connected.server);
+        let mut boot = Boot::new(self.config.make, self.config.mac, &connected.server);
         while let Some(name) = boot.poll_fetch() {
             match self.fetch_stubbornly(connected, &name).await {
                 Ok(Some(bytes)) => {

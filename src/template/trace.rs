@@ -88,7 +88,7 @@ impl TemplateSet {
         let mut sources = Vec::new();
         let env = marked_environment(family.templates(grammar)?, grammar, family, &mut sources)?;
         let text = String::from_utf8(render(&env, template, &context).ok()?).ok()?;
-        let lines = text.lines().map(|line| unmarked(line)).collect();
+        let lines = text.lines().map(unmarked).collect();
         Some(Marked { sources, lines })
     }
 }

@@ -517,7 +517,7 @@ async fn bench_ivr(count: u32) -> anyhow::Result<()> {
     let make = Make::of("yealink").context("a make")?;
     let mut callers = JoinSet::new();
     for number in 0..count {
-        let (make, dhcp) = (make.clone(), server.dhcp);
+        let (make, dhcp) = (make, server.dhcp);
         callers.spawn(async move {
             let mac = make.mac(number);
             let config = Config { make, mac, network: Network::Loopback { dhcp }, answer_after: None };
