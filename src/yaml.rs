@@ -179,6 +179,13 @@ mod tests {
     }
 
     #[test]
+    fn however_much_is_written_about_a_setting_it_is_read() {
+        let text = format!("# {0}\nname:\n{1}  given: Ada\n", "-".repeat(5000), "  # a line about it\n".repeat(2000));
+        let read: std::collections::BTreeMap<String, std::collections::BTreeMap<String, String>> = read("f.yaml", &text).unwrap();
+        assert_eq!(read["name"]["given"], "Ada");
+    }
+
+    #[test]
     fn windows_files_and_empty_files_are_read() {
         assert_eq!(read::<Office>("a", "\u{feff}dhcp:\r\n  lease_secs: 7\r\n").unwrap().dhcp.lease_secs, 7);
         assert_eq!(read::<Office>("a", "# nothing yet\n").unwrap().dhcp.lease_secs, 0);
