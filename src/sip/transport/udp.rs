@@ -4,7 +4,6 @@
 //! sender: IP_PKTINFO tells and sets it. STUN is answered here, at once (`stun.rs`): it keeps NAT open and nobody else needs it.
 
 use std::{
-    cell::RefCell,
     io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
@@ -132,25 +131,14 @@ fn take(udp: &Udp, rates: &Mutex<Rates>, inbound: &mpsc::Sender<Inbound>, flow: 
 }
 
 /// Gives what one system call brings, [`BATCH`] datagrams at most, to `take`; returns how many.
-fn receive_batch(udp: &Udp, room: &mut [u8], take: impl FnMut(Flow, &[u8])) -> io::Result<usize> {
-    thread_local! {
-        /// Kept from one time to the next: it is some kilobytes, and most times one message comes.
-        static HEADERS: RefCell<MultiHeaders<SockaddrStorage>> =
-            RefCell::new(MultiHeaders::preallocate(BATCH, Some(cmsg_space!(in_pktinfo, in6_pktinfo))));
-    }
-    HEADERS.with_borrow_mut(|headers| receive_with(headers, udp, room, take))
-}
-
-fn receive_with(
-    headers: &mut MultiHeaders<SockaddrStorage>,
-    udp: &Udp,
-    room: &mut [u8],
-    mut take: impl FnMut(Flow, &[u8]),
-) -> io::Result<usize> {
+fn receive_batch(udp: &Udp, room: &mut [u8], mut take: impl FnMut(Flow, &[u8])) -> io::Result<usize> {
+    // Made anew each time: the system writes into them how long addresses and what comes beside were, and the next one, of another
+    // family of addresses, would be cut to that.
+    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(cmsg_space!(in_pktinfo, in6_pktinfo)));
     let mut rest = room.chunks_exact_mut(MAX_LEN);
     let mut slices: [_; BATCH] = std::array::from_fn(|_| [IoSliceMut::new(rest.next().unwrap_or_default())]);
     let mut got = 0;
-    for message in recvmmsg(udp.socket.as_raw_fd(), headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)? {
+    for message in recvmmsg(udp.socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)? {
         got += 1;
         let Some(peer) = message.address.as_ref().and_then(to_std) else { continue };
         let mut local = udp.local;
