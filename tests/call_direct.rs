@@ -34,6 +34,27 @@ async fn is_let_go(phone: &Sipp) {
     }
 }
 
+/// Lets a caller go on that talks until it is told an INFO: whatever is looked at before, however slowly, is looked at while it talks.
+async fn goes_on(phone: &Sipp, port: u16) {
+    let until = Instant::now() + Duration::from_secs(10);
+    // It must have got to where it waits: the re-INVITE that sends its sound elsewhere is acknowledged.
+    let asked = loop {
+        let log = phone.log();
+        let (before, asked) = log.rsplit_once("\nINVITE sip:").expect("a re-INVITE");
+        if !before.is_empty() && asked.contains("\nACK sip:") {
+            break asked.to_string();
+        }
+        assert!(Instant::now() < until, "no ACK: {log}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let (head, _) = asked.split_once("\r\n\r\n").expect("headers");
+    let lines = head.lines().filter(|line| !line.starts_with("Content-"));
+    let lines = lines.map(|line| if line.starts_with("CSeq:") { line.replace("INVITE", "INFO") } else { line.to_string() });
+    let info = format!("INFO sip:{}\r\nContent-Length: 0\r\n\r\n", lines.collect::<Vec<_>>().join("\r\n"));
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    socket.send_to(info.as_bytes(), ("127.0.0.1", port)).expect("sent");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sound_goes_from_phone_to_phone_and_comes_back_for_music_on_hold() {
     let bed = Bed::with(|calls| calls.direct_media = true).await;
@@ -41,12 +62,13 @@ async fn sound_goes_from_phone_to_phone_and_comes_back_for_music_on_hold() {
     // Ports of theirs that nobody needs to hear on.
     let (callers, callees) = (["[media_port]", "7000"], ["[media_port]", "7002"]);
     let callee = bed.phone(2, port, "uas_direct.xml", "x", &[("CALLER", "2041"), (callees[0], callees[1]), ("OTHER", callers[1])]);
-    let pause = ("PAUSE", "1500");
-    let caller = bed.phone(1, free_port(), "uac_direct.xml", "2042", &[(callers[0], callers[1]), ("OTHER", callees[1]), pause]);
+    let at = free_port();
+    let caller = bed.phone(1, at, "uac_direct.xml", "2042", &[(callers[0], callers[1]), ("OTHER", callees[1])]);
     // What each was told of the server's ports is void while they talk.
     is_let_go(&callee).await;
     is_let_go(&caller).await;
     assert_eq!(bed.running.handle.list().await.len(), 1, "they talk");
+    goes_on(&caller, at).await;
     caller.succeeds().await;
     callee.succeeds().await;
     bed.ended("caller hung up").await;
@@ -57,13 +79,14 @@ async fn sound_goes_from_phone_to_provider_where_its_trunk_lets_it() {
     let office = Office::start("options_secs: 0, direct_media: true, max_calls: 1", BY_ADDRESS).await;
     let callee = [("CALLER", ""), ("[media_port]", "7002"), ("OTHER", "7000")];
     let provider = office.bed.phone(1, office.first, "uas_direct.xml", "x", &callee);
-    let caller = [("[media_port]", "7000"), ("OTHER", "7002"), ("PAUSE", "500")];
-    let caller = office.bed.phone(1, free_port(), "uac_direct.xml", "001712345678", &caller);
+    let (at, caller) = (free_port(), [("[media_port]", "7000"), ("OTHER", "7002")]);
+    let caller = office.bed.phone(1, at, "uac_direct.xml", "001712345678", &caller);
     office.bed.tells(|event| matches!(event, Event::CallAnswered { .. })).await;
     is_let_go(&caller).await;
     // The call is still one of the trunk's, of which it may carry one.
     let calls = async || office.bed.running.handle.trunks().await[0].calls;
     assert_eq!(calls().await, 1);
+    goes_on(&caller, at).await;
     caller.succeeds().await;
     provider.succeeds().await;
     office.bed.ended("caller hung up").await;
