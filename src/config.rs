@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Everything that can be set. A section or key that is absent has its default; one that is not known is an error.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Whose numbers we hand out.
@@ -56,7 +56,7 @@ pub struct Settings {
 }
 
 /// Numbers for users whose directory entry names none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Extensions {
     /// First and last, as `2000-2999`, with as many digits each.
@@ -103,6 +103,8 @@ impl fmt::Display for ExtensionRange {
     }
 }
 
+crate::written_as!(ExtensionRange, { "type": "string", "pattern": "^ *[0-9]{1,15} *- *[0-9]{1,15} *$" });
+
 impl<'de> Deserialize<'de> for ExtensionRange {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
@@ -110,7 +112,7 @@ impl<'de> Deserialize<'de> for ExtensionRange {
 }
 
 /// What is logged, and how.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// `error`, `warn`, `info`, `debug` or `trace`; also per module, as `info,plugtone::dhcp=debug`.

@@ -16,7 +16,7 @@ fn it_works_as_it_stands() {
 }
 
 /// The text with every "#key: default" in force, but for those that say "not set".
-fn uncommented(text: &str) -> String {
+pub fn uncommented(text: &str) -> String {
     let is_key = |rest: &str| {
         let name: String = rest.trim_start().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
         !name.is_empty() && rest.trim_start()[name.len()..].starts_with(':') && !rest.contains("# not set")

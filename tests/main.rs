@@ -30,6 +30,7 @@ mod onboarding;
 mod render;
 mod rfc;
 mod routes;
+mod schemas;
 mod sip_abuse;
 mod sip_differential;
 mod sip_tls;

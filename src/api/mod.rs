@@ -55,7 +55,7 @@ pub const LOCAL_TOKEN_FILE: &str = "cli.token";
 const MAX_BODY: usize = 64 * 1024;
 
 /// The `api` section of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Where programs reach the API, `/healthz` and `/metrics`. Plain HTTP: keep it on loopback or behind a proxy with TLS.

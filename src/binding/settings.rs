@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Limits};
 
 /// What was written under `bindings:`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// How many devices may have the same extension at a time, 1 to 16. When one more is bound, the one that was bound
@@ -46,7 +46,7 @@ impl Settings {
 }
 
 /// What was written under `bindings.reload:`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReloadSettings {
     /// Pause after the phone's last call has ended, in milliseconds: a phone still on its way out of a call ignores the
@@ -80,7 +80,7 @@ impl ReloadSettings {
 }
 
 /// What was written under `bindings.attempts:`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AttemptSettings {
     /// Failures from one phone before it is locked out.

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The `calls` section of the configuration file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// What anybody dials to reach the voice menu. A phone without an owner reaches it by dialling anything.

@@ -23,6 +23,7 @@ mod pin;
 mod records;
 mod render;
 mod route;
+mod schema;
 mod serve;
 mod sip;
 mod table;
@@ -70,6 +71,7 @@ enum Command {
     Voicemail(voicemail::Voicemail),
     Sip(sip::Sip),
     Route(route::Route),
+    Schema(schema::Schemas),
     Phone(phone::Phone),
     Ivr(ivr::Ivr),
     Token(token::Token),
@@ -103,6 +105,7 @@ impl Cli {
             Command::Voicemail(command) => command.run().await,
             Command::Sip(command) => command.run().await,
             Command::Route(command) => command.run(),
+            Command::Schema(command) => command.run(),
             Command::Phone(command) => command.run().await,
             Command::Ivr(command) => command.run(),
             Command::Token(command) => command.run().await,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::model::MacAddr;
 
 /// Leases and options.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, schemars::JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// `server`: we are the DHCP server of these subnets. `beside`: another server is; we answer phones only: with leases where a subnet
@@ -76,7 +76,7 @@ impl Default for Settings {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     Server,
@@ -84,7 +84,7 @@ pub enum Mode {
     Off,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NonPhones {
     Serve,
@@ -92,10 +92,11 @@ pub enum NonPhones {
 }
 
 /// One network.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, schemars::JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SubnetSettings {
     /// The network and its mask, as `192.168.20.0/24`.
+    #[schemars(with = "String")]
     pub cidr: Ipv4Net,
     /// The addresses to lease, as `192.168.20.100-192.168.20.199`.
     pub range: Option<AddressRange>,
@@ -116,7 +117,7 @@ pub struct SubnetSettings {
 }
 
 /// A device and the address that only it gets; need not lie in the range.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, schemars::JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reservation {
     pub mac: MacAddr,
@@ -168,6 +169,8 @@ impl Serialize for AddressRange {
         serializer.collect_str(self)
     }
 }
+
+crate::written_as!(AddressRange, { "type": "string", "pattern": "^ *[0-9.]+ *- *[0-9.]+ *$" });
 
 impl<'de> Deserialize<'de> for AddressRange {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

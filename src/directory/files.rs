@@ -41,24 +41,32 @@ struct Entry {
     pin: Arc<StoredPin>,
 }
 
-#[derive(Deserialize)]
+/// The JSON Schema of the file, for editors.
+pub fn schema() -> schemars::Schema {
+    schemars::SchemaGenerator::default().into_root_schema_for::<UsersFile>()
+}
+
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct UsersFile {
     #[serde(default)]
     users: Vec<Row>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Row {
+    #[schemars(with = "String")]
     login: Spanned<String>,
     display_name: String,
     #[serde(default)]
+    #[schemars(with = "Option<Extension>")]
     extension: Option<Spanned<Extension>>,
     #[serde(default)]
     mail: Option<String>,
     #[serde(default)]
     groups: Vec<String>,
+    #[schemars(with = "String")]
     pin_hash: Spanned<String>,
 }
 

@@ -15,7 +15,7 @@ use crate::model::Secret;
 ///     servers: [ldap://ldap1.example.com, ldap://ldap2.example.com]
 ///     base: ou=people,dc=example,dc=com
 /// ```
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// `ldap` or `file`. Needed only when both sections are there.
@@ -24,7 +24,7 @@ pub struct Settings {
     pub ldap: Option<LdapSettings>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     Ldap,
@@ -32,7 +32,7 @@ pub enum Kind {
 }
 
 /// A YAML file with the users and the argon2id hashes of their PINs.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FileSettings {
     /// The file. Make hashes for it with `plugtone pin hash`.
@@ -45,7 +45,7 @@ impl Default for FileSettings {
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LdapSettings {
     /// Servers in order of preference: `ldap://host[:389]` or `ldaps://host[:636]`. The next is asked when one fails.
@@ -106,21 +106,21 @@ impl Default for LdapSettings {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Tls {
     Starttls,
     None,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
     Full,
     None,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Check {
     Bind,
@@ -128,7 +128,7 @@ pub enum Check {
 }
 
 /// Which attributes hold what.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Attributes {
     /// The first of these that is there names the user.

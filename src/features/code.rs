@@ -49,7 +49,7 @@ pub enum Code {
 }
 
 /// The codes of an office. An empty one is off.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Codes {
     /// Followed by the number; the same for the other forwards.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::Extension;
 
 /// In what order the members ring.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
     /// All at once.
@@ -22,7 +22,7 @@ pub enum Strategy {
 }
 
 /// A number behind which several people are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
     /// What is dialled to reach it.

@@ -8,7 +8,7 @@ use crate::model::Extension;
 const MOST_MEMBERS: usize = 100;
 
 /// A number by which many are spoken to at once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Paging {
     /// What is dialled to speak.

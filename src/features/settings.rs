@@ -13,7 +13,7 @@ use crate::model::Extension;
 /// Park places of an office at most.
 const MOST_PLACES: u32 = 1000;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// What phones dial to change or ask something. An empty one is off.
@@ -34,7 +34,7 @@ pub struct Settings {
 }
 
 /// Where calls wait.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Park {
     /// Transfer a call here to park it at the first free place.

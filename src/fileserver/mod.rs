@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::provisioning::{FileAnswer, FileRequest, FileService};
 
 /// The sections `tftp`, `ftp` and `http` of the configuration, as one.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// The TFTP server.

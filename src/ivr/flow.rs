@@ -136,41 +136,57 @@ impl Flow {
     }
 }
 
-#[derive(Deserialize)]
+/// The JSON Schema of the file, for editors.
+pub fn schema() -> schemars::Schema {
+    schemars::SchemaGenerator::default().into_root_schema_for::<FlowFile>()
+}
+
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FlowFile {
     #[serde(default)]
     description: String,
+    #[schemars(with = "String")]
     start: Spanned<String>,
     #[serde(default = "five_minutes")]
     limit_secs: u64,
+    #[schemars(with = "BTreeMap<String, StateFile>")]
     states: BTreeMap<String, Spanned<StateFile>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct StateFile {
+    #[schemars(with = "Option<Vec<PieceFile>>")]
     say: Option<Vec<Spanned<PieceFile>>>,
     barge_in: Option<bool>,
     collect: Option<CollectFile>,
     menu: Option<MenuFile>,
+    #[schemars(with = "Option<String>")]
     branch: Option<Spanned<String>>,
     authenticate: Option<AuthenticateFile>,
     bind: Option<BindFile>,
+    #[schemars(with = "Option<String>")]
     transfer: Option<Spanned<String>>,
     hang_up: Option<String>,
+    #[schemars(with = "Option<String>")]
     then: Option<Spanned<String>>,
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
     next: Option<BTreeMap<String, Spanned<String>>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct CollectFile {
+    #[schemars(with = "String")]
     into: Spanned<String>,
+    #[schemars(with = "Vec<PieceFile>")]
     prompt: Vec<Spanned<PieceFile>>,
     #[serde(default)]
+    #[schemars(with = "Vec<PieceFile>")]
     silent: Vec<Spanned<PieceFile>>,
     #[serde(default)]
+    #[schemars(with = "Vec<PieceFile>")]
     invalid: Vec<Spanned<PieceFile>>,
     /// What is keyed is never recorded, whatever else is.
     #[serde(default = "yes")]
@@ -180,6 +196,7 @@ struct CollectFile {
     #[serde(default = "fifteen")]
     max: usize,
     #[serde(default = "hash")]
+    #[schemars(with = "String")]
     end: Spanned<String>,
     #[serde(default = "eight_seconds")]
     first_ms: u64,
@@ -191,13 +208,16 @@ struct CollectFile {
     tries: u32,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct MenuFile {
+    #[schemars(with = "Vec<PieceFile>")]
     prompt: Vec<Spanned<PieceFile>>,
     #[serde(default)]
+    #[schemars(with = "Vec<PieceFile>")]
     silent: Vec<Spanned<PieceFile>>,
     #[serde(default)]
+    #[schemars(with = "Vec<PieceFile>")]
     invalid: Vec<Spanned<PieceFile>>,
     #[serde(default = "eight_seconds")]
     first_ms: u64,
@@ -205,23 +225,27 @@ struct MenuFile {
     tries: u32,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AuthenticateFile {
+    #[schemars(with = "String")]
     number: Spanned<String>,
+    #[schemars(with = "String")]
     pin: Spanned<String>,
     #[serde(default = "three")]
     tries: u32,
     #[serde(default)]
+    #[schemars(with = "Vec<PieceFile>")]
     wait: Vec<Spanned<PieceFile>>,
     #[serde(default = "ten_seconds")]
     limit_ms: u64,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct BindFile {
     #[serde(default)]
+    #[schemars(with = "Vec<PieceFile>")]
     wait: Vec<Spanned<PieceFile>>,
     #[serde(default = "ten_seconds")]
     limit_ms: u64,
@@ -262,6 +286,17 @@ const fn ten_seconds() -> u64 {
 fn hash() -> Spanned<String> {
     Spanned::new("#".to_owned(), Location::UNKNOWN, Location::UNKNOWN)
 }
+
+crate::written_as!(PieceFile, {
+    "description": "the id of a prompt, or what is said of a variable",
+    "oneOf": [
+        { "type": "string" },
+        { "type": "object", "additionalProperties": false, "minProperties": 1, "maxProperties": 1, "properties": {
+            "digits": { "type": "string" }, "number": { "type": "string" }, "name": { "type": "string" },
+            "pause_ms": { "type": "integer", "minimum": 0 }
+        } }
+    ]
+});
 
 impl<'de> Deserialize<'de> for PieceFile {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

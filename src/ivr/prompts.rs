@@ -57,6 +57,11 @@ impl fmt::Debug for Recording {
     }
 }
 
+/// The JSON Schema of a `prompts.yaml`, for editors.
+pub fn schema() -> schemars::Schema {
+    schemars::SchemaGenerator::default().into_root_schema_for::<BTreeMap<String, String>>()
+}
+
 impl Prompts {
     /// None yet.
     pub fn new(language: &str) -> Self {

@@ -44,7 +44,7 @@ pub use tone::{Country, Tones};
 pub use worker::Media;
 
 /// The `media` section of the configuration.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// First UDP port for audio. Each leg takes an even port for RTP and the odd one above it for RTCP; open the range in

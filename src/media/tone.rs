@@ -12,7 +12,7 @@ use super::Clip;
 pub const PEAK_0_DBM0: f32 = 22_800.0;
 
 /// Whose tones callers know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Country {
     /// 425 Hz, as most of Europe has it.

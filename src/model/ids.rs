@@ -45,6 +45,8 @@ impl Serialize for Extension {
     }
 }
 
+crate::written_as!(Extension, { "type": "string", "pattern": "^[0-9]{1,15}$" });
+
 impl<'de> Deserialize<'de> for Extension {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)

@@ -91,6 +91,8 @@ impl Serialize for MacAddr {
     }
 }
 
+crate::written_as!(MacAddr, { "type": "string", "pattern": "^([0-9A-Fa-f]{2}[:. -]?){6}$|^([0-9A-Fa-f]{4}[.]?){3}$" });
+
 impl<'de> Deserialize<'de> for MacAddr {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)

@@ -1,5 +1,25 @@
 //! The vocabulary: ids, records and events that several folders speak of. No behaviour beyond parse, check and display.
 
+/// The JSON Schema (draft 2020-12) of a type that has no shape of its own for serde to tell, for editors of YAML files.
+#[macro_export]
+macro_rules! written_as {
+    ($type:ty, $schema:tt) => {
+        impl schemars::JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!($schema)
+            }
+        }
+    };
+}
+
 pub mod device;
 pub mod event;
 pub mod ids;

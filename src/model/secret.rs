@@ -41,6 +41,8 @@ impl fmt::Debug for Secret {
     }
 }
 
+crate::written_as!(Secret, { "type": "string" });
+
 impl<'de> serde::Deserialize<'de> for Secret {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(Self)

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Where phones fetch their files, as `http://prov.example.org:8080`. Empty: the address at which the phone reached us
@@ -22,10 +22,11 @@ pub struct Settings {
 
 /// An address of these networks may have the files of one phone: of the first whose files it asks for. It is weaker than a
 /// lease of ours: whoever is faster than the phone gets its provisional identity. Empty `subnets` closes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OpenSettings {
     /// As `10.20.0.0/16`.
+    #[schemars(with = "Vec<String>")]
     pub subnets: Vec<IpNet>,
     /// For how many minutes after the start of the server; 0: as long as it runs.
     pub minutes: u32,

@@ -35,7 +35,7 @@ pub struct Span {
 }
 
 /// The night switch of an office: what people set by hand. Where it stands is told by the `Office`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Switch {
     /// The hours and the holidays count.

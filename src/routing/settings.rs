@@ -11,45 +11,60 @@ use crate::model::Extension;
 type Text = Spanned<String>;
 
 /// The whole file.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Two letters: how people here dial, as `DE`.
+    #[schemars(with = "Option<String>")]
     pub country: Option<Text>,
     /// Of numbers that are dialled without one, without the national prefix.
+    #[schemars(with = "Option<String>")]
     pub area_code: Option<Text>,
     /// Dialled before every number outside, as `0`.
+    #[schemars(with = "Option<String>")]
     pub outside_line: Option<Text>,
     /// IANA name; without it hours are those of the machine.
+    #[schemars(with = "Option<String>")]
     pub time_zone: Option<Text>,
     /// Shown to people outside for who has no number of their own.
+    #[schemars(with = "Option<String>")]
     pub main_number: Option<Text>,
+    #[schemars(with = "BTreeMap<String, Vec<String>>")]
     pub holidays: BTreeMap<String, Vec<Text>>,
+    #[schemars(with = "BTreeMap<String, HoursSettings>")]
     pub hours: BTreeMap<String, Spanned<HoursSettings>>,
     pub permissions: Permissions,
     /// Numbers that cost otherwise than libphonenumber's tables say.
+    #[schemars(with = "BTreeMap<Class, Vec<String>>")]
     pub classes: BTreeMap<Class, Vec<Text>>,
     pub blocked: Blocked,
     pub emergency: Emergency,
+    #[schemars(with = "BTreeMap<String, TrunkSettings>")]
     pub trunks: BTreeMap<String, Spanned<TrunkSettings>>,
     /// Short numbers from inside.
+    #[schemars(with = "Vec<DialRule>")]
     pub dial: Vec<Spanned<DialRule>>,
+    #[schemars(with = "Vec<InboundRule>")]
     pub inbound: Vec<Spanned<InboundRule>>,
+    #[schemars(with = "Vec<OutboundRule>")]
     pub outbound: Vec<Spanned<OutboundRule>>,
+    #[schemars(with = "Vec<Test>")]
     pub tests: Vec<Spanned<Test>>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HoursSettings {
     /// Days and their hours, as `mon-thu: 08:00-12:00, 13:00-18:00`.
+    #[schemars(with = "BTreeMap<String, String>")]
     pub open: BTreeMap<String, Text>,
     /// Lists of holidays on which it is closed.
+    #[schemars(with = "Vec<String>")]
     pub closed_on: Vec<Text>,
 }
 
 /// Who may call what.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Permissions {
     /// Everybody.
@@ -64,53 +79,64 @@ impl Default for Permissions {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Blocked {
     /// Numbers that nobody may call.
+    #[schemars(with = "Vec<String>")]
     pub outgoing: Vec<Text>,
     /// Callers from outside who reach nobody.
+    #[schemars(with = "Vec<String>")]
     pub incoming: Vec<Text>,
     /// Callers from outside who hide their number reach nobody.
     pub anonymous: bool,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Emergency {
+    #[schemars(with = "Vec<String>")]
     pub numbers: Vec<Text>,
     /// Tried in order, however busy or ill they are.
+    #[schemars(with = "Vec<String>")]
     pub trunks: Vec<Text>,
     /// Ring when no trunk takes the call, or where there is none.
     pub extensions: Vec<Extension>,
     /// Shown to the emergency service where no location says otherwise: it calls back there.
+    #[schemars(with = "Option<String>")]
     pub caller_id: Option<Text>,
+    #[schemars(with = "Vec<LocationRule>")]
     pub locations: Vec<Spanned<LocationRule>>,
+    #[schemars(with = "Option<EmergencyTest>")]
     pub test: Option<Spanned<EmergencyTest>>,
 }
 
 /// What the emergency service is told of the place of a phone.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocationRule {
     /// Locations of devices, as `plugtone devices` shows them; `*` stands for anything.
+    #[schemars(with = "String")]
     pub device: Text,
     /// For people: logs and events.
     #[serde(default)]
     pub name: String,
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub caller_id: Option<Text>,
     /// URI for the Geolocation header (RFC 6442).
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub geolocation: Option<Text>,
 }
 
 /// How emergency calls are tried out without calling anybody for help.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EmergencyTest {
     /// Dialled instead of the real number, as `*112`.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub numbers: Vec<Text>,
     /// Where such calls go: an extension, or another number by the same trunks.
     pub to: TestTarget,
@@ -119,19 +145,20 @@ pub struct EmergencyTest {
     pub instead: bool,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TestTarget {
     Extension(Extension),
-    Number(Text),
+    Number(#[schemars(with = "String")] Text),
 }
 
 /// A short number from inside.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DialRule {
     #[serde(default)]
     pub name: Option<String>,
+    #[schemars(with = "Vec<String>")]
     pub numbers: Vec<Text>,
     #[serde(default)]
     pub when: When,
@@ -139,19 +166,22 @@ pub struct DialRule {
 }
 
 /// Calls from outside.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InboundRule {
     #[serde(default)]
     pub name: Option<String>,
     /// Called numbers; without any: all.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub numbers: Vec<Text>,
     /// Trunks that it counts for; without any: all.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub trunks: Vec<Text>,
     /// Callers that it counts for; without any: all.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub callers: Vec<Text>,
     #[serde(default)]
     pub when: When,
@@ -159,7 +189,7 @@ pub struct InboundRule {
 }
 
 /// Calls to the outside.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OutboundRule {
     #[serde(default)]
@@ -167,6 +197,7 @@ pub struct OutboundRule {
     /// `+49…` is held against the international number, anything else against what was dialled after the outside line.
     /// Without any: all numbers that can be made international.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub numbers: Vec<Text>,
     /// What the call costs; without any: whatever.
     #[serde(default)]
@@ -177,26 +208,31 @@ pub struct OutboundRule {
     #[serde(default)]
     pub when: When,
     /// In order: the next is tried when one fails, is full or is not there.
+    #[schemars(with = "Vec<String>")]
     pub trunks: Vec<Text>,
     /// What people outside see: `user`, `main`, `withheld`, or a number.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub caller_id: Option<Text>,
 }
 
 /// When a rule counts. More than one: all must hold.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct When {
     /// Within these hours.
+    #[schemars(with = "Option<String>")]
     pub open: Option<Text>,
     /// Outside of these hours.
+    #[schemars(with = "Option<String>")]
     pub closed: Option<Text>,
     /// On days of this list of holidays.
+    #[schemars(with = "Option<String>")]
     pub holiday: Option<Text>,
 }
 
 /// Where a call goes.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     Extension(Extension),
@@ -205,13 +241,13 @@ pub enum Target {
     /// The extension that these last digits of the number are.
     LastDigits(u8),
     /// A number as a user dials it, which is looked at from the beginning.
-    Number(Text),
+    Number(#[schemars(with = "String")] Text),
     /// The voice menu that asks who you are: for callers from inside only.
     Menu,
     Reject(Reject),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reject {
     Busy,
@@ -220,11 +256,12 @@ pub enum Reject {
 }
 
 /// A way to the outside.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrunkSettings {
     /// The provider: a name or address, with a port where it is not the usual one. A name without a port is looked up by its SRV
     /// records (RFC 3263), then by its addresses.
+    #[schemars(with = "String")]
     pub host: Text,
     #[serde(default)]
     pub transport: Transport,
@@ -233,12 +270,15 @@ pub struct TrunkSettings {
     pub ca_file: Option<PathBuf>,
     /// The domain of the account, where it is not `host`.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub domain: Option<Text>,
     /// Account, for providers that want a log-in. Without it the provider knows us by our address.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub user: Option<Text>,
     /// What the digest names, where it is not `user`.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub login: Option<Text>,
     #[serde(default)]
     pub password_file: Option<PathBuf>,
@@ -249,6 +289,7 @@ pub struct TrunkSettings {
     pub expires_secs: u32,
     /// Networks that calls may come from without a log-in, beside the addresses of `host`.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub accept_from: Vec<Text>,
     /// How numbers are written on this trunk.
     #[serde(default)]
@@ -286,7 +327,7 @@ fn default_silence_secs() -> u32 {
     6
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
     #[default]
@@ -297,7 +338,7 @@ pub enum Transport {
 }
 
 /// Where a trunk reads and writes who calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CallerIdForm {
     /// P-Asserted-Identity (RFC 3325) and From.
@@ -312,7 +353,7 @@ pub enum CallerIdForm {
 }
 
 /// Whom a call from outside shows that one of our users has diverted to the outside again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DivertedShows {
     /// The user, as any call of theirs: every provider takes it.
@@ -323,7 +364,7 @@ pub enum DivertedShows {
 }
 
 /// A call that is tried when the file is checked.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Test {
     /// An extension, `unbound` for a phone without owner, or with `trunk` the number of somebody outside.
@@ -337,10 +378,12 @@ pub struct Test {
     pub location: Option<String>,
     /// The call comes from outside, by this trunk.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub trunk: Option<Text>,
     pub to: String,
     /// Local time, as `2026-12-24 18:05`; a Wednesday at ten if absent.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub at: Option<Text>,
     /// Positions of the night switches that are not `auto`.
     #[serde(default)]
@@ -349,7 +392,7 @@ pub struct Test {
 }
 
 /// What must come of it. What is absent may be anything.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
     /// `menu`, `extensions`, `outside`, `emergency`, or `refused`.

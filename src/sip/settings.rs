@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{digest, digest::Algorithm, endpoint, guard, registrar, subscription, transport};
 
 /// SIP: where phones reach the server, and how they log in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Addresses for UDP. `0.0.0.0:5060` is every IPv4 address; add `[::]:5060` for IPv6. Port 0 takes any free one.
@@ -78,6 +78,7 @@ pub struct Settings {
     /// later where it comes by a connection. 0: no limit.
     pub max_messages_per_source: u32,
     /// Networks that this limit is not for: gateways, proxies, this computer.
+    #[schemars(with = "Vec<String>")]
     pub unlimited_sources: Vec<IpNet>,
     /// A connection without a message or keep-alive for so many seconds is closed.
     pub idle_secs: u32,

@@ -4,9 +4,10 @@
 //! what is there from now on, and under `add` what follows the last. Templates see a plain list in which every key says what
 //! to dial and whose lamp to show, so that a make that knows lamps and speed dials alone can have them all.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use minijinja::Value;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
 use super::layers::LayerMap;
@@ -25,7 +26,7 @@ pub(super) enum Keys {
     Change { at: BTreeMap<usize, Key>, add: Vec<Key> },
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Key {
     #[serde(rename = "type")]
@@ -41,7 +42,7 @@ pub(super) struct Key {
     line: u8,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
     Line,
@@ -147,6 +148,24 @@ impl<'de> Deserialize<'de> for Place {
             _ if name == "add" => Ok(Self::Add),
             _ => Err(de::Error::custom(format!("'{name}' is no position of a key: write 1 to {POSITION_MAX}, or `add`"))),
         }
+    }
+}
+
+impl JsonSchema for Keys {
+    fn schema_name() -> Cow<'static, str> {
+        "Keys".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let key = generator.subschema_for::<Key>();
+        let list = json_schema!({ "type": "array", "items": key, "maxItems": POSITION_MAX });
+        json_schema!({
+            "description": "all keys as a list, or those that change as a map of positions",
+            "oneOf": [
+                list,
+                { "type": "object", "properties": { "add": list }, "patternProperties": { "^[0-9]{1,3}$": key }, "additionalProperties": false }
+            ]
+        })
     }
 }
 

@@ -19,7 +19,7 @@ mod pattern;
 mod recognise;
 mod render;
 mod sample;
-mod schema;
+pub mod schema;
 mod set;
 mod subject;
 mod timezone;
@@ -41,7 +41,7 @@ pub use subject::{Line, Server, Subject};
 pub use trace::{Trace, Variable};
 
 /// `templates:` in the configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// A folder with your own files, as `/etc/plugtone/templates`. A file there replaces the shipped one of the same name

@@ -24,7 +24,7 @@ const RECURSION: usize = 40;
 const OUTPUT_MAX: usize = 1 << 20;
 
 /// How a file is written, and so what a value must not contain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Grammar {
     /// A setting per line.

@@ -1,16 +1,34 @@
 //! The YAML files as written: shapes only. Unknown keys are errors with a suggestion; every setting keeps its line.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use minijinja::Value;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 use serde_yaml::Spanned;
 
 use super::keys::{self, Keys};
 use super::render::Grammar;
 
+/// The JSON Schemas of the files, for editors.
+pub fn family() -> Schema {
+    SchemaGenerator::default().into_root_schema_for::<FamilyFile>()
+}
+
+pub fn defaults() -> Schema {
+    SchemaGenerator::default().into_root_schema_for::<DefaultsFile>()
+}
+
+pub fn overrides() -> Schema {
+    SchemaGenerator::default().into_root_schema_for::<OverridesFile>()
+}
+
+pub fn timezones() -> Schema {
+    SchemaGenerator::default().into_root_schema_for::<ZonesFile>()
+}
+
 /// `templates/<family>.yaml`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FamilyFile {
     /// For people: `Yealink T2 to T8, CP, W`.
@@ -21,9 +39,12 @@ pub(super) struct FamilyFile {
     #[serde(default)]
     pub(super) model_codes: BTreeMap<u32, Vec<String>>,
     #[serde(default)]
+    #[schemars(with = "Vec<DhcpEntry>")]
     pub(super) dhcp: Vec<Spanned<DhcpEntry>>,
+    #[schemars(with = "Vec<FileEntry>")]
     pub(super) files: Vec<Spanned<FileEntry>>,
     #[serde(default)]
+    #[schemars(with = "Vec<UploadEntry>")]
     pub(super) uploads: Vec<Spanned<UploadEntry>>,
     pub(super) reload: Reload,
     #[serde(default)]
@@ -34,23 +55,27 @@ pub(super) struct FamilyFile {
     pub(super) models: Vec<ModelEntry>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Recognise {
     /// First three bytes of the MAC (or more, for a part of a range): `001565`.
+    #[schemars(with = "Vec<String>")]
     pub(super) ouis: Vec<Spanned<String>>,
+    #[schemars(with = "Vec<VendorClass>")]
     pub(super) vendor_classes: Vec<Spanned<VendorClass>>,
+    #[schemars(with = "Vec<String>")]
     pub(super) host_names: Vec<Spanned<String>>,
     /// Options that only phones ask for (in option 55): the last resort, for makes that nothing else tells.
     pub(super) asks_for: Vec<u8>,
     /// What asks for them and is no phone, by the beginning of option 60.
     pub(super) never: Vec<String>,
     /// Regular expressions over the User-Agent; the groups `model`, `fw` and `mac` are taken from it.
+    #[schemars(with = "Vec<String>")]
     pub(super) user_agents: Vec<Spanned<String>>,
 }
 
 /// One way to know a make by DHCP option 60. Compared as bytes, trailing NULs ignored.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct VendorClass {
     pub(super) exact: Option<String>,
@@ -62,7 +87,7 @@ pub(super) struct VendorClass {
     pub(super) model: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DhcpEntry {
     pub(super) code: u8,
@@ -77,7 +102,7 @@ pub(super) struct DhcpEntry {
     pub(super) send: Send,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum OptionKind {
     Text,
@@ -94,7 +119,7 @@ pub(super) enum OptionKind {
     Nested,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Send {
     /// Even when the phone did not list it in option 55.
@@ -103,7 +128,7 @@ pub(super) enum Send {
     Asked,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileEntry {
     pub(super) name: String,
@@ -116,8 +141,10 @@ pub(super) struct FileEntry {
     #[serde(default)]
     pub(super) account: bool,
     /// minijinja, here …
+    #[schemars(with = "Option<String>")]
     pub(super) body: Option<Spanned<String>>,
     /// … or in a file beside, as `yealink/account.cfg.j2`.
+    #[schemars(with = "Option<String>")]
     pub(super) template: Option<Spanned<String>>,
     /// What stands for "nothing" after `key =`, as Yealink's `%NULL%`.
     pub(super) empty: Option<String>,
@@ -128,7 +155,7 @@ fn plain() -> String {
 }
 
 /// Who may read a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Readers {
     /// The phone that it is about, and only after it proved itself.
@@ -138,7 +165,7 @@ pub enum Readers {
     Anyone,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UploadEntry {
     pub(super) name: String,
@@ -149,7 +176,7 @@ pub(super) struct UploadEntry {
 }
 
 /// How a running phone is made to fetch its files again: values of the NOTIFY's Event header (RFC 6665 §8.2.1).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reload {
     /// Without restart, where the make can.
@@ -162,7 +189,7 @@ pub struct Reload {
 }
 
 /// What the make's template can set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Capabilities {
     /// Lifting the receiver calls the IVR while nobody owns the phone.
@@ -176,7 +203,7 @@ pub struct Capabilities {
     pub inform: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelEntry {
     /// A name with `*` for any letters: `T4?S` is written `T4*S`.
@@ -186,14 +213,14 @@ pub(super) struct ModelEntry {
 }
 
 /// `templates/defaults.yaml`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DefaultsFile {
     pub(super) variables: Variables,
 }
 
 /// `templates/overrides.yaml`: what an office sets for its sites, groups, people and single devices.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct OverridesFile {
     pub(super) sites: BTreeMap<String, SiteEntry>,
@@ -201,17 +228,19 @@ pub(super) struct OverridesFile {
     /// By extension or by the directory's id.
     pub(super) users: BTreeMap<String, Variables>,
     /// By MAC address.
+    #[schemars(with = "BTreeMap<String, DeviceEntry>")]
     pub(super) devices: BTreeMap<String, Spanned<DeviceEntry>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct SiteEntry {
+    #[schemars(with = "Vec<String>")]
     pub(super) subnets: Vec<ipnet::IpNet>,
     pub(super) variables: Variables,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct GroupEntry {
     /// Extensions or the directory's ids.
@@ -219,7 +248,7 @@ pub(super) struct GroupEntry {
     pub(super) variables: Variables,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DeviceEntry {
     /// For a rebadged phone that is taken for another make.
@@ -234,6 +263,23 @@ pub(super) type ZonesFile = BTreeMap<String, String>;
 /// Name → value. Keys of phones have a shape of their own, so that a fault in one is told with its line.
 #[derive(Debug, Default)]
 pub(super) struct Variables(pub(super) BTreeMap<String, Spanned<Setting>>);
+
+impl JsonSchema for Variables {
+    fn schema_name() -> Cow<'static, str> {
+        "Variables".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let keys = generator.subschema_for::<Keys>();
+        let keys: BTreeMap<_, _> = keys::NAMES.iter().map(|name| (*name, &keys)).collect();
+        json_schema!({
+            "type": "object",
+            "description": "variables as name: value",
+            "properties": keys,
+            "additionalProperties": { "type": ["string", "number", "boolean", "array", "object"] }
+        })
+    }
+}
 
 impl<'de> Deserialize<'de> for Variables {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Messages for people who were not reached.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Every extension with an owner has a mailbox.
@@ -47,7 +47,7 @@ pub struct Settings {
 }
 
 /// By which server mail is sent, and to whom.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mail {
     /// The SMTP server, as `smtp.example.com`.
@@ -70,7 +70,7 @@ pub struct Mail {
     pub addresses: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Tls {
     #[default]

@@ -21,7 +21,7 @@ use crate::model::Secret;
 pub use socket::start;
 
 /// `ftp:` the factory protocol of Polycom.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Serve files over FTP.
@@ -47,7 +47,7 @@ pub struct Settings {
 }
 
 /// Ports from `first` to `last`, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PortRange {
     pub first: u16,

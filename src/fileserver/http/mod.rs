@@ -19,7 +19,7 @@ use super::{Error, Running};
 use crate::provisioning::FileService;
 
 /// `http:` the door that most phones use.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Serve files over HTTP.

@@ -23,7 +23,7 @@ use serde::Deserialize;
 pub use socket::start;
 
 /// `tftp:` the oldest door; Cisco 79xx, old Linksys and Grandstream have no other.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Serve files over TFTP.

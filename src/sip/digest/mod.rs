@@ -38,7 +38,7 @@ pub struct Account {
 }
 
 /// A hash that phones know, the weakest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub enum Algorithm {
     #[serde(rename = "MD5")]
     Md5,
