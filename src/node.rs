@@ -32,7 +32,7 @@ use crate::{
     media::Media,
     model::{BindingRecord, Event, Events, Keys, MacAddr, Secret, User},
     provisioning::{
-        self, Endpoints, Files, Identities, Identity, Neighbours, Onboarding, PhoneClasses, beside, classify,
+        self, Endpoints, Files, History, Identities, Identity, Neighbours, Onboarding, PhoneClasses, beside, classify,
         onboarding::{self, CallKind, Output, Registration, Sighting},
     },
     routing,
@@ -74,6 +74,7 @@ pub struct Node {
     pub local_token: Secret,
     live: Arc<Live>,
     store: Arc<Sqlite>,
+    history: History,
     media: Media,
     shutdown: CancellationToken,
     doors: Vec<fileserver::Running>,
@@ -255,12 +256,14 @@ impl Node {
             sip_port: engine.udp.first().or(engine.tcp.first()).map_or(5060, SocketAddr::port),
             realm: settings.sip.realm.clone(),
         };
+        let history = History::start(shared.clone(), u64::from(settings.store.config_history_mb) << 20).await?;
         let neighbours = Neighbours {
             templates: templates.clone(),
             leases: Arc::new(lease_view.clone()),
             devices: Arc::new(onboarding.clone()),
             keys: Arc::new(key.clone()),
             store: shared.clone(),
+            history: history.clone(),
             events: events.clone(),
         };
         let files = Files::new(settings.provisioning.clone(), endpoints.clone(), neighbours);
@@ -347,7 +350,7 @@ impl Node {
         };
         events.tell(Event::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
         let doors = vec![tftp, ftp, http];
-        Ok(Self { addresses, journal, local_token, live, store, media, shutdown, doors, api, engine: engine.task, tasks })
+        Ok(Self { addresses, journal, local_token, live, store, history, media, shutdown, doors, api, engine: engine.task, tasks })
     }
 
     /// Reads configuration, templates, flows and users again. With any fault all stays as it was.
@@ -390,6 +393,7 @@ impl Node {
         }
         self.media.shutdown();
         self.live.onboarding.stop().await;
+        self.history.stop().await;
         self.tasks.iter().for_each(JoinHandle::abort);
         self.journal.stop().await;
         self.store.close().await;

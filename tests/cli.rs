@@ -25,27 +25,27 @@ use crate::{
 const PLUGTONE: &str = env!("CARGO_BIN_EXE_plugtone");
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn shipped(path: &str) -> String {
+pub fn shipped(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// What a run printed, and how it ended.
 #[derive(Debug)]
-struct Run {
+pub struct Run {
     status: Option<i32>,
     out: String,
     err: String,
 }
 
 impl Run {
-    fn of(command: &mut Command) -> Self {
+    pub fn of(command: &mut Command) -> Self {
         let output = command.stdin(Stdio::null()).output().expect("it runs");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
         Self { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 
     #[track_caller]
-    fn good(self) -> String {
+    pub fn good(self) -> String {
         assert!(self.status == Some(0) && self.err.is_empty(), "{self:#?}");
         assert!(!self.out.contains('\x1b'), "colour in a pipe: {}", self.out);
         self.out
@@ -53,14 +53,14 @@ impl Run {
 
     /// Standard output, which is one JSON value and nothing else.
     #[track_caller]
-    fn json(self) -> Value {
+    pub fn json(self) -> Value {
         let out = self.good();
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
     }
 
     /// The error's text, of a run that must fail with it.
     #[track_caller]
-    fn bad(self) -> String {
+    pub fn bad(self) -> String {
         assert!(self.status == Some(1) && self.err.contains("plugtone: "), "{self:#?}");
         self.err
     }
@@ -68,25 +68,25 @@ impl Run {
 
 /// One JSON value in each line.
 #[track_caller]
-fn json_lines(text: &str) -> Vec<Value> {
+pub fn json_lines(text: &str) -> Vec<Value> {
     let read = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     text.lines().map(read).collect()
 }
 
 /// The program in `folder`, with nothing of our environment but where programs are. `timeout` ends what hangs.
-fn command(folder: &Path, arguments: &[&str]) -> Command {
+pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("timeout");
     command.args(["120", PLUGTONE]).args(arguments).current_dir(folder);
     command.env_clear().envs(["PATH", "HOME"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command
 }
 
-fn plugtone(folder: &Path, arguments: &[&str]) -> Run {
+pub fn plugtone(folder: &Path, arguments: &[&str]) -> Run {
     Run::of(&mut command(folder, arguments))
 }
 
 /// A folder with these files in it.
-fn folder(files: &[(&str, &str)]) -> TempDir {
+pub fn folder(files: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, text) in files {
         let path = folder.path().join(name);
@@ -97,7 +97,7 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 }
 
 /// A configuration that leaves nothing of the machine's in use, with what a test adds.
-fn office(more: &str) -> String {
+pub fn office(more: &str) -> String {
     format!(
         "extensions: {{ range: 2041-2099 }}\n\
          dhcp:\n  listen: 127.0.0.1:0\n  loopback: true\n  conflict_check: false\n  subnets: [{{ cidr: 127.64.0.0/16, range: 127.64.8.10-127.64.8.250 }}]\n\
@@ -107,7 +107,7 @@ fn office(more: &str) -> String {
     )
 }
 
-const USERS: &str = "directory: { file: { path: users.yaml } }\n";
+pub const USERS: &str = "directory: { file: { path: users.yaml } }\n";
 
 // --- check
 
@@ -586,11 +586,13 @@ fn signal(child: &Child, signal: i32) {
 }
 
 /// `plugtone serve` in a folder of its own. It tells its log when a test fails.
-struct Server {
+pub struct Server {
     child: Child,
-    folder: TempDir,
-    api: SocketAddr,
-    dhcp: SocketAddr,
+    pub folder: TempDir,
+    pub api: SocketAddr,
+    pub dhcp: SocketAddr,
+    pub http: SocketAddr,
+    pub tftp: SocketAddr,
 }
 
 /// The server's own configuration, and the same with the ports that it got, for who asks it.
@@ -598,20 +600,20 @@ const ITS: &str = "plugtone.yaml";
 const ASKED: &str = "asked.yaml";
 
 impl Server {
-    fn start(more: &str, environment: &[(&str, &str)]) -> Self {
+    pub fn start(more: &str, environment: &[(&str, &str)]) -> Self {
         let folder = folder(&[(ITS, &office(more)), ("users.yaml", &shipped("config/demo/users.yaml"))]);
         fs::create_dir_all(folder.path().join("tpl")).expect("made");
         Self::start_in(folder, environment)
     }
 
-    fn start_in(folder: TempDir, environment: &[(&str, &str)]) -> Self {
+    pub fn start_in(folder: TempDir, environment: &[(&str, &str)]) -> Self {
         let log = File::create(folder.path().join("log")).expect("a log");
         let mut command = Command::new(PLUGTONE);
         command.args(["serve", "--config", ITS]).current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.env_clear().envs(environment.iter().copied());
         let child = command.spawn().expect("the server starts");
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut server = Self { child, folder, api: nowhere, dhcp: nowhere };
+        let mut server = Self { child, folder, api: nowhere, dhcp: nowhere, http: nowhere, tftp: nowhere };
         let ready = server.until_logged("Addresses {");
         assert!(!ready.contains('\x1b'), "colour in a file: {ready}");
         let address = |name: &str| {
@@ -619,7 +621,7 @@ impl Server {
             let end = rest.find([',', ']', ' ']).expect("more");
             rest[..end].parse().expect("an address")
         };
-        (server.api, server.dhcp) = (address("api"), address("dhcp"));
+        (server.api, server.dhcp, server.http, server.tftp) = (address("api"), address("dhcp"), address(" http"), address("tftp"));
         let asked = fs::read_to_string(server.path(ITS))
             .expect("read")
             .replace("api: { listen: '127.0.0.1:0' }", &format!("api: {{ listen: '{}' }}", server.api));
@@ -627,21 +629,33 @@ impl Server {
         server
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// SIGKILL, and the same program on the same database; on other ports.
+    pub fn dies_and_starts_again(mut self) -> Self {
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"));
+        drop(self.child.kill());
+        drop(self.child.wait());
+        let log = fs::read_to_string(folder.path().join("log")).expect("the log");
+        fs::write(folder.path().join("log.before"), log).expect("written");
+        // Nothing is said of it: it is not this one that fails.
+        fs::write(self.path("log"), "").expect("written");
+        Self::start_in(folder, &[])
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).expect("written");
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).expect("the log")
     }
 
     /// The first line of the log with this in it.
     #[track_caller]
-    fn until_logged(&self, what: &str) -> String {
+    pub fn until_logged(&self, what: &str) -> String {
         let mut found = None;
         within(PATIENCE, || {
             found = self.log().lines().find(|line| line.contains(what)).map(str::to_owned);
@@ -651,13 +665,13 @@ impl Server {
     }
 
     /// A subcommand that finds the server by its configuration.
-    fn ask(&self, arguments: &[&str]) -> Run {
+    pub fn ask(&self, arguments: &[&str]) -> Run {
         plugtone(self.folder.path(), &[arguments, &["--config", ASKED]].concat())
     }
 
     /// Asks until the answer is as wanted.
     #[track_caller]
-    fn until(&self, arguments: &[&str], wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn until(&self, arguments: &[&str], wanted: impl Fn(&Value) -> bool) -> Value {
         let mut answer = Value::Null;
         let good = within(PATIENCE, || {
             answer = self.ask(arguments).json();
@@ -668,7 +682,7 @@ impl Server {
     }
 
     /// Simulated phones plugged into it, until the guard is dropped.
-    fn phones(&self, name: &str, arguments: &[&str]) -> Phones {
+    pub fn phones(&self, name: &str, arguments: &[&str]) -> Phones {
         let out = self.path(name);
         let dhcp = self.dhcp.to_string();
         let mut command = Command::new(PLUGTONE);
@@ -690,14 +704,14 @@ impl Drop for Server {
     }
 }
 
-struct Phones {
+pub struct Phones {
     child: Child,
     out: PathBuf,
 }
 
 impl Phones {
     /// All that they told until now.
-    fn news(&self) -> Vec<Value> {
+    pub fn news(&self) -> Vec<Value> {
         let text = fs::read_to_string(&self.out).expect("read");
         // The last line may be on its way.
         json_lines(text.rsplit_once('\n').map_or("", |(whole, _)| whole))
@@ -705,7 +719,7 @@ impl Phones {
 
     /// Until `count` of them have told this of themselves.
     #[track_caller]
-    fn until(&self, count: usize, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+    pub fn until(&self, count: usize, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         let mut told = Vec::new();
         let good = within(PATIENCE, || {
             told = self.news().into_iter().filter(|news| wanted(news)).collect();

@@ -11,10 +11,10 @@ use plugtone::{
     binding::{AttemptSettings, MasterKey, ReloadSettings},
     model::{DeviceState, Event, Events, MacAddr, Timestamp, User, event::Door},
     provisioning::{
-        Endpoints, FileAnswer, FileRequest, FileService, Files, Holding, Identities, Leases, Neighbours, Onboarding, Settings, Transfer,
-        classify::reload_methods, onboarding::Config,
+        Endpoints, FileAnswer, FileRequest, FileService, Files, History, Holding, Identities, Leases, Neighbours, Onboarding, Settings,
+        Transfer, classify::reload_methods, onboarding::Config,
     },
-    store::Sqlite,
+    store::{Sqlite, Store},
     template::{Templates, shipped},
 };
 
@@ -49,11 +49,18 @@ struct Office {
     leases: Arc<Leased>,
     events: Arc<Mutex<Vec<Event>>>,
     key: MasterKey,
+    store: Arc<Sqlite>,
+    history: History,
     _folder: tempfile::TempDir,
 }
 
 impl Office {
     async fn open(settings: Settings) -> Self {
+        Self::with_history(settings, 0).await
+    }
+
+    /// `history`: bytes of what phones were given that are kept.
+    async fn with_history(settings: Settings, history: u64) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let store = Sqlite::open(folder.path().join("plugtone.db")).expect("store");
         let told = Arc::new(Mutex::new(Vec::new()));
@@ -75,21 +82,23 @@ impl Office {
             Onboarding::start(store.clone(), identities, events.clone(), config, methods).await.expect("onboarding");
         tokio::spawn(async move { while orders.recv().await.is_some() {} });
         let leases = Arc::new(Leased::default());
+        let history = History::start(store.clone(), history).await.expect("the history is read");
         let neighbours = Neighbours {
             templates,
             leases: leases.clone(),
             devices: Arc::new(onboarding.clone()),
             keys: Arc::new(key.clone()),
-            store,
+            store: store.clone(),
+            history: history.clone(),
             events,
         };
         let endpoints = Endpoints { http_port: Some(8080), ..Default::default() };
-        Self { files: Files::new(settings, endpoints, neighbours), onboarding, leases, events: told, key, _folder: folder }
+        Self { files: Files::new(settings, endpoints, neighbours), onboarding, leases, events: told, key, store, history, _folder: folder }
     }
 
     fn request(&self, door: Door, source: &str, path: &str) -> FileRequest {
         let local = "10.0.0.2:8080".parse().ok();
-        FileRequest { door, path: path.into(), source: source.parse().expect("address"), local, user_agent: None }
+        FileRequest { door, path: path.into(), source: source.parse().expect("address"), local, user_agent: None, held: None }
     }
 
     /// The text, or `None` for what looks like a missing file.
@@ -309,4 +318,47 @@ fn a_template_that_breaks_while_running_changes_nothing() {
     std::fs::write(&file, format!("{}# ours\n", shipped.text)).expect("written");
     templates.reload().expect("mended");
     assert!(!Arc::ptr_eq(&before, &templates.current()));
+}
+
+#[tokio::test]
+async fn what_phones_were_given_has_a_bound_and_no_secrets() {
+    const MOST: u64 = 30_000;
+    let office = Office::with_history(Settings { url_tokens: true, ..Default::default() }, MOST).await;
+    office.leases.put("10.0.1.1", YEALINK, false);
+    office.leases.put("10.0.1.2", POLY, false);
+    let file = "001565aabbcc.cfg";
+    office.get("10.0.1.2", "64167faabbcc-user.cfg").await.expect("the other phone's");
+    let (mut secrets, mut hashes) = (vec![office.secret(YEALINK), office.key.url_token(YEALINK).expose().to_owned()], Vec::new());
+    for owner in 0..30 {
+        office.bind(YEALINK, &format!("Owner {owner}")).await;
+        secrets.push(office.secret(YEALINK));
+        office.get("10.0.1.1", "yealink-common.cfg").await.expect("common");
+        for _ in 0..2 {
+            office.get("10.0.1.1", file).await.expect("its own");
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+    office.history.stop().await;
+    let events = office.events.lock().expect("lock").clone();
+    for event in events {
+        if let Event::FileServed { path, hash, .. } = event
+            && path == file
+        {
+            hashes.push(hash);
+        }
+    }
+    assert!(office.store.config_bytes().await.expect("measured") <= MOST);
+    let given = office.store.configs(YEALINK).await.expect("read");
+    let own: Vec<_> = given.iter().filter(|config| config.file == file).collect();
+    assert!((2..30).contains(&own.len()), "some of the thirty are there: {}", own.len());
+    assert_eq!(Some(&own[0].hash), hashes.last(), "the event names what the history has");
+    assert!(own[0].last > own[0].first, "it was served twice");
+    assert_eq!(given.iter().filter(|config| config.file == "yealink-common.cfg").count(), 1, "what does not change is there once");
+    assert_eq!(office.store.configs(POLY).await.expect("read").len(), 1, "what a phone has now stays, however old");
+    for config in &given {
+        let text = office.store.config_text(&config.hash).await.expect("read").expect("there");
+        assert_eq!((text.len() as u64, blake3::hash(text.as_bytes()).to_hex().to_string()), (config.bytes, config.hash.clone()));
+        assert!(!secrets.iter().any(|secret| text.contains(secret)), "{text}");
+    }
+    assert!(office.store.config_text(&own[0].hash).await.expect("read").expect("there").contains("account.1.password = ••••••"));
 }

@@ -18,6 +18,7 @@ mod dhcp_sheet;
 mod doors;
 mod e2e;
 mod files;
+mod fleet;
 mod fuzz;
 mod fuzz_targets;
 mod ivr;

@@ -16,8 +16,8 @@ use std::{
 use plugtone::{
     model::{BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, LeaseRecord, LeaseState, MacAddr, Recorded, Timestamp},
     store::{
-        CUT_OFF, CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, LegDirection, Sqlite, Store, SubscriptionRecord,
-        TokenRecord, worker::durable_leases,
+        CUT_OFF, CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, LegDirection, NewConfig, Sqlite, Store,
+        SubscriptionRecord, TokenRecord, worker::durable_leases,
     },
 };
 use proptest::prelude::*;
@@ -55,6 +55,7 @@ battery!(sqlite:
     a_request_is_done_once,
     uploads_keep_the_newest,
     attempts_are_one_document,
+    what_phones_were_given_is_kept_as_long_as_there_is_room,
     many_writers_share_commits,
 );
 
@@ -458,6 +459,45 @@ async fn attempts_are_one_document(store: Arc<dyn Store>) {
     store.save_attempts("{}").await.expect("kept");
     store.save_attempts("{\"a\":1}").await.expect("kept");
     assert_eq!(store.attempts().await.expect("read").as_deref(), Some("{\"a\":1}"));
+}
+
+async fn what_phones_were_given_is_kept_as_long_as_there_is_room(store: Arc<dyn Store>) {
+    let given = |n: u8, file: &str, text: &str, at: i64| NewConfig {
+        mac: mac(n),
+        file: file.into(),
+        hash: format!("hash of {}", &text[..3]),
+        text: text.into(),
+        at: Timestamp(at),
+    };
+    let (old, new, common) = ("old".repeat(10), "new".repeat(10), "com".repeat(10));
+    let all = vec![
+        given(1, "1.cfg", &old, 1),
+        given(1, "1.cfg", &new, 2),
+        given(1, "all.cfg", &common, 3),
+        given(2, "all.cfg", &common, 4),
+        given(1, "1.cfg", &old, 5),
+    ];
+    assert_eq!(store.save_configs(all).await.expect("kept"), 90, "each text once");
+    assert_eq!(store.config_bytes().await.expect("measured"), 90);
+    let shown = async |n: u8| {
+        let configs = store.configs(mac(n)).await.expect("read");
+        configs.into_iter().map(|c| (c.file, c.hash, c.bytes, c.first.0, c.last.0)).collect::<Vec<_>>()
+    };
+    let row = |file: &str, what: &str, first, last| (file.to_owned(), format!("hash of {what}"), 30, first, last);
+    store.touch_configs(vec![(mac(1), "1.cfg".into(), Timestamp(9)), (mac(7), "x".into(), Timestamp(9))]).await.expect("kept");
+    let everything = [row("1.cfg", "old", 5, 9), row("all.cfg", "com", 3, 3), row("1.cfg", "new", 2, 2), row("1.cfg", "old", 1, 1)];
+    assert_eq!(shown(1).await, everything, "the newest first; only the newest of a file is touched");
+    assert_eq!(store.latest_configs().await.expect("read").len(), 3);
+    assert_eq!(store.config_text("hash of new").await.expect("read"), Some(new));
+    assert_eq!(store.config_text("hash of all").await.expect("read"), None);
+
+    assert_eq!(store.prune_configs(90).await.expect("pruned"), 90, "there is room");
+    assert_eq!(shown(1).await.len(), 4);
+    assert_eq!(store.prune_configs(60).await.expect("pruned"), 60);
+    assert_eq!(shown(1).await, everything[..2], "what was followed by something newer has gone");
+    assert_eq!(store.config_text("hash of new").await.expect("read"), None);
+    assert_eq!(store.prune_configs(0).await.expect("pruned"), 0, "a bound is a bound");
+    assert_eq!((shown(1).await.len(), shown(2).await.len()), (0, 0));
 }
 
 async fn many_writers_share_commits(store: Arc<dyn Store>) {

@@ -208,7 +208,7 @@ pub async fn users(State(context): State<Context>, Query(limit): Query<Limit>) -
     Ok(Json(context.directory.list(limit.checked()).await?.into_iter().map(Person::from).collect()))
 }
 
-fn mac_of(text: &str) -> Result<MacAddr, Problem> {
+pub(super) fn mac_of(text: &str) -> Result<MacAddr, Problem> {
     text.parse().map_err(|error: crate::model::ParseMacError| Problem::bad_request(error.to_string()))
 }
 

@@ -36,6 +36,7 @@ use crate::{
 pub mod auth;
 pub mod bans;
 pub mod calls;
+pub mod configs;
 pub mod devices;
 pub mod events;
 pub mod features;
@@ -133,6 +134,9 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(devices::show))
         .routes(routes!(devices::bind, devices::unbind))
         .routes(routes!(devices::locate))
+        .routes(routes!(configs::list))
+        .routes(routes!(configs::show))
+        .routes(routes!(configs::diff))
         .routes(routes!(devices::bindings))
         .routes(routes!(devices::users))
         .routes(routes!(templates::diff))

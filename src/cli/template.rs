@@ -1,5 +1,5 @@
 //! `template diff`: what the templates on disk would change, before they are live. `template why`: where a value comes from.
-//! `template learn`: the beginning of a template for a make that is not known.
+//! `template learn`: the beginning of a template for a make that is not known. `template history`: what a phone was given.
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -9,9 +9,11 @@ use super::{
     ServerArg,
     out::{self, say},
     render::{Seen, Wanted},
+    table,
 };
 use crate::{
     api::{
+        configs::{Config, ConfigDiff, ConfigText},
         devices::DeviceDetail,
         templates::{DiffGroup, TemplateDiff},
     },
@@ -28,7 +30,8 @@ use crate::{
   plugtone template diff        what the templates on disk would change
   plugtone reload               make them live
   plugtone template why 00:15:65:aa:bb:cc ntp_server
-  plugtone template learn 02:11:22:aa:bb:cc > acme.yaml")]
+  plugtone template learn 02:11:22:aa:bb:cc > acme.yaml
+  plugtone template history 00:15:65:aa:bb:cc    what it was given, and when")]
 pub struct Template {
     #[command(subcommand)]
     command: Command,
@@ -39,6 +42,7 @@ enum Command {
     Diff(Diff),
     Why(Why),
     Learn(Learn),
+    History(History),
 }
 
 /// Shows which phones change, and how, if the templates on disk become live: grouped by identical change, secrets masked. Changes
@@ -89,6 +93,35 @@ struct Learn {
     server: ServerArg,
 }
 
+/// Shows every configuration that a phone was given, secrets masked: when, by which hash, one of them, or how two differ.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone template history 00:15:65:aa:bb:cc
+  plugtone template history 00:15:65:aa:bb:cc .cfg          of files with that in their name
+  plugtone template history 00:15:65:aa:bb:cc --show 9f2c41d0
+  plugtone template history 00:15:65:aa:bb:cc --diff 9f2c41d0 07ab33e1")]
+struct History {
+    /// The phone.
+    mac: MacAddr,
+    /// Only files with this in their name.
+    #[arg(conflicts_with_all = ["show", "diff"])]
+    file: Option<String>,
+    /// Print the one with this hash, or its first letters.
+    #[arg(long, value_name = "HASH", conflicts_with = "diff")]
+    show: Option<String>,
+    /// Print what has changed from one to the other.
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
+    diff: Option<Vec<String>>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArg,
+}
+
+/// Letters of a hash that are shown.
+const HASH: usize = 12;
+
 /// Phones that are named without `--phones`.
 const NAMED: usize = 4;
 
@@ -98,6 +131,7 @@ impl Template {
             Command::Diff(diff) => diff.run().await,
             Command::Why(why) => why.run().await,
             Command::Learn(learn) => learn.run().await,
+            Command::History(history) => history.run().await,
         }
     }
 }
@@ -206,6 +240,60 @@ impl Diff {
         }
         say!();
     }
+}
+
+impl History {
+    async fn run(self) -> anyhow::Result<()> {
+        let path = format!("/api/v1/devices/{}/configs", self.mac);
+        let client = self.server.client()?;
+        if let Some(hash) = &self.show {
+            let found: ConfigText = client.get(&format!("{path}/{}", part(hash)?)).await?;
+            return match self.json {
+                true => out::json(&found),
+                false => {
+                    out::text(&found.text);
+                    Ok(())
+                }
+            };
+        }
+        if let Some([old, new]) = self.diff.as_deref() {
+            let found: ConfigDiff = client.get(&format!("{path}/{}/diff/{}", part(old)?, part(new)?)).await?;
+            if self.json {
+                return out::json(&found);
+            }
+            let colour = out::may_colour(&std::io::stdout());
+            let titled = |sign: &str, config: &Config| {
+                say!("{}", painted(&format!("{sign} {} {} since {}", config.file, short(&config.hash), config.first_served), colour));
+            };
+            titled("---", &found.from);
+            titled("+++", &found.to);
+            found.diff.lines().for_each(|line| say!("{}", painted(line, colour)));
+            return Ok(());
+        }
+        let configs: Vec<Config> = client.get(&path).await?;
+        let wanted = self.file.unwrap_or_default().to_lowercase();
+        let configs: Vec<_> = configs.into_iter().filter(|config| config.file.to_lowercase().contains(&wanted)).collect();
+        if self.json {
+            return out::json(&configs);
+        }
+        let row = |config: &Config| {
+            let last = if config.latest { format!("{}  latest", config.last_served) } else { config.last_served.clone() };
+            vec![config.file.clone(), short(&config.hash), config.bytes.to_string(), config.first_served.clone(), last]
+        };
+        let titles = ["FILE", "HASH", "BYTES", "FIRST SERVED", "LAST SERVED"];
+        table::print(&titles, &configs.iter().map(row).collect::<Vec<_>>(), "no file of that name");
+        Ok(())
+    }
+}
+
+fn short(hash: &str) -> String {
+    hash.chars().take(HASH).collect()
+}
+
+/// A hash goes into a path as it is.
+fn part(hash: &str) -> anyhow::Result<&str> {
+    anyhow::ensure!(hash.chars().all(|c| c.is_ascii_hexdigit()) && !hash.is_empty(), "'{hash}' is no hash: the list shows them");
+    Ok(hash)
 }
 
 fn painted(line: &str, colour: bool) -> String {

@@ -88,7 +88,9 @@ pub enum Event {
         path: String,
         source: IpAddr,
         bytes: usize,
+        /// BLAKE3, hex: of the text with its secrets masked where the file is a phone's, as `GET /devices/{mac}/configs` has it.
         hash: String,
+        /// The phone holds it already, and none of it was sent.
         unchanged: bool,
     },
     /// Every byte was taken by the phone.

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    FileAnswer, FileRequest, FileService, Identity, Onboarding, ServedFile, Transfer,
+    FileAnswer, FileRequest, FileService, History, Identity, Onboarding, ServedFile, Transfer,
     access::{Claims, Proof, Window},
     identify::{Peer, locate, plain},
     onboarding::Sighting,
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     model::{DeviceRecord, Event, Events, FamilyName, Generation, MacAddr, Secret, Timestamp, event::Door},
     store::Store,
-    template::{FileRef, Line, Subject, TemplateSet, Templates, UploadRule},
+    template::{FileRef, Line, MASK, Subject, TemplateSet, Templates, UploadRule},
 };
 
 /// Transfers that are under way at most; older ones are forgotten, and their phones fetch again.
@@ -71,6 +71,7 @@ pub struct Neighbours {
     pub devices: Arc<dyn Devices>,
     pub keys: Arc<dyn Keys>,
     pub store: Arc<dyn Store>,
+    pub history: History,
     pub events: Events,
 }
 
@@ -166,7 +167,7 @@ struct Hidden;
 
 impl Hidden {
     fn secret(&self) -> Secret {
-        Secret::new("••••••")
+        Secret::new(MASK)
     }
 }
 
@@ -237,13 +238,21 @@ impl Inner {
         let Some(file) = file else { return self.missing(request, Some(mac), path) };
         let model = peer.model.clone().or_else(|| known.model.clone());
         let subject = self.own_subject(set, Own { mac, known: &known, model, source, local: request.local });
-        let answer = self.render(set, request, Some(mac), path, &file, &subject);
+        let shown = || {
+            let mut known = known.clone();
+            known.lines.iter_mut().for_each(|line| line.secret = Hidden.secret());
+            let phone = Own { mac, known: &known, model: subject.model.clone(), source, local: request.local };
+            own(set, &self.settings, &self.endpoints.load(), &Hidden, phone)
+        };
+        let answer = self.render(set, request, Some(mac), path, &file, &subject, Some((mac, &shown)));
         if file.account && matches!(answer, FileAnswer::Found(_)) {
             self.taken(request, mac, known.generation);
         }
         answer
     }
 
+    /// `whose`: the phone that is known to ask, and the subject with which people may see its file.
+    #[expect(clippy::too_many_arguments, reason = "what is asked for, by whom, and by which templates")]
     fn render(
         &self,
         set: &TemplateSet,
@@ -252,9 +261,19 @@ impl Inner {
         path: &str,
         file: &FileRef,
         subject: &Subject,
+        whose: Option<(MacAddr, &dyn Fn() -> Subject)>,
     ) -> FileAnswer {
         match set.render(file, subject) {
-            Ok(rendered) => self.found(request, mac, path, Bytes::from(rendered.bytes), rendered.content_type),
+            Ok(rendered) => {
+                let shown = whose.and_then(|(mac, subject)| {
+                    self.neighbours.history.given(mac, &rendered.name, blake3::hash(&rendered.bytes), now(), || {
+                        let masked = set.render_masked(file, &subject());
+                        let masked = masked.inspect_err(|fault| tracing::warn!(%mac, path, %fault, "the file cannot be shown to people"));
+                        Some(String::from_utf8_lossy(&masked.ok()?.bytes).into_owned())
+                    })
+                });
+                self.found(request, mac, path, Bytes::from(rendered.bytes), rendered.content_type, shown)
+            }
             Err(fault) => {
                 metrics::counter!("plugtone_provisioning_render_failed_total").increment(1);
                 tracing::error!(path, family = %file.family, %fault, "a file cannot be rendered");
@@ -285,16 +304,27 @@ impl Inner {
             None
         });
         let content_type = if path.ends_with(".xml") || path.ends_with(".cfg") { "text/xml" } else { "text/plain" };
-        Some(self.found(request, Some(mac), path, Bytes::from(stored?), content_type.to_owned()))
+        Some(self.found(request, Some(mac), path, Bytes::from(stored?), content_type.to_owned(), None))
     }
 
-    fn found(&self, request: &FileRequest, mac: Option<MacAddr>, path: &str, bytes: Bytes, content_type: String) -> FileAnswer {
-        let hash = blake3::hash(&bytes).to_hex().to_string();
+    /// `shown`: the hash of what people may see of it, where that is another than the bytes'.
+    fn found(
+        &self,
+        request: &FileRequest,
+        mac: Option<MacAddr>,
+        path: &str,
+        bytes: Bytes,
+        content_type: String,
+        shown: Option<blake3::Hash>,
+    ) -> FileAnswer {
+        let real = blake3::hash(&bytes);
+        let hash = real.to_hex().to_string();
         let source = plain(request.source);
-        metrics::counter!("plugtone_provisioning_files_total", "outcome" => "served").increment(1);
+        let unchanged = request.holds(&hash);
+        metrics::counter!("plugtone_provisioning_files_total", "outcome" => if unchanged { "unchanged" } else { "served" }).increment(1);
         tracing::info!(mac = mac.map(tracing::field::display), path, %source, door = ?request.door, bytes = bytes.len(), "file served");
-        let (door, path, short) = (request.door, path.to_owned(), hash.clone());
-        self.tell(Event::FileServed { mac, door, path, source, bytes: bytes.len(), hash: short, unchanged: false });
+        let (door, path, shown) = (request.door, path.to_owned(), shown.unwrap_or(real).to_hex().to_string());
+        self.tell(Event::FileServed { mac, door, path, source, bytes: bytes.len(), hash: shown, unchanged });
         FileAnswer::Found(ServedFile { bytes, content_type, hash, mac })
     }
 
@@ -360,7 +390,11 @@ impl FileService for Files {
                 let model = peer.model.clone().or_else(|| file.model.clone());
                 let local = request.local.map(|local: SocketAddr| local.ip());
                 let subject = common(&inner.settings, &inner.endpoints.load(), model, Some(plain(request.source)), local);
-                inner.render(&set, &request, peer.mac, &path, &file, &subject)
+                // Whose address it is; a name that only its key names is nobody's yet.
+                let holder = inner.neighbours.leases.holder(plain(request.source), now()).map(|holding| holding.mac);
+                let same = || subject.clone();
+                let whose = holder.map(|mac| (mac, &same as &dyn Fn() -> Subject));
+                inner.render(&set, &request, peer.mac, &path, &file, &subject, whose)
             }
             Verdict::Missing { mac, path } => inner.missing(&request, mac, &path),
             Verdict::Refused { mac, path, reason } => {
@@ -418,12 +452,6 @@ impl FileService for Files {
             }
             Transfer::Failed { reason } => Event::FileFailed { mac, door, path, source, reason },
         });
-    }
-
-    fn unchanged(&self, request: &FileRequest, file: &ServedFile) {
-        // The audit event of the request is out already; this says only that its bytes stayed here.
-        metrics::counter!("plugtone_provisioning_files_total", "outcome" => "unchanged").increment(1);
-        tracing::debug!(mac = file.mac.map(tracing::field::display), path = %super::identify::shown(&request.path), "unchanged");
     }
 }
 

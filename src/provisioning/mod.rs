@@ -7,6 +7,7 @@ pub mod beside;
 pub mod classify;
 mod duplicates;
 pub mod files;
+pub mod history;
 pub mod identify;
 pub mod identities;
 pub mod onboarding;
@@ -20,6 +21,7 @@ pub mod worker;
 
 pub use classify::PhoneClasses;
 pub use files::{Devices, Files, Leases, Neighbours, Seen};
+pub use history::History;
 pub use identities::{Identities, Identity};
 pub use pipeline::Holding;
 pub use settings::{OpenSettings, Settings, SettingsError};
@@ -43,6 +45,17 @@ pub struct FileRequest {
     /// Where the request arrived, so that URLs in the file name an address that this phone can reach.
     pub local: Option<SocketAddr>,
     pub user_agent: Option<String>,
+    /// The ETags of what it holds already, as `If-None-Match` lists them, where its door has such a thing.
+    pub held: Option<String>,
+}
+
+impl FileRequest {
+    /// RFC 9110 §13.1.2: weak comparison, a list, or `*`.
+    pub fn holds(&self, hash: &str) -> bool {
+        let held = self.held.as_deref().unwrap_or_default().split(',').map(str::trim);
+        let bare = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).strip_prefix('"')?.strip_suffix('"').map(str::to_owned);
+        held.into_iter().any(|tag| tag == "*" || bare(tag).is_some_and(|tag| tag == hash))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +92,27 @@ pub trait FileService: Send + Sync + 'static {
     async fn store(&self, request: FileRequest, body: Bytes) -> bool;
     /// The transfer that `request` began is over.
     fn ended(&self, request: &FileRequest, mac: Option<MacAddr>, transfer: Transfer);
-    /// `unchanged`: the client held these bytes already (HTTP 304).
-    fn unchanged(&self, request: &FileRequest, file: &ServedFile);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etags_compare_weakly_and_in_lists() {
+        let request = |held: Option<&str>| FileRequest {
+            door: Door::Http,
+            path: "x".into(),
+            source: [10, 0, 0, 7].into(),
+            local: None,
+            user_agent: None,
+            held: held.map(str::to_owned),
+        };
+        for (value, held) in
+            [("\"abc\"", true), ("W/\"abc\"", true), ("\"x\", \"abc\"", true), ("*", true), ("\"abd\"", false), ("abc", false)]
+        {
+            assert_eq!(request(Some(value)).holds("abc"), held, "{value}");
+        }
+        assert!(!request(None).holds("abc"));
+    }
 }

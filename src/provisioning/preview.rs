@@ -57,10 +57,11 @@ impl Preview {
             .filter_map(|name| {
                 let diff = match (before.get(name), after.get(name)) {
                     (Some(old), Some(new)) if old == new => return None,
-                    (Some(Ok(old)), Some(Ok(new))) => self.diff(&own.hidden(old), &own.hidden(new)),
+                    (Some(Ok(old)), Some(Ok(new))) if old.shown == new.shown => "a password in it changes\n".to_owned(),
+                    (Some(Ok(old)), Some(Ok(new))) => self.diff(&own.hidden(&old.shown), &own.hidden(&new.shown)),
                     (_, Some(Err(fault))) => format!("cannot be rendered any more: {fault}"),
                     (Some(Err(_)), Some(Ok(_))) => "can be rendered again".to_owned(),
-                    (None, Some(Ok(new))) => format!("is new\n{}", self.diff("", &own.hidden(new))),
+                    (None, Some(Ok(new))) => format!("is new\n{}", self.diff("", &own.hidden(&new.shown))),
                     (Some(_), None) => "is there no more".to_owned(),
                     (None, None) => return None,
                 };
@@ -89,7 +90,7 @@ impl Preview {
             .finalize()
             .as_bytes();
         let made = self.diffs.entry(key).or_insert_with(|| {
-            let diff = TextDiff::from_lines(old, new).unified_diff().context_radius(1).to_string();
+            let diff = unified(old, new, 1);
             // Where in the file it is differs between phones of one and of two lines.
             let line = |line: &str| if line.starts_with("@@") { "@@\n".to_owned() } else { format!("{line}\n") };
             let shown: String = diff.lines().take(MOST_LINES).map(line).collect();
@@ -102,12 +103,27 @@ impl Preview {
     }
 }
 
+/// As `diff -u` writes it, without its head.
+pub fn unified(old: &str, new: &str, around: usize) -> String {
+    TextDiff::from_lines(old, new).unified_diff().context_radius(around).to_string()
+}
+
+/// A file as the phone gets it, and as people see it.
+#[derive(PartialEq, Eq)]
+struct Text {
+    hash: blake3::Hash,
+    shown: String,
+}
+
 /// Every file that the phone may ask for, by name.
-fn rendered(side: &Side<'_>) -> BTreeMap<String, Result<String, String>> {
+fn rendered(side: &Side<'_>) -> BTreeMap<String, Result<Text, String>> {
     let files = side.set.files(side.family, side.subject);
-    let text = |file| match side.set.render(file, side.subject) {
-        Ok(rendered) => (rendered.name, Ok(String::from_utf8_lossy(&rendered.bytes).into_owned())),
-        Err(fault) => (fault.file.clone(), Err(fault.to_string())),
+    let text = |file| match (side.set.render(file, side.subject), side.set.render_masked(file, side.subject)) {
+        (Ok(rendered), Ok(masked)) => {
+            let shown = String::from_utf8_lossy(&masked.bytes).into_owned();
+            (rendered.name, Ok(Text { hash: blake3::hash(&rendered.bytes), shown }))
+        }
+        (Err(fault), _) | (_, Err(fault)) => (fault.file.clone(), Err(fault.to_string())),
     };
     files.iter().map(text).collect()
 }

@@ -182,6 +182,30 @@ pub struct VoiceMail {
     pub tries: u32,
 }
 
+/// A configuration that a phone was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedConfig {
+    pub mac: MacAddr,
+    /// Its name, as its make spells it.
+    pub file: String,
+    /// BLAKE3 of the text, hex. Secrets are masked in the text.
+    pub hash: String,
+    /// Of the text.
+    pub bytes: u64,
+    pub first: Timestamp,
+    pub last: Timestamp,
+}
+
+/// One that the phone was not given last: its text goes with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewConfig {
+    pub mac: MacAddr,
+    pub file: String,
+    pub hash: String,
+    pub text: String,
+    pub at: Timestamp,
+}
+
 /// The cause of a leg that was up when the server was killed.
 pub const CUT_OFF: &str = "cut off";
 
@@ -297,6 +321,23 @@ pub trait Store: Send + Sync + 'static {
     async fn save_upload(&self, mac: MacAddr, name: &str, body: Vec<u8>, at: Timestamp) -> Result<()>;
     async fn upload(&self, mac: MacAddr, name: &str) -> Result<Option<Vec<u8>>>;
     async fn remove_uploads(&self, mac: MacAddr) -> Result<usize>;
+
+    // --- what phones were given
+    /// All that this phone was given, the newest first.
+    async fn configs(&self, mac: MacAddr) -> Result<Vec<ServedConfig>>;
+    /// What every phone was given last of each file.
+    async fn latest_configs(&self) -> Result<Vec<ServedConfig>>;
+    /// By its hash; `None`: there is none, or it is kept no more.
+    async fn config_text(&self, hash: &str) -> Result<Option<String>>;
+    /// In this order, in one commit; gives the bytes of texts that were not there yet.
+    async fn save_configs(&self, configs: Vec<NewConfig>) -> Result<u64>;
+    /// When the phone was given this file last, without a change.
+    async fn touch_configs(&self, served: Vec<(MacAddr, String, Timestamp)>) -> Result<()>;
+    /// What all texts take.
+    async fn config_bytes(&self) -> Result<u64>;
+    /// Forgets until the texts take `most` bytes or less: those that were given last the longest ago, and first of all those
+    /// that a newer one has followed. Gives what the rest takes.
+    async fn prune_configs(&self, most: u64) -> Result<u64>;
 
     // --- wishes
     /// Documents by key: what people wish of their telephones, and where night switches stand.

@@ -265,6 +265,26 @@ CREATE INDEX contacts_by_mac ON contacts (mac);
 -- The switch port that a device is plugged into, from option 82. `location` is what an admin wrote.
 ALTER TABLE devices ADD COLUMN port TEXT;
 "#,
+    r#"
+-- What phones were given, each text once, by the hash of it (BLAKE3, hex). Secrets are masked in it, and it is hashed so.
+CREATE TABLE config_texts (
+  hash        TEXT PRIMARY KEY,
+  bytes       INTEGER NOT NULL,
+  body        TEXT NOT NULL
+) STRICT;
+
+-- Which phone was given it and when. The newest of each file is what the phone got last.
+CREATE TABLE configs (
+  id          INTEGER PRIMARY KEY,
+  mac         TEXT NOT NULL,
+  file        TEXT NOT NULL,
+  hash        TEXT NOT NULL REFERENCES config_texts (hash),
+  first_ms    INTEGER NOT NULL,
+  last_ms     INTEGER NOT NULL        -- written behind
+) STRICT;
+CREATE INDEX configs_by_file ON configs (mac, file, id);
+CREATE INDEX configs_by_hash ON configs (hash);
+"#,
 ];
 
 /// The newest schema that this program knows.

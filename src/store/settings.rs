@@ -15,12 +15,21 @@ pub struct Settings {
     pub journal_days: u32,
     /// How many days the records of calls (who called whom) are kept. 0: for ever.
     pub call_records_days: u32,
+    /// How much of what phones were given is kept, in megabytes, for `plugtone template history`: the oldest goes first, what phones
+    /// have now goes last. 0: nothing is kept.
+    pub config_history_mb: u32,
     /// How many of the newest events are also held in memory, where readers of the stream find them without the disk.
     pub journal_ring: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { path: "/var/lib/plugtone/plugtone.db".into(), journal_days: 90, call_records_days: 180, journal_ring: 8192 }
+        Self {
+            path: "/var/lib/plugtone/plugtone.db".into(),
+            journal_days: 90,
+            call_records_days: 180,
+            config_history_mb: 200,
+            journal_ring: 8192,
+        }
     }
 }

@@ -21,8 +21,8 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{
-    CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, Result, Store, SubscriptionRecord, TokenRecord, VoiceMail,
-    VoiceMessage, rows, schema,
+    CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, NewConfig, Result, ServedConfig, Store, SubscriptionRecord,
+    TokenRecord, VoiceMail, VoiceMessage, rows, schema,
 };
 use crate::model::{BindingRecord, DeviceRecord, Extension, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
 
@@ -493,6 +493,35 @@ impl Store for Sqlite {
 
     async fn remove_uploads(&self, mac: MacAddr) -> Result<usize> {
         self.write(move |db| rows::remove_uploads(db, mac)).await
+    }
+
+    async fn configs(&self, mac: MacAddr) -> Result<Vec<ServedConfig>> {
+        self.read("read what a phone was given", move |db| rows::configs(db, mac)).await
+    }
+
+    async fn latest_configs(&self) -> Result<Vec<ServedConfig>> {
+        self.read("read what phones were given last", rows::latest_configs).await
+    }
+
+    async fn config_text(&self, hash: &str) -> Result<Option<String>> {
+        let hash = hash.to_owned();
+        self.read("read a configuration", move |db| rows::config_text(db, &hash)).await
+    }
+
+    async fn save_configs(&self, configs: Vec<NewConfig>) -> Result<u64> {
+        self.write(move |db| rows::save_configs(db, &configs)).await
+    }
+
+    async fn touch_configs(&self, served: Vec<(MacAddr, String, Timestamp)>) -> Result<()> {
+        self.write(move |db| rows::touch_configs(db, &served)).await
+    }
+
+    async fn config_bytes(&self) -> Result<u64> {
+        self.read("measure configurations", rows::config_bytes).await
+    }
+
+    async fn prune_configs(&self, most: u64) -> Result<u64> {
+        self.write(move |db| rows::prune_configs(db, most)).await
     }
 
     async fn wishes(&self) -> Result<Vec<(String, String)>> {

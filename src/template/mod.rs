@@ -36,7 +36,7 @@ pub use options::{DhcpOption, DhcpValue, SendWhen};
 pub use recognise::{DhcpFacts, Match, Recognised, Signs};
 pub use render::Grammar;
 pub use schema::{Capabilities, Readers, Reload};
-pub use set::{Family, FileRef, Rendered, Source, TemplateSet, UploadRule};
+pub use set::{Family, FileRef, MASK, Rendered, Source, TemplateSet, UploadRule};
 pub use subject::{Line, Server, Subject};
 pub use trace::{Trace, Variable};
 

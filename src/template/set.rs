@@ -28,6 +28,9 @@ use crate::{
     yaml::read_untyped,
 };
 
+/// Stands where a secret would be, where people look.
+pub const MASK: &str = "••••••";
+
 const DEFAULTS: &str = "defaults.yaml";
 const OVERRIDES: &str = "overrides.yaml";
 const ZONES: &str = "timezones.yaml";
@@ -266,10 +269,20 @@ impl TemplateSet {
 
     /// The file's bytes for this phone. Pure: the same subject, the same bytes.
     pub fn render(&self, file: &FileRef, subject: &Subject) -> Result<Rendered, Fault> {
+        self.render_as(file, subject, false)
+    }
+
+    /// The same for people to look at: in the place of every password that somebody has set in a layer is [`MASK`]. What the subject
+    /// carries, its lines' secrets and the key in its URL, is masked by whoever makes it.
+    pub fn render_masked(&self, file: &FileRef, subject: &Subject) -> Result<Rendered, Fault> {
+        self.render_as(file, subject, true)
+    }
+
+    fn render_as(&self, file: &FileRef, subject: &Subject, masked: bool) -> Result<Rendered, Fault> {
         let gone = || fault(&file.family, 0, 0, "the file is not in the set that is live");
         let family = self.families.get(&file.family).ok_or_else(gone)?;
         let entry = family.files.get(file.index).ok_or_else(gone)?;
-        let context = self.context(family, subject, entry.readers)?;
+        let context = self.context(family, subject, entry.readers, masked)?;
         let bytes = family.run(entry.grammar, &entry.template, &context)?;
         let bytes = match &entry.empty {
             Some(empty) => fill_empty(bytes, empty),
@@ -286,7 +299,7 @@ impl TemplateSet {
     /// The DHCP options that this phone wants.
     pub fn dhcp_options(&self, family: &str, subject: &Subject) -> Result<Vec<DhcpOption>, Fault> {
         let Some(family) = self.families.get(family) else { return Ok(Vec::new()) };
-        let context = self.context(family, subject, Readers::Anyone)?;
+        let context = self.context(family, subject, Readers::Anyone, false)?;
         let mut options = Vec::new();
         for option in &family.dhcp {
             let mut parts = Vec::new();
@@ -358,7 +371,8 @@ impl TemplateSet {
     }
 
     /// What a template sees. A file for anyone is rendered without everything that is somebody's.
-    pub(super) fn context(&self, family: &Family, subject: &Subject, readers: Readers) -> Result<Value, Fault> {
+    /// `masked`: nor are the passwords that layers set.
+    pub(super) fn context(&self, family: &Family, subject: &Subject, readers: Readers, masked: bool) -> Result<Value, Fault> {
         let layered = self.layered(family, subject);
         let zone = self.zone(&layered)?;
         let own = readers == Readers::Own;
@@ -367,7 +381,10 @@ impl TemplateSet {
         let mut context: BTreeMap<Arc<str>, Value> = layered
             .into_iter()
             .filter(|(name, _)| own || !secret(name) && !keys::NAMES.contains(&&**name))
-            .map(|(name, layered)| (name, layered.value))
+            .map(|(name, layered)| match masked && keeps_secret(&name) && is_set(&layered.value) {
+                true => (name, Value::from(MASK)),
+                false => (name, layered.value),
+            })
             .collect();
         let mut put = |name: &str, value: Value| context.insert(Arc::from(name), value);
         put("family", Value::from(&*family.id));
@@ -452,6 +469,16 @@ impl TemplateSet {
             }
         }
     }
+}
+
+/// `admin_password` does; `admin_password_setting` says only how a make calls it.
+fn keeps_secret(name: &str) -> bool {
+    name.ends_with("password") || name.ends_with("secret")
+}
+
+/// Text or a number: a switch that is called so is no secret.
+fn is_set(value: &Value) -> bool {
+    value.kind() == ValueKind::Number || value.as_str().is_some_and(|text| !text.is_empty())
 }
 
 impl Family {

@@ -84,7 +84,7 @@ impl TemplateSet {
 
     fn marked(&self, family: &Family, file: &super::FileRef, subject: &Subject) -> Option<Marked> {
         let (grammar, template, readers) = family.how(file)?;
-        let context = self.context(family, subject, readers).ok()?;
+        let context = self.context(family, subject, readers, false).ok()?;
         let mut sources = Vec::new();
         let env = marked_environment(family.templates(grammar)?, grammar, family, &mut sources)?;
         let text = String::from_utf8(render(&env, template, &context).ok()?).ok()?;

@@ -164,6 +164,7 @@ impl Listener {
                 source: arrived.peer.ip().to_canonical(),
                 local: Some(arrived.local),
                 user_agent: request.agent.clone(),
+                held: None,
             },
             request,
             peer: arrived.peer,
