@@ -9,8 +9,9 @@ use plugtone::{
     model::{MacAddr, Secret},
     phone::{
         boot::{Boot, Outcome, Server as BootServer},
+        keys::KeyUse,
         make::{MAKES, Make, families},
-        settings::{Hotline, KeyUse},
+        settings::Hotline,
     },
     template::{DhcpFacts, Line, Readers, Server, Source, Subject, TemplateSet, shipped},
 };
@@ -168,11 +169,31 @@ fn the_makes_own_parsers_learn_the_account() {
 #[test]
 fn the_makes_own_parsers_learn_the_keys() {
     let set = set(
-        "sites:\n  all:\n    subnets: [10.0.0.0/8]\n    variables:\n      keys:\n        - {type: line}\n        - {type: blf, value: '2042', label: \"Bob & Co\"}\n        - {type: park, value: '701', label: Park}\n        - {type: voicemail, label: Mail}\n      side_car_keys:\n        - {type: blf, value: '2043'}\n        - {type: none}\n        - {type: intercom, value: '2044'}\nusers:\n  '2041':\n    keys: { 3: { type: speed_dial, value: '+4930', label: Home } }\n",
+        "sites:\n  all:\n    subnets: [10.0.0.0/8]\n    variables:\n      keys:\n        - {type: line}\n        - {type: blf, value: '2042', label: 'Bob & \"Co\"; <1>'}\n        - {type: park, value: '701', label: Park}\n        - {type: voicemail, label: Mail}\n      side_car_keys:\n        - {type: blf, value: '2043'}\n        - {type: none}\n        - {type: intercom, value: '2044'}\nusers:\n  '2041':\n    keys: { 3: { type: speed_dial, value: '+4930', label: Home } }\n",
     );
-    let lamp = |number: &str, pickup: &str| KeyUse::Lamp { number: number.into(), pickup: pickup.into() };
     let dial = |number: &str| KeyUse::Dial(number.into());
-    for family in ["yealink", "poly", "grandstream"] {
+    // Before the number of a lamp that blinks, and of a park place: it is dialled as it is, whether or not somebody waits there,
+    // and makes that put the code before every number that rings put it before none that does not. Side-car, and the number of its
+    // first key: some makes count on behind the phone's own. What a line's key is called: "" leaves it to the account.
+    let none = (None, 0);
+    let beside = (Some(1), 0);
+    for (family, pickup, park, side_car, line) in [
+        ("yealink", "**", "", beside, ""),
+        ("poly", "**", "**", (None, 4), ""),
+        ("grandstream", "**", "**", beside, ""),
+        // A D785 has 24 keys of its own.
+        ("snom", "**", "", (None, 24), ""),
+        ("cisco_mpp", "**", "**", beside, "{}"),
+        ("cisco_spa", "**", "**", beside, "{}"),
+        ("fanvil", "**", "", beside, ""),
+        ("mitel", "**", "**", beside, ""),
+        ("htek", "**", "", none, ""),
+        // It is not known how it would take what rings.
+        ("digium", "", "", none, "{}"),
+        ("panasonic", "**", "**", beside, ""),
+        ("avaya_j", "", "", beside, ""),
+    ] {
+        let lamp = |number: &str, pickup: &str| KeyUse::Lamp { number: number.into(), pickup: pickup.into() };
         let make = Make::of(family).expect("known");
         let mac = make.mac(0x0a0b0c);
         let told = |owner: Option<(&str, &str)>| {
@@ -181,26 +202,31 @@ fn the_makes_own_parsers_learn_the_keys() {
             while let Some(name) = boot.poll_fetch() {
                 boot.handle_file(rendered(&set, family, &name, &subject).as_deref().map(str::as_bytes));
             }
-            boot.keys().into_iter().map(|key| (key.side_car, key.position, key.label, key.does)).collect::<Vec<_>>()
+            let keys = boot.keys().into_iter().map(|key| (key.side_car, key.position, key.label, key.does)).collect::<Vec<_>>();
+            assert!(matches!(boot.outcome(), Outcome::Ready(_)), "{family}");
+            keys
         };
-        assert_eq!(told(None), [], "{family}: nobody's phone has nobody's keys");
-        // A park place is dialled as it is, whether or not somebody waits there. Poly and Grandstream put the code before
-        // numbers that ring, and a place does not ring.
-        let park = if family == "yealink" { "" } else { "**" };
-        // On a Poly the side-car's keys are counted on.
-        let (side_car, from) = if family == "poly" { (None, 4) } else { (Some(1), 0) };
-        let wanted = |third: (&str, KeyUse)| {
-            vec![
-                (None, 1, "".to_owned(), KeyUse::Line(1)),
-                (None, 2, "Bob & Co".into(), lamp("2042", "**")),
+        let nobodys = told(None);
+        assert!(nobodys.iter().all(|(_, _, _, does)| *does == KeyUse::Line(1)), "{family}: nobody's phone has nobody's keys: {nobodys:?}");
+        let wanted = |extension: &str, third: (&str, KeyUse)| {
+            // What would end the value of another setting is told apart by the phone, or written otherwise.
+            let bob = r#"Bob & "Co"; <1>"#;
+            let bob = if matches!(family, "mitel" | "panasonic" | "avaya_j") { bob.replace('"', "'") } else { bob.into() };
+            let bob = if matches!(family, "cisco_mpp" | "cisco_spa" | "avaya_j") { bob.replace(';', ",") } else { bob };
+            let mut keys = vec![
+                (None, 1, line.replace("{}", extension), KeyUse::Line(1)),
+                (None, 2, bob, lamp("2042", pickup)),
                 (None, 3, third.0.into(), third.1),
                 (None, 4, "Mail".into(), dial("*97")),
-                (side_car, from + 1, "2043".into(), lamp("2043", "**")),
-                (side_car, from + 3, "2044".into(), dial("*802044")),
-            ]
+            ];
+            if side_car != none {
+                keys.push((side_car.0, side_car.1 + 1, "2043".into(), lamp("2043", pickup)));
+                keys.push((side_car.0, side_car.1 + 3, "2044".into(), dial("*802044")));
+            }
+            keys
         };
-        assert_eq!(told(Some(("2045", "Eve"))), wanted(("Park", lamp("701", park))), "{family}");
-        assert_eq!(told(Some(("2041", "Ann"))), wanted(("Home", dial("+4930"))), "{family}: Ann has another third key");
+        assert_eq!(told(Some(("2045", "Eve"))), wanted("2045", ("Park", lamp("701", park))), "{family}");
+        assert_eq!(told(Some(("2041", "Ann"))), wanted("2041", ("Home", dial("+4930"))), "{family}: Ann has another third key");
     }
 }
 

@@ -10,8 +10,9 @@ use std::{
 };
 
 use super::{
+    keys::{self, Key},
     make::Make,
-    settings::{self, Account, Fault, Grammar, Key, PolyFile, Values},
+    settings::{self, Account, Fault, Grammar, PolyFile, Values},
 };
 use crate::model::MacAddr;
 
@@ -166,7 +167,7 @@ impl Boot {
 
     /// The keys that the files have told so far.
     pub fn keys(&self) -> Vec<Key> {
-        settings::keys(self.make.family, &self.values)
+        keys::read(self.make.family, &self.values)
     }
 
     pub fn outcome(self) -> Outcome {

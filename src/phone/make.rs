@@ -313,7 +313,7 @@ pub const MAKES: &[Make] = &[
         agent: "phone/{firmware}",
         files: &[("{mac}.cfg", Role::Values), ("{mac}-contacts.xml", Role::Extra)],
         after: &[],
-        grammar: Grammar::Xml { roots: &["config"] },
+        grammar: Grammar::Xml { roots: &["config", "phonebooks"] },
         names: Names {
             enable: ("accounts.account.0.register", "1"),
             user: "accounts.account.0.username",

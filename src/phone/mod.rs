@@ -7,6 +7,7 @@ pub mod boot;
 pub mod desk;
 pub mod ftp;
 pub mod http;
+pub mod keys;
 pub mod make;
 pub mod person;
 pub mod settings;

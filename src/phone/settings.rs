@@ -99,26 +99,6 @@ pub struct Account {
     pub poll_secs: Option<u32>,
 }
 
-/// What a key of the phone, or of a side-car, does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyUse {
-    /// The line with this number.
-    Line(u8),
-    /// Shows the lamp of a number and dials it; while it rings there, what is dialled before it.
-    Lamp { number: String, pickup: String },
-    /// Dials.
-    Dial(String),
-}
-
-/// A key as the phone has it. Positions count from 1; those of side-cars apart, unless the make counts on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
-    pub side_car: Option<u8>,
-    pub position: u16,
-    pub label: String,
-    pub does: KeyUse,
-}
-
 /// A file that the make would not take, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
@@ -247,8 +227,13 @@ pub fn read_generic(file: &str, bytes: &[u8], values: &mut Values) -> Result<(),
     Ok(())
 }
 
-/// A setting per element or, where it has both, `id` or `name` → `value`; named by the path below the root, with `idx` or
-/// `index` behind an element's name. Gives the files that a list of files names.
+/// Attributes that tell elements of one name apart.
+const INDICES: [&str; 3] = ["idx", "index", "id"];
+/// Elements whose `url` is a file to fetch next: snom's lists, and Digium's contacts and keys.
+const FILES: [&str; 3] = ["file", "contacts", "blf_items"];
+
+/// A setting per element or, where it has both, `id` or `name` → `value`; named by the path below the root, with `idx`, `index`
+/// or `id` behind an element's name. Gives the files that it says to fetch.
 pub fn read_xml(file: &str, bytes: &[u8], roots: &'static [&'static str], values: &mut Values) -> Result<Vec<String>, Fault> {
     let text = text_of(file, bytes)?;
     let document = xml_of(file, text)?;
@@ -258,7 +243,7 @@ pub fn read_xml(file: &str, bytes: &[u8], roots: &'static [&'static str], values
     }
     let mut files = Vec::new();
     for element in root.descendants().filter(|node| node.is_element() && *node != root) {
-        if let (true, Some(url)) = (element.has_tag_name("file"), element.attribute("url")) {
+        if let (true, Some(url)) = (FILES.contains(&element.tag_name().name()), element.attribute("url")) {
             files.push(url.to_owned());
             continue;
         }
@@ -269,7 +254,7 @@ pub fn read_xml(file: &str, bytes: &[u8], roots: &'static [&'static str], values
         let mut steps: Vec<String> = element.ancestors().take_while(|node| *node != root).map(step).collect();
         steps.reverse();
         let path = steps.join(".");
-        for attribute in element.attributes().filter(|attribute| !matches!(attribute.name(), "idx" | "index")) {
+        for attribute in element.attributes().filter(|attribute| !INDICES.contains(&attribute.name())) {
             values.insert(format!("{path}.{}", attribute.name()), attribute.value().to_owned());
         }
         if !element.children().any(|child| child.is_element()) {
@@ -281,7 +266,7 @@ pub fn read_xml(file: &str, bytes: &[u8], roots: &'static [&'static str], values
 
 fn step(node: roxmltree::Node<'_, '_>) -> String {
     let name = node.tag_name().name();
-    match node.attribute("idx").or(node.attribute("index")) {
+    match INDICES.iter().find_map(|index| node.attribute(*index)) {
         Some(index) => format!("{name}.{index}"),
         None => name.to_owned(),
     }
@@ -310,8 +295,13 @@ pub fn read_lines(
             return Err(Fault::NotKeyValue { file: file.into(), line: index + 1, text: line.chars().take(60).collect() });
         };
         let value = value.trim();
-        let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
-        values.insert(key.trim().to_owned(), bare.unwrap_or(value).to_owned());
+        let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+        // Avaya has one name for all keys, and the number of each in its value.
+        let name = match bare.strip_prefix("Key=").and_then(|value| value.split_once(';')) {
+            Some((number, _)) => format!("{}.{number}", key.trim()),
+            None => key.trim().to_owned(),
+        };
+        values.insert(name, bare.to_owned());
     }
     Ok(files)
 }
@@ -361,65 +351,6 @@ pub fn account(make: &Make, values: &Values) -> Result<Account, Fault> {
         .map(str::to_owned),
         poll_secs: Some(poll).filter(|poll| *poll > 0 && (names.poll.switch.is_empty() || on(names.poll.switch))),
     })
-}
-
-/// The keys that the files describe, in order; empty ones are left out.
-pub fn keys(family: &str, values: &Values) -> Vec<Key> {
-    let get = |name: String| values.get(&name).cloned().unwrap_or_default();
-    let number = |name: String| get(name).parse::<u16>().ok();
-    let mut keys = Vec::new();
-    match family {
-        "yealink" => {
-            let own = (1..=60).map(|key| (None, key, format!("linekey.{key}")));
-            let side_cars = (1..=6).flat_map(|car| (1..=60).map(move |key| (Some(car), key, format!("expansion_module.{car}.key.{key}"))));
-            for (side_car, position, prefix) in own.chain(side_cars) {
-                let value = get(format!("{prefix}.value"));
-                let does = match number(format!("{prefix}.type")) {
-                    Some(15) => KeyUse::Line(number(format!("{prefix}.line")).unwrap_or(position) as u8),
-                    Some(16) => KeyUse::Lamp { number: value, pickup: get(format!("{prefix}.pickup_value")) },
-                    Some(13) => KeyUse::Dial(value),
-                    _ => continue,
-                };
-                keys.push(Key { side_car, position, label: get(format!("{prefix}.label")), does });
-            }
-        }
-        "poly" if get("lineKey.reassignment.enabled".into()) == "1" => {
-            let mut lamps = 0;
-            for position in 1..=200 {
-                let index = number(format!("lineKey.{position}.index")).unwrap_or_default();
-                let (label, does) = match &*get(format!("lineKey.{position}.category")) {
-                    "Line" => (String::new(), KeyUse::Line(index as u8)),
-                    "BLF" => {
-                        // Lamps are taken from the list in their order.
-                        lamps += 1;
-                        let prefix = format!("attendant.resourceList.{lamps}");
-                        let pickup = get("call.directedCallPickupString".into());
-                        (get(format!("{prefix}.label")), KeyUse::Lamp { number: get(format!("{prefix}.address")), pickup })
-                    }
-                    "SpeedDial" => (get(format!("directory.{index}.fn")), KeyUse::Dial(get(format!("directory.{index}.ct")))),
-                    _ => continue,
-                };
-                keys.push(Key { side_car: None, position, label, does });
-            }
-        }
-        "grandstream" => {
-            // (side-car, position, mode, account; label and number follow), and what the modes are.
-            let beside = (0..6).map(|n| (None, n + 1, 1363 + 2 * n, 1364 + 2 * n, 1465 + 2 * n, [0, 10, 11]));
-            let side_car = (0..160).map(|n| (Some(1), n + 1, 23000 + 5 * n, 23001 + 5 * n, 23002 + 5 * n, [99, 0, 1]));
-            for (side_car, position, mode, account, label, [line, dial, lamp]) in beside.chain(side_car) {
-                let value = get(format!("P{}", label + 1));
-                let does = match number(format!("P{mode}")) {
-                    Some(mode) if mode == line => KeyUse::Line(number(format!("P{account}")).unwrap_or_default() as u8 + 1),
-                    Some(mode) if mode == dial => KeyUse::Dial(value),
-                    Some(mode) if mode == lamp => KeyUse::Lamp { number: value, pickup: get("P1347".into()) },
-                    _ => continue,
-                };
-                keys.push(Key { side_car, position, label: get(format!("P{label}")), does });
-            }
-        }
-        _ => {}
-    }
-    keys
 }
 
 fn text_of<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Fault> {
