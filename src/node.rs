@@ -34,6 +34,7 @@ use crate::{
     provisioning::{
         self, Endpoints, Files, History, Identities, Identity, Neighbours, Onboarding, PhoneClasses, beside, classify,
         onboarding::{self, CallKind, Output, Registration, Sighting},
+        pnp,
     },
     routing,
     sip::{self, notify, registrar, transport::files::Certificates},
@@ -191,6 +192,7 @@ impl Node {
             false => None,
         };
         sip.transports.identity = certificates.as_ref().map(|certificates| certificates.tls());
+        sip.transports.group = settings.provisioning.pnp.then_some(pnp::GROUP);
         let engine = call::worker::start(
             sip,
             call_rules(&settings).map_err(|faults| anyhow::anyhow!(listed(&faults)))?,
@@ -277,15 +279,26 @@ impl Node {
         files.reachable_at(endpoints.clone());
 
         // --- addresses: last, as a phone that has one comes for everything else
+        let classes = Arc::new(PhoneClasses::new(templates.clone(), settings.provisioning.clone(), endpoints, key));
+        if settings.provisioning.pnp {
+            let mut seed = [0; 32];
+            getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("the system gives no random numbers: {error}"))?;
+            if engine.beside.is_empty() {
+                tracing::warn!(
+                    "`provisioning.pnp` is on, but no address of `sip.udp` is in a network that has multicast: no phone is heard"
+                );
+            }
+            let ids = sip::Ids::new(seed);
+            tasks.push(tokio::spawn(pnp::worker::serve(engine.beside, classes.clone(), events.clone(), ids, shutdown.clone())));
+        }
         let dhcp = match settings.dhcp.mode {
             dhcp::settings::Mode::Off => None,
             _ => {
-                let classes = PhoneClasses::new(templates.clone(), settings.provisioning.clone(), endpoints, key);
                 let config = settings.dhcp.check()?;
                 for remark in beside::remarks(&templates.current(), &config, &settings.provisioning) {
                     tracing::warn!("dhcp.mode is `beside`: {remark}");
                 }
-                Some(dhcp::socket::serve(config, Arc::new(classes), shared.clone(), events.clone(), lease_view, shutdown.clone()).await?)
+                Some(dhcp::socket::serve(config, classes, shared.clone(), events.clone(), lease_view, shutdown.clone()).await?)
             }
         };
 
@@ -627,6 +640,10 @@ fn noticing(told: Events, onboarding: Onboarding) -> Events {
             Event::LeaseGranted { mac, address, family, port, .. } => {
                 let (address, family, port) = (Some(IpAddr::V4(*address)), family.clone(), port.clone());
                 onboarding.seen(Sighting { phone: family.is_some(), family, address, port, ..Sighting::of(*mac) });
+            }
+            Event::PnpAsked { mac, address, family, model, .. } => {
+                let (family, address) = (Some(family.clone()), Some(IpAddr::V4(*address)));
+                onboarding.seen(Sighting { phone: true, family, model: model.clone(), address, ..Sighting::of(*mac) });
             }
             Event::CallStarted { mac: Some(mac), call, .. } => onboarding.call_began(*mac, *call, CallKind::Other),
             Event::CallEnded { mac: Some(mac), call, .. } => onboarding.call_ended(*mac, *call),

@@ -28,6 +28,7 @@ mod ldap;
 mod media;
 mod netns;
 mod onboarding;
+mod pnp;
 mod render;
 mod rfc;
 mod routes;

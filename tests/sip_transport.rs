@@ -24,6 +24,7 @@ pub fn config() -> Config {
         tls: vec![],
         ws: vec![],
         wss: vec![],
+        group: None,
         identity: None,
         web_origins: vec![],
         web_ping: Duration::from_secs(25),

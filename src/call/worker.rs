@@ -62,7 +62,7 @@ use crate::{
         guard::Guard,
         notify::{self, Notifier},
         registrar::{self, Registrar},
-        transport::{Inbound, Transport, Transports, socket::BindError},
+        transport::{Beside, Inbound, Transport, Transports, socket::BindError},
         ua::{self, UserAgent},
     },
     store::{CallLegQuery, ContactKey, Store},
@@ -153,12 +153,15 @@ pub struct Running {
     pub tls: Vec<SocketAddr>,
     pub ws: Vec<SocketAddr>,
     pub wss: Vec<SocketAddr>,
+    /// For the multicast group of the configuration.
+    pub beside: Vec<Beside>,
 }
 
 /// Opens the sockets, puts the stored contacts back and starts the engine.
 pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighbours) -> Result<Running, Error> {
     let thread = Thread::new().map_err(Error::Thread)?;
     let (transports, inbox) = Transports::bind(sip.transports, thread.handle())?;
+    let beside = transports.beside();
     let [udp, tcp, tls, ws, wss] = Transport::ALL.map(|transport| transports.addresses(transport));
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|fault| Error::Random(fault.to_string()))?;
@@ -249,7 +252,7 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         let _ = contact_writer.await;
         let _ = record_writer.await;
     });
-    Ok(Running { handle, task, udp, tcp, tls, ws, wss })
+    Ok(Running { handle, task, udp, tcp, tls, ws, wss, beside })
 }
 
 struct Engine {

@@ -14,8 +14,8 @@ pub(super) enum Weight {
 pub(super) fn weight(event: &Event) -> Weight {
     use Event::*;
     match event {
-        DhcpDiscover { .. } | DhcpOffer { .. } | DhcpRequest { .. } | DhcpInform { .. } => Weight::Chatter,
-        FileMissing { .. } | RegisterRefused { .. } | LeaseRefused { .. } | PoolExhausted { .. } => Weight::Chatter,
+        DhcpDiscover { .. } | DhcpOffer { .. } | DhcpRequest { .. } | DhcpInform { .. } | PnpAsked { .. } => Weight::Chatter,
+        FileMissing { .. } | PnpRefused { .. } | RegisterRefused { .. } | LeaseRefused { .. } | PoolExhausted { .. } => Weight::Chatter,
         DeviceSeen { .. } | IvrPrompt { .. } | IvrKeys { .. } => Weight::Chatter,
         _ => Weight::Milestone,
     }
@@ -35,7 +35,9 @@ fn level(event: &Event) -> Level {
         DhcpDiscover { .. } | DhcpOffer { .. } | DhcpRequest { .. } | DhcpInform { .. } | FileMissing { .. } => Level::Debug,
         IvrKeys { .. } | FileServed { unchanged: true, .. } => Level::Debug,
         LeaseRefused { .. } | LeaseDeclined { .. } | FileFailed { .. } | FileRefused { .. } | RegisterRefused { .. } => Level::Warn,
-        Banned { .. } | LockedOut { .. } | ReloadOverdue { .. } | CallRefused { .. } | DuplicateMac { .. } => Level::Warn,
+        PnpRefused { .. } | Banned { .. } | LockedOut { .. } | ReloadOverdue { .. } | CallRefused { .. } | DuplicateMac { .. } => {
+            Level::Warn
+        }
         DirectoryChecked { outcome: CheckOutcome::Unavailable, .. } => Level::Warn,
         PoolExhausted { .. } | RenderFailed { .. } | TrunkDown { .. } | DirectoryUnavailable { .. } | ConfigRejected { .. } => Level::Error,
         _ => Level::Info,
@@ -83,6 +85,10 @@ fn words(event: &Event) -> String {
         LeaseDeclined { address, .. } => format!("found somebody else on {address}"),
         LeaseExpired { address, .. } => format!("let {address} expire"),
         DhcpInform { address, .. } => format!("asks for settings at its own address {address}"),
+        PnpAsked { address, .. } => format!("asks by multicast from {address} where its settings are, and is told"),
+        PnpRefused { address, owner, .. } => {
+            format!("is not told where its settings are: {address}, which asks in its name, is the network card {owner}")
+        }
         PoolExhausted { subnet, .. } => format!("gets no address: every one of {subnet} is taken; widen the range or shorten the lease"),
         FileServed { door, path, source, bytes, unchanged, .. } => {
             let how = if *unchanged { "already has" } else { "is sent" };

@@ -75,6 +75,21 @@ pub enum Event {
         mac: MacAddr,
         address: Ipv4Addr,
     },
+    /// Asked the multicast group where its settings are, and is told.
+    PnpAsked {
+        mac: MacAddr,
+        address: Ipv4Addr,
+        family: FamilyName,
+        model: Option<String>,
+        /// Of its firmware.
+        version: Option<String>,
+    },
+    /// Asked in the name of a phone, from another's network card.
+    PnpRefused {
+        mac: MacAddr,
+        address: Ipv4Addr,
+        owner: MacAddr,
+    },
     PoolExhausted {
         mac: MacAddr,
         subnet: String,
@@ -408,6 +423,8 @@ impl Event {
             | LeaseDeclined { mac, .. }
             | LeaseExpired { mac, .. }
             | DhcpInform { mac, .. }
+            | PnpAsked { mac, .. }
+            | PnpRefused { mac, .. }
             | PoolExhausted { mac, .. }
             | RenderFailed { mac, .. }
             | DeviceSeen { mac, .. }

@@ -31,6 +31,12 @@ pub fn remarks(set: &TemplateSet, dhcp: &dhcp::Config, settings: &Settings) -> V
          that is not the other server's, to lease to phones",
         makes(false)
     ));
+    let ask = |family: &&Family| family.answers_pnp();
+    let asking = set.families().filter(ask).map(|family| &*family.id).collect::<Vec<_>>().join(", ");
+    remarks.push(match settings.pnp {
+        true => format!("{asking} ask by multicast, too (SIP plug and play), and are answered in the networks that this machine is in"),
+        false => format!("{asking} ask by multicast, too (SIP plug and play): `provisioning.pnp` answers them"),
+    });
     let closed = bare().any(|cidr| !settings.open.subnets.iter().any(|open| open.contains(&ipnet::IpNet::V4(cidr))));
     remarks.extend(match (closed, settings.url_tokens) {
         (false, _) => None,

@@ -2,18 +2,23 @@
 //!
 //! `dhcp` knows no phones and `template` no wire. Both sides here answer from memory. Not here: lease rules, encoding.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     files::Leases,
     onboarding::{ReloadMethod, ReloadMethods},
     pipeline::Holding,
+    pnp::{Ask, worker::Urls},
     settings::Settings,
     variables::{Endpoints, Keys, common, server},
 };
 use crate::{
     dhcp::{Class, Classify, ClientFacts, LeaseView, OptionValue},
-    model::{MacAddr, Timestamp},
+    model::{FamilyName, MacAddr, Timestamp},
     template::{DhcpFacts, DhcpValue, SendWhen, Subject, Templates},
 };
 
@@ -29,6 +34,37 @@ impl<K: Keys> PhoneClasses<K> {
     pub fn new(templates: Templates, settings: Settings, endpoints: Endpoints, keys: K) -> Self {
         Self { templates, settings, endpoints, keys }
     }
+
+    /// A phone that asks where its settings are, as templates may see it: nobody's.
+    fn subject(&self, mac: MacAddr, model: Option<String>, local: Ipv4Addr, address: Ipv4Addr) -> Subject {
+        let token = self.settings.url_tokens.then(|| self.keys.url_token(mac));
+        Subject {
+            mac: Some(mac),
+            model,
+            bound: false,
+            lines: Vec::new(),
+            server: server(&self.settings, &self.endpoints, Some(local.into()), token.as_ref().map(|key| (mac, key))),
+            address: Some(address.into()),
+            user_id: None,
+            admin_password: None,
+        }
+    }
+}
+
+impl<K: Keys> Urls for PhoneClasses<K> {
+    fn url(&self, mac: MacAddr, ask: &Ask, local: Ipv4Addr) -> Option<(FamilyName, String)> {
+        let set = self.templates.current();
+        let said = || set.recognise_user_agent(ask.user_agent.as_ref()?.as_bytes());
+        let recognised =
+            set.forced(mac).or_else(said).or_else(|| set.recognise_dhcp(DhcpFacts { mac: Some(mac), ..Default::default() }))?;
+        let model = recognised.model.or_else(|| ask.model.clone());
+        let subject = self.subject(mac, model, local, *ask.source().ip());
+        let url = set.pnp_url(&recognised.family, &subject).unwrap_or_else(|fault| {
+            tracing::warn!(%mac, %fault, "the phone is not told where its settings are");
+            None
+        });
+        Some((recognised.family, url?))
+    }
 }
 
 impl<K: Keys> Classify for PhoneClasses<K> {
@@ -41,18 +77,8 @@ impl<K: Keys> Classify for PhoneClasses<K> {
             parameter_list: facts.parameter_list,
         };
         let Some(recognised) = set.recognise_dhcp(said) else { return Class::default() };
-        let token = self.settings.url_tokens.then(|| self.keys.url_token(facts.mac));
-        let address = facts.address.map(IpAddr::from).or(Some(facts.subnet.network().into()));
-        let subject = Subject {
-            mac: Some(facts.mac),
-            model: recognised.model,
-            bound: false,
-            lines: Vec::new(),
-            server: server(&self.settings, &self.endpoints, Some(facts.server.into()), token.as_ref().map(|key| (facts.mac, key))),
-            address,
-            user_id: None,
-            admin_password: None,
-        };
+        let address = facts.address.unwrap_or(facts.subnet.network());
+        let subject = self.subject(facts.mac, recognised.model, facts.server, address);
         let options = set.dhcp_options(&recognised.family, &subject).unwrap_or_else(|fault| {
             // The set was checked with samples; a value of a site or device may still not fit.
             metrics::counter!("plugtone_provisioning_options_failed_total").increment(1);

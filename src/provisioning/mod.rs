@@ -12,6 +12,7 @@ pub mod identify;
 pub mod identities;
 pub mod onboarding;
 pub mod pipeline;
+pub mod pnp;
 pub mod preview;
 pub mod reload;
 mod settings;

@@ -14,6 +14,9 @@ pub struct Settings {
     /// Puts a key of the phone's own into its URL (`…/t/001565aabbcc-…/`), which proves the phone where its address cannot:
     /// behind NAT, or where another DHCP server leases. `plugtone render` shows the URL, to be typed in once.
     pub url_tokens: bool,
+    /// Answers phones that ask by multicast where their settings are (SIP plug and play), in networks that this machine is in. For
+    /// offices where another DHCP server leases; phones that belong to another system would be taken over, too.
+    pub pnp: bool,
     /// Fallback for networks where another DHCP server gives the addresses.
     pub open: OpenSettings,
     /// Take what phones upload: their menu's settings, phone books, call lists, logs.
@@ -36,7 +39,7 @@ pub struct OpenSettings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { url: String::new(), sip_host: String::new(), url_tokens: false, open: OpenSettings::default(), uploads: true }
+        Self { url: String::new(), sip_host: String::new(), url_tokens: false, pnp: false, open: OpenSettings::default(), uploads: true }
     }
 }
 

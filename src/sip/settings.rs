@@ -265,6 +265,7 @@ impl Settings {
                 tls: self.tls.clone(),
                 ws: self.ws.clone(),
                 wss: self.wss.clone(),
+                group: None,
                 identity: None,
                 web_origins: self.ws_origins.clone(),
                 web_ping: WEB_PING,

@@ -41,6 +41,9 @@ pub(super) struct FamilyFile {
     #[serde(default)]
     #[schemars(with = "Vec<DhcpEntry>")]
     pub(super) dhcp: Vec<Spanned<DhcpEntry>>,
+    /// Where phones that ask by multicast (SIP plug and play) are sent to, in minijinja; without it they are not answered.
+    #[schemars(with = "Option<String>")]
+    pub(super) pnp: Option<Spanned<String>>,
     #[schemars(with = "Vec<FileEntry>")]
     pub(super) files: Vec<Spanned<FileEntry>>,
     #[serde(default)]

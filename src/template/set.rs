@@ -65,6 +65,8 @@ pub struct Family {
     files: Vec<File>,
     uploads: Vec<Upload>,
     dhcp: Vec<OptionTemplate>,
+    /// The template's name.
+    pnp: Option<String>,
     /// Defaults and the family's own.
     base: LayerMap,
     models: Vec<(Regex, LayerMap)>,
@@ -322,6 +324,16 @@ impl TemplateSet {
         Ok(options)
     }
 
+    /// Where this phone is sent to when it asks by multicast. `None`: its make is not answered.
+    pub fn pnp_url(&self, family: &str, subject: &Subject) -> Result<Option<String>, Fault> {
+        let Some((family, template)) = self.families.get(family).and_then(|family| Some((family, family.pnp.as_ref()?))) else {
+            return Ok(None);
+        };
+        let context = self.context(family, subject, Readers::Anyone)?;
+        let url = String::from_utf8(family.run(Grammar::KeyValue, template, &context)?).unwrap_or_default();
+        Ok(Some(url.trim().to_owned()).filter(|url| !url.is_empty()))
+    }
+
     /// Renders every file of every family for sample phones, unbound and bound; gives how many files and bytes that was.
     /// For measuring: it is the work of a boot storm without its network.
     pub fn render_samples(&self) -> (usize, usize) {
@@ -441,7 +453,7 @@ impl TemplateSet {
         let mut seen = BTreeSet::new();
         for family in self.families.values() {
             for subject in sample::subjects(family) {
-                let mut tried = vec![self.dhcp_options(&family.id, &subject).map(drop)];
+                let mut tried = vec![self.dhcp_options(&family.id, &subject).map(drop), self.pnp_url(&family.id, &subject).map(drop)];
                 for file in self.files(&family.id, &subject) {
                     tried.push(self.render(&file, &subject).and_then(|rendered| family.check_sample(&file, &rendered, &subject)));
                 }
@@ -510,6 +522,7 @@ impl Family {
             files: Vec::new(),
             uploads: Vec::new(),
             dhcp: Vec::new(),
+            pnp: None,
             base,
             models,
             model_names,
@@ -522,6 +535,12 @@ impl Family {
         }
         for entry in written.uploads {
             family.add_upload(source, entry.value, entry.referenced.line() as u32, faults);
+        }
+        if let Some(url) = written.pnp {
+            let name = format!("{}#pnp", source.name);
+            let place = Place { origin: Arc::from(&*source.origin), first_line: url.referenced.line() as u32 };
+            family.add_template(&name, &url.value, place, faults);
+            family.pnp = Some(name);
         }
         for entry in written.dhcp {
             family.add_option(source, entry.value, entry.referenced.line() as u32, faults);
@@ -608,6 +627,11 @@ impl Family {
             templates.push((code, name));
         }
         self.dhcp.push(OptionTemplate { code: entry.code, kind: entry.kind, send: entry.send, templates });
+    }
+
+    /// Whether phones of this make are told where their settings are when they ask by multicast.
+    pub fn answers_pnp(&self) -> bool {
+        self.pnp.is_some()
     }
 
     /// The number that stands for this model in file names.

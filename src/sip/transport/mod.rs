@@ -15,13 +15,18 @@ pub mod tls;
 mod udp;
 mod websocket;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
 pub use flow::{Flow, FlowId, Transmit, Transport};
 pub use socket::{Inbound, Transports};
 pub use tls::Far;
+pub use udp::Beside;
 
 /// What to listen on, and how much of it.
 #[derive(Clone, Debug)]
@@ -31,6 +36,8 @@ pub struct Config {
     pub tls: Vec<SocketAddr>,
     pub ws: Vec<SocketAddr>,
     pub wss: Vec<SocketAddr>,
+    /// A multicast group that is listened for at the ports of UDP, for [`Transports::beside`].
+    pub group: Option<Ipv4Addr>,
     /// Who we are to TLS. Without it there can be no listener for it, and no connection is made.
     pub identity: Option<Arc<tls::Tls>>,
     /// Pages whose scripts may connect by WebSocket, as `https://phone.example.com`; empty: all.

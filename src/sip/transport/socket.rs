@@ -6,7 +6,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use super::{
     rate::Rates,
     tcp::{self, Connections},
     tls::Far,
-    udp::{self, Udp},
+    udp::{self, Beside, Udp},
 };
 
 /// Messages waiting for the engine: a tenth of a second's worth at full speed. UDP beyond it is lost,
@@ -52,6 +52,7 @@ pub struct BindError {
 /// The sending side. Cheap to clone.
 #[derive(Clone)]
 pub struct Transports {
+    beside: Arc<Mutex<Vec<Beside>>>,
     udp: Arc<[Arc<Udp>]>,
     streams: Arc<[(Transport, SocketAddr)]>,
     connections: Arc<Connections>,
@@ -70,6 +71,12 @@ impl Transports {
             let _there = datagrams.enter();
             udp.push(Arc::new(Udp::bind(*at).map_err(fault(Transport::Udp, *at))?));
         }
+        let mut beside = Vec::new();
+        for (socket, group) in udp.iter().zip(std::iter::repeat(config.group)) {
+            beside.extend(
+                group.map(|group| socket.beside(group)).transpose().map_err(fault(Transport::Udp, socket.local))?.unwrap_or_default(),
+            );
+        }
         let mut listeners = Vec::new();
         let mut streams = Vec::new();
         for (transport, at) in config.streams() {
@@ -86,7 +93,7 @@ impl Transports {
         for (transport, listener) in listeners {
             tokio::spawn(tcp::accept(listener, transport, connections.clone()));
         }
-        Ok((Self { udp: udp.into(), streams: streams.into(), connections }, inbox))
+        Ok((Self { beside: Arc::new(Mutex::new(beside)), udp: udp.into(), streams: streams.into(), connections }, inbox))
     }
 
     /// Sends at once, or hands over to the connection. False: it cannot be sent, and nothing more will be heard of it.
@@ -107,6 +114,11 @@ impl Transports {
             },
             _ => self.connections.send(&flow, bytes),
         }
+    }
+
+    /// Takes the sockets for the multicast group of the configuration, one for each network.
+    pub fn beside(&self) -> Vec<Beside> {
+        std::mem::take(&mut *self.beside.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// From now on a stream by TLS to this address must lead to `far`, and not just to the address.

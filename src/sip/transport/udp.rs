@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     os::fd::{AsRawFd, RawFd},
     sync::{Arc, Mutex},
 };
@@ -14,11 +14,12 @@ use bytes::Bytes;
 use nix::{
     cmsg_space,
     libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
+    net::if_::InterfaceFlags,
     sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmmsg, sendmsg,
+        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmmsg, recvmsg, sendmsg,
     },
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
@@ -51,6 +52,9 @@ impl Udp {
         let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
         if at.is_ipv6() {
             socket.set_only_v6(true)?;
+        } else {
+            // What others on this machine have joined is not for us.
+            socket.set_multicast_all_v4(false)?;
         }
         // The kernel may give less; it does not fail.
         socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
@@ -73,6 +77,87 @@ impl Udp {
         let source = if self.local.ip().is_unspecified() { Some(flow.local.ip()).filter(|ip| !ip.is_unspecified()) } else { None };
         send_from(self.socket.as_raw_fd(), source, flow.peer, bytes)
     }
+}
+
+/// Listens for a multicast group at the port of a UDP socket of ours, on one network, for somebody who knows what is asked there.
+/// What it sends comes from that port.
+pub struct Beside {
+    socket: AsyncFd<Socket>,
+    local: SocketAddrV4,
+}
+
+impl Udp {
+    /// Joins `group` on every network that the socket is reached from.
+    pub(super) fn beside(&self, group: Ipv4Addr) -> io::Result<Vec<Beside>> {
+        let SocketAddr::V4(bound) = self.local else { return Ok(Vec::new()) };
+        let ours = self.socket.get_ref();
+        // Only for the moment: as long as a port may be shared, somebody else could take it, and with it what phones send.
+        ours.set_reuse_address(true)?;
+        let open = |(index, address)| Beside::open(index, SocketAddrV4::new(address, bound.port()), group);
+        let here = networks()?.into_iter().filter(|(_, address)| bound.ip().is_unspecified() || bound.ip() == address);
+        let sockets: io::Result<Vec<_>> = here.map(open).collect();
+        ours.set_reuse_address(false)?;
+        let sockets = sockets?;
+        sockets.iter().try_for_each(|beside| beside.socket.get_ref().set_reuse_address(false))?;
+        Ok(sockets)
+    }
+}
+
+impl Beside {
+    fn open(index: u32, local: SocketAddrV4, group: Ipv4Addr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_address(true)?;
+        // Of the group only what comes by this network: so we know which address of ours the sender can reach.
+        socket.set_multicast_all_v4(false)?;
+        socket.bind(&SocketAddrV4::new(group, local.port()).into())?;
+        socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(index))?;
+        // SAFETY: as in `Udp::bind`.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)?;
+        Ok(Self { socket, local })
+    }
+
+    /// Our own address in this network, and the port.
+    pub fn local(&self) -> SocketAddrV4 {
+        self.local
+    }
+
+    /// The next datagram: how long it is, and from whom. What does not fit is cut off.
+    pub async fn receive(&self, room: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            let got = ready.try_io(|socket| {
+                let mut slices = [IoSliceMut::new(room)];
+                let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut slices, None, MsgFlags::MSG_DONTWAIT)?;
+                let from = message.address.ok_or(io::ErrorKind::AddrNotAvailable)?;
+                Ok((message.bytes, SocketAddr::new(IpAddr::V4(from.ip()), from.port())))
+            });
+            if let Ok(got) = got {
+                return got;
+            }
+        }
+    }
+
+    /// Sends at once or not at all.
+    pub fn send(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        send_from(self.socket.as_raw_fd(), Some(IpAddr::V4(*self.local.ip())), to, bytes)
+    }
+}
+
+/// Networks that have multicast: index and our first address of each.
+fn networks() -> io::Result<Vec<(u32, Ipv4Addr)>> {
+    let mut found: Vec<(u32, Ipv4Addr)> = Vec::new();
+    for interface in nix::ifaddrs::getifaddrs()? {
+        let up = interface.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_MULTICAST);
+        let address = interface.address.as_ref().and_then(|address| address.as_sockaddr_in()).map(SockaddrIn::ip);
+        if let Some(address) = address.filter(|_| up) {
+            let index = nix::net::if_::if_nametoindex(&*interface.interface_name)?;
+            if !found.iter().any(|(known, _)| *known == index) {
+                found.push((index, address));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Reads until the receiver of `inbound` is gone.
