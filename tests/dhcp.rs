@@ -49,26 +49,26 @@ fn now() -> Timestamp {
     Timestamp::of(SystemTime::now())
 }
 
-fn settings(yaml: &str) -> Settings {
+pub fn settings(yaml: &str) -> Settings {
     serde_yaml::from_str(yaml).expect("settings")
 }
 
 /// A server with a store, wherever it runs.
-struct Office {
+pub struct Office {
     view: LeaseView,
     events: Arc<Mutex<Vec<Event>>>,
-    store: Arc<Sqlite>,
+    pub store: Arc<Sqlite>,
     folder: TempDir,
 }
 
 impl Office {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let store = Sqlite::open(folder.path().join("plugtone.db")).expect("store");
         Self { view: LeaseView::default(), events: Arc::default(), store, folder }
     }
 
-    async fn start(&self, settings: &Settings, stop: CancellationToken) -> Server {
+    pub async fn start(&self, settings: &Settings, stop: CancellationToken) -> Server {
         let events = self.events.clone();
         let events = Events::new(move |event| events.lock().unwrap().push(event));
         let config = settings.check().expect("settings");
@@ -97,7 +97,7 @@ impl Office {
         self.events.lock().unwrap().iter().filter(|event| test(event)).count()
     }
 
-    fn holder(&self, address: &str) -> Option<MacAddr> {
+    pub fn holder(&self, address: &str) -> Option<MacAddr> {
         self.view.holder(address.parse().unwrap(), now()).map(|holder| holder.mac)
     }
 }
@@ -506,7 +506,7 @@ subnets:
   range: 127.64.1.0-127.64.9.255
 ";
 
-async fn bound(client: &mut LoopbackClient) -> Lease {
+pub async fn bound(client: &mut LoopbackClient) -> Lease {
     let wait = async {
         loop {
             if let ClientEvent::Bound(lease) | ClientEvent::Renewed(lease) = client.event().await.expect("socket") {

@@ -32,24 +32,24 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const UPLOAD_LIMIT: usize = 50_000;
 /// One byte more than 65,535 blocks of 512 and then some: block numbers wrap.
 const ROLL_OVER: usize = 34_000_000;
 
 /// Files whose bytes a test knows, and a memory of what was asked.
 #[derive(Default)]
-struct Shelf {
-    files: HashMap<String, Bytes>,
+pub struct Shelf {
+    pub files: HashMap<String, Bytes>,
     delay: Duration,
-    asked: Mutex<Vec<FileRequest>>,
+    pub asked: Mutex<Vec<FileRequest>>,
     uploads: Mutex<HashMap<String, Bytes>>,
     ended: Mutex<Vec<(String, Transfer)>>,
     unchanged: AtomicUsize,
 }
 
 /// Bytes in which a lost, doubled or swapped block shows.
-fn bytes(len: usize) -> Bytes {
+pub fn bytes(len: usize) -> Bytes {
     let mut state = 0x9e37_79b9_u32;
     (0..len)
         .map(|_| {
@@ -63,7 +63,7 @@ fn bytes(len: usize) -> Bytes {
 }
 
 impl Shelf {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut files: HashMap<_, _> = [0, 1, 511, 512, 513, 1428, 20_480].map(|len| (format!("{len}.bin"), bytes(len))).into();
         files.insert("text.cfg".into(), Bytes::from_static(b"one\ntwo\r\nthree\rfour\n"));
         files.insert("a b&c.cfg".into(), Bytes::from_static(b"blank"));
@@ -77,12 +77,12 @@ impl Shelf {
         shelf
     }
 
-    fn ended(&self) -> Vec<(String, Transfer)> {
+    pub fn ended(&self) -> Vec<(String, Transfer)> {
         self.ended.lock().expect("lock").clone()
     }
 
     /// Waits until that many transfers have ended.
-    async fn wait_ended(&self, count: usize) -> Vec<(String, Transfer)> {
+    pub async fn wait_ended(&self, count: usize) -> Vec<(String, Transfer)> {
         for _ in 0..500 {
             if self.ended().len() >= count {
                 return self.ended();
@@ -132,7 +132,7 @@ impl FileService for Shelf {
 }
 
 /// A door that closes when the test ends.
-struct Open {
+pub struct Open {
     running: Running,
     shutdown: CancellationToken,
 }
@@ -144,11 +144,11 @@ impl Drop for Open {
 }
 
 impl Open {
-    fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.running.addr().expect("a door that listens").port()
     }
 
-    fn at(&self) -> SocketAddr {
+    pub fn at(&self) -> SocketAddr {
         SocketAddr::new(HERE, self.port())
     }
 }
@@ -157,19 +157,19 @@ fn any_port() -> Vec<SocketAddr> {
     vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))]
 }
 
-fn tftp_door(shelf: &Arc<Shelf>, settings: tftp::Settings) -> Open {
+pub fn tftp_door(shelf: &Arc<Shelf>, settings: tftp::Settings) -> Open {
     let shutdown = CancellationToken::new();
     let settings = tftp::Settings { listen: any_port(), ..settings };
     Open { running: tftp::start(&settings, shelf.clone(), shutdown.clone()).expect("a free port"), shutdown }
 }
 
-fn ftp_door(shelf: &Arc<Shelf>, settings: ftp::Settings) -> Open {
+pub fn ftp_door(shelf: &Arc<Shelf>, settings: ftp::Settings) -> Open {
     let shutdown = CancellationToken::new();
     let settings = ftp::Settings { listen: any_port(), ..settings };
     Open { running: ftp::start(&settings, shelf.clone(), shutdown.clone()).expect("a free port"), shutdown }
 }
 
-fn http_door(shelf: &Arc<Shelf>, settings: http::Settings) -> Open {
+pub fn http_door(shelf: &Arc<Shelf>, settings: http::Settings) -> Open {
     let shutdown = CancellationToken::new();
     let settings = http::Settings { listen: any_port(), ..settings };
     let beside = Router::new().route("/healthz", get(|| async { "ok" }));
@@ -177,7 +177,7 @@ fn http_door(shelf: &Arc<Shelf>, settings: http::Settings) -> Open {
 }
 
 /// Runs a tool of Debian's; a missing one fails the test by naming its package.
-async fn run(package: &str, program: &str, arguments: &[&str]) -> Output {
+pub async fn run(package: &str, program: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(program);
     command.args(arguments).kill_on_drop(true).env("LC_ALL", "C").env("HOME", "/nonexistent").stdin(std::process::Stdio::null());
     match timeout(Duration::from_secs(120), command.output()).await {
@@ -187,36 +187,36 @@ async fn run(package: &str, program: &str, arguments: &[&str]) -> Output {
     }
 }
 
-async fn curl(arguments: &[&str]) -> Output {
+pub async fn curl(arguments: &[&str]) -> Output {
     run("curl", "curl", &[&["-sS", "--noproxy", "*", "--max-time", "60"], arguments].concat()).await
 }
 
-fn seen(output: &Output) -> String {
+pub fn seen(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
 }
 
-struct Folder(tempfile::TempDir);
+pub struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().expect("a temporary folder"))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn text(&self, name: &str) -> String {
+    pub fn text(&self, name: &str) -> String {
         self.path(name).to_str().expect("UTF-8").to_owned()
     }
 
-    fn read(&self, name: &str) -> Vec<u8> {
+    pub fn read(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 }
 
 /// Compares without printing megabytes.
-fn same(got: &[u8], expected: &[u8], what: &str) {
+pub fn same(got: &[u8], expected: &[u8], what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}: length");
     if got != expected {
         let at = got.iter().zip(expected).position(|(a, b)| a != b);
@@ -226,7 +226,7 @@ fn same(got: &[u8], expected: &[u8], what: &str) {
 
 // --- TFTP ---
 
-async fn tftp_hpa(mode: &str, at: SocketAddr, arguments: &[&str]) -> Output {
+pub async fn tftp_hpa(mode: &str, at: SocketAddr, arguments: &[&str]) -> Output {
     let (host, port) = (at.ip().to_string(), at.port().to_string());
     run("tftp-hpa", "tftp", &[&["-m", mode, &host, &port, "-c"], arguments].concat()).await
 }
@@ -702,7 +702,7 @@ async fn http_phones_of_ours_see_what_curl_sees() {
 
 // --- FTP ---
 
-const LOGIN: &str = "PlcmSpIp:PlcmSpIp";
+pub const LOGIN: &str = "PlcmSpIp:PlcmSpIp";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ftp_files_arrive_whole_in_every_mode() {
@@ -779,23 +779,23 @@ async fn ftp_size_time_ranges_uploads_and_empty_listings() {
 }
 
 /// A control connection to type into.
-struct Typed(TcpStream);
+pub struct Typed(pub TcpStream);
 
 impl Typed {
-    async fn open(at: SocketAddr) -> Self {
+    pub async fn open(at: SocketAddr) -> Self {
         let mut typed = Self(TcpStream::connect(at).await.expect("connected"));
         assert!(typed.reply().await.starts_with("220 "));
         typed
     }
 
-    async fn logged_in(at: SocketAddr) -> Self {
+    pub async fn logged_in(at: SocketAddr) -> Self {
         let mut typed = Self::open(at).await;
         typed.says("USER PlcmSpIp", "331").await;
         typed.says("PASS PlcmSpIp", "230").await;
         typed
     }
 
-    async fn reply(&mut self) -> String {
+    pub async fn reply(&mut self) -> String {
         let mut line = Vec::new();
         while !line.ends_with(b"\n") {
             match timeout(Duration::from_secs(5), self.0.read_u8()).await.expect("a reply in time") {
@@ -806,7 +806,7 @@ impl Typed {
         String::from_utf8_lossy(&line).into_owned()
     }
 
-    async fn says(&mut self, line: &str, code: &str) -> String {
+    pub async fn says(&mut self, line: &str, code: &str) -> String {
         self.0.write_all(format!("{line}\r\n").as_bytes()).await.expect("sent");
         let reply = self.reply().await;
         assert!(reply.starts_with(code), "{line}: {reply}");

@@ -12,11 +12,16 @@ use plugtone::{
         lease,
         options::{self, Packet},
     },
-    fileserver::tftp::{
-        netascii,
-        packet::{Packet as TftpPacket, Request as TftpRequest},
+    fileserver::{
+        ftp::{command::Command, session::Session as Ftp},
+        http::{files, range},
+        tftp::{
+            netascii,
+            packet::{Packet as TftpPacket, Request as TftpRequest},
+        },
     },
-    model::{MacAddr, Secret},
+    model::{MacAddr, Secret, event::Door},
+    provisioning::{FileRequest, identify::Asked, pnp::Ask},
     rtp::{packet as rtp, rtcp, telephone_event},
     sdp::{Codec, Description, Direction, Session, Terms},
     sip::{
@@ -48,6 +53,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("dhcp", dhcp),
     ("tftp", tftp),
     ("media", media),
+    ("http", http),
+    ("ftp", ftp),
+    ("pnp", pnp),
 ];
 
 fn phone() -> SocketAddr {
@@ -255,6 +263,46 @@ pub fn dhcp(data: &[u8]) {
 /// A datagram of TFTP.
 pub fn tftp(data: &[u8]) {
     let _ = (TftpRequest::parse(data).is_ok(), TftpPacket::parse(data).is_some(), netascii::decode(data.to_vec()));
+}
+
+/// A path as any door gets it, and as headers of HTTP: line by line the path, Range, If-None-Match.
+pub fn http(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut lines = text.lines();
+    let path = lines.next().unwrap_or_default();
+    if let Some(decoded) = files::percent_decode(path) {
+        assert!(decoded.len() <= path.len());
+        if let Ok(asked) = Asked::parse(&decoded) {
+            assert!(!asked.path.is_empty() && asked.path.split('/').all(|part| !matches!(part, "" | "." | "..")), "{:?}", asked.path);
+        }
+    }
+    let len = data.len();
+    if let range::Wanted::Part(part) = range::wanted(lines.next(), len) {
+        assert!(part.start < part.end && part.end <= len, "{part:?} of {len}");
+    }
+    let held = lines.next().map(str::to_owned);
+    let request = FileRequest { door: Door::Http, path: path.to_owned(), source: phone().ip(), local: None, user_agent: None, held };
+    let _ = request.holds("hash");
+}
+
+/// A line of an FTP control connection, before and after the log-in.
+pub fn ftp(data: &[u8]) {
+    let mut session = Ftp::new("PlcmSpIp", &Secret::new("PlcmSpIp"), phone().ip());
+    for line in [data, b"USER PlcmSpIp", b"PASS PlcmSpIp", data] {
+        let _ = session.handle(Command::parse(line));
+    }
+}
+
+/// A datagram to the multicast group of SIP plug and play. What is answered is good SIP.
+pub fn pnp(data: &[u8]) {
+    let SocketAddr::V4(source) = phone() else { return };
+    let SocketAddr::V4(local) = server() else { return };
+    let Some(ask) = Ask::parse(Bytes::copy_from_slice(data), source) else { return };
+    let answers = [ask.accepted(local, "ours"), ask.told(local, "ours", "z9hG4bKx", "http://192.0.2.1")];
+    for answer in answers {
+        let answer = Message::parse(answer).expect("what we send can be read");
+        assert!(answer.call_id().is_ok());
+    }
 }
 
 /// A datagram on a port for sound, or one that asks for its address.

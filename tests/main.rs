@@ -15,6 +15,7 @@ mod cli;
 mod config;
 mod dhcp;
 mod dhcp_sheet;
+mod door_abuse;
 mod doors;
 mod e2e;
 mod files;

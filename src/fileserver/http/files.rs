@@ -62,7 +62,8 @@ async fn answer(State(files): State<Files>, Extension(peer): Extension<Peer>, re
 
 /// Decodes `%41` once: what is still encoded then is part of the name. `None` for a cut `%`.
 /// Phones put raw bytes where others put UTF-8: those become U+FFFD, and no file is called so.
-fn percent_decode(path: &str) -> Option<String> {
+/// `None`: what stands after a `%` is no number.
+pub fn percent_decode(path: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
