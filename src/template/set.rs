@@ -329,7 +329,7 @@ impl TemplateSet {
         let Some((family, template)) = self.families.get(family).and_then(|family| Some((family, family.pnp.as_ref()?))) else {
             return Ok(None);
         };
-        let context = self.context(family, subject, Readers::Anyone)?;
+        let context = self.context(family, subject, Readers::Anyone, false)?;
         let url = String::from_utf8(family.run(Grammar::KeyValue, template, &context)?).unwrap_or_default();
         Ok(Some(url.trim().to_owned()).filter(|url| !url.is_empty()))
     }
