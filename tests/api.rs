@@ -529,7 +529,7 @@ async fn a_repeated_request_places_no_second_call() {
 // --- devices and their owners
 
 /// One REGISTER with these credentials from an address that is not the phone's; the final status.
-async fn register_as(identity: &Identity, registrar: SocketAddr) -> u16 {
+pub async fn register_as(identity: &Identity, registrar: SocketAddr) -> u16 {
     let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
     let flow = Flow::udp(socket.local_addr().expect("bound"), registrar);
     let mut endpoint = Endpoint::new(endpoint::Config::default(), [7; 32]);

@@ -32,9 +32,9 @@ pub fn shipped(path: &str) -> String {
 /// What a run printed, and how it ended.
 #[derive(Debug)]
 pub struct Run {
-    status: Option<i32>,
-    out: String,
-    err: String,
+    pub status: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 impl Run {
@@ -596,7 +596,7 @@ pub struct Server {
 }
 
 /// The server's own configuration, and the same with the ports that it got, for who asks it.
-const ITS: &str = "plugtone.yaml";
+pub const ITS: &str = "plugtone.yaml";
 const ASKED: &str = "asked.yaml";
 
 impl Server {

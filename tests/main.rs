@@ -22,6 +22,7 @@ mod files;
 mod fleet;
 mod fuzz;
 mod fuzz_targets;
+mod inventory;
 mod ivr;
 mod ivr_calls;
 mod journal;

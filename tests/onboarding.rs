@@ -10,7 +10,7 @@ use std::{
 
 use plugtone::{
     binding::{self, MasterKey, Outcome, Verdict},
-    model::{BindingRecord, CallId, DeviceRecord, DeviceState, Event, Events, Extension, MacAddr, Secret, Timestamp, User},
+    model::{BindingRecord, CallId, DeviceRecord, DeviceState, Event, Events, Extension, Inventory, MacAddr, Secret, Timestamp, User},
     provisioning::{
         Identities, Onboarding,
         onboarding::{Action, CallKind, Config, Contact, Core, Error, Now, Output, Registration, ReloadMethod, ReloadMethods, Sighting},
@@ -384,6 +384,7 @@ fn a_restart_begins_again_what_was_cut_short() {
             address: None,
             location: None,
             port: None,
+            inventory: Inventory::default(),
         };
         let owned = matches!(state, DeviceState::Bound | DeviceState::Reloading | DeviceState::InService);
         let binding = BindingRecord {

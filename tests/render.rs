@@ -70,6 +70,7 @@ fn subject(mac: MacAddr, model: Option<&str>, owner: Option<(&str, &str)>) -> Su
         server: Server { host: "10.0.0.2".into(), sip_port: 5060, url: "http://10.0.0.2:8080".into(), realm: "plugtone".into() },
         address: "10.0.1.7".parse().ok(),
         user_id: None,
+        inventory: Default::default(),
         admin_password: Some(Secret::new("admin23456ab")),
     }
 }

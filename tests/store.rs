@@ -14,7 +14,10 @@ use std::{
 };
 
 use plugtone::{
-    model::{BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, LeaseRecord, LeaseState, MacAddr, Recorded, Timestamp},
+    model::{
+        BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, Inventory, LeaseRecord, LeaseState, MacAddr, Recorded,
+        Timestamp,
+    },
     store::{
         CUT_OFF, CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, LegDirection, NewConfig, Sqlite, Store,
         SubscriptionRecord, TokenRecord, worker::durable_leases,
@@ -43,6 +46,7 @@ battery!(sqlite:
     an_extension_has_as_many_devices_as_it_may,
     a_refused_bind_changes_nothing,
     all_lines_are_of_one_generation,
+    many_devices_are_rearranged_in_one_step,
     extensions_are_given_lowest_first_and_stay,
     the_directory_names_an_extension,
     two_users_cannot_claim_one_extension_at_once,
@@ -116,6 +120,16 @@ fn device(n: u8, generation: u32) -> DeviceRecord {
         address: Some([10, 0, 0, n].into()),
         location: None,
         port: (n == 1).then(|| "floor2/7".to_owned()),
+        inventory: if n == 1 { written() } else { Inventory::default() },
+    }
+}
+
+fn written() -> Inventory {
+    Inventory {
+        label: Some("Empfang".into()),
+        group: Some("reception".into()),
+        notes: Some("a\nb".into()),
+        stands_for: vec![mac(8), mac(9)],
     }
 }
 
@@ -224,6 +238,33 @@ async fn all_lines_are_of_one_generation(store: Arc<dyn Store>) {
     assert_eq!(generations(store.bindings().await.expect("listed")), [2, 2]);
     store.unbind(device(1, 3), 1).await.expect("unbound");
     assert_eq!(generations(store.bindings().await.expect("listed")), [3]);
+}
+
+async fn many_devices_are_rearranged_in_one_step(store: Arc<dyn Store>) {
+    store.bind(device(1, 1), binding(1, 1, "ann", "2041", 1), vec![], 1).await.expect("bound");
+    store.bind(device(2, 1), binding(2, 1, "bob", "2042", 1), vec![], 1).await.expect("bound");
+    // They change phones, and a third gets a second line.
+    let swapped = vec![
+        (device(1, 2), vec![binding(1, 1, "bob", "2042", 2)]),
+        (device(2, 2), vec![binding(2, 1, "ann", "2041", 2), binding(2, 2, "eve", "2043", 2)]),
+        (device(3, 0), vec![]),
+    ];
+    store.rearrange(swapped.clone(), 1).await.expect("rearranged");
+    let bindings: Vec<_> = swapped.iter().flat_map(|(_, bindings)| bindings.clone()).collect();
+    assert_eq!(store.bindings().await.expect("listed"), bindings);
+    assert_eq!(store.devices().await.expect("listed"), [device(1, 2), device(2, 2), device(3, 0)]);
+    let owners = store.extensions().await.expect("listed");
+    assert_eq!(owners, [(ext("2041"), "ann".to_owned()), (ext("2042"), "bob".into()), (ext("2043"), "eve".into())]);
+    // One that cannot be is none.
+    for wrong in [
+        vec![(device(1, 3), vec![]), (device(3, 1), vec![binding(3, 1, "zoe", "2041", 1)])],
+        vec![(device(1, 3), vec![]), (device(3, 1), vec![binding(3, 1, "ann", "2041", 1)])],
+        vec![(device(1, 3), vec![]), (device(2, 1), vec![])],
+    ] {
+        assert!(store.rearrange(wrong.clone(), 1).await.is_err(), "{wrong:?}");
+        assert_eq!(store.bindings().await.expect("listed"), bindings, "{wrong:?}");
+        assert_eq!(store.device(mac(1)).await.expect("found"), Some(device(1, 2)), "{wrong:?}");
+    }
 }
 
 async fn extensions_are_given_lowest_first_and_stay(store: Arc<dyn Store>) {
@@ -710,6 +751,7 @@ fn writes_until_killed() {
                 match n {
                     0 => write_events(store, first_seq).await,
                     1..6 => write_bindings(store, n, generation).await,
+                    SWAPPED => swap_phones(store, generation).await,
                     _ => write_leases(store, n).await,
                 }
             }));
@@ -735,6 +777,21 @@ async fn write_bindings(store: Arc<dyn Store>, n: u8, generation: u32) {
         let extension = format!("30{n}");
         store.bind(device(n, generation), binding(n, 1, &format!("user{n}"), &extension, generation), vec![], 1).await.expect("bound");
         acknowledge(format!("binding {n} {generation}"));
+    }
+}
+
+/// This device and the next are in each other's place by turns.
+const SWAPPED: u8 = 15;
+
+async fn swap_phones(store: Arc<dyn Store>, generation: u32) {
+    for generation in generation + 1.. {
+        let swapped = [0, 1].map(|n: u8| {
+            let owned = generation % 2 == u32::from(n);
+            let bindings = owned.then(|| binding(SWAPPED + n, 1, "ann", "399", generation));
+            (device(SWAPPED + n, generation), bindings.into_iter().collect())
+        });
+        store.rearrange(swapped.to_vec(), 1).await.expect("swapped");
+        acknowledge(format!("swap 399 {generation}"));
     }
 }
 
@@ -774,6 +831,7 @@ impl Acknowledged {
         }
         for binding in store.bindings().await.expect("read") {
             held.insert(("binding".into(), binding.mac.0[5].to_string()), i64::from(binding.generation));
+            held.insert(("swap".into(), binding.extension.to_string()), i64::from(binding.generation));
         }
         for recorded in store.events_after(0, usize::MAX).await.expect("read") {
             held.insert(("event".into(), recorded.seq.to_string()), 0);

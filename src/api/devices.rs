@@ -1,6 +1,6 @@
 //! `/devices`, `/bindings`, `/users`: what is on the wall, whose it is, and who there is.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
 
 use axum::{
     Json,
@@ -12,8 +12,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{Context, problem::Problem};
 use crate::{
-    model::{BindingRecord, DeviceRecord, LineNumber, MacAddr, Recorded, User},
-    provisioning::onboarding::Sighting,
+    model::{BindingRecord, DeviceRecord, LineNumber, MacAddr, Recorded, Timestamp, User},
+    provisioning::{inventory::Searched, onboarding::Sighting},
 };
 
 /// The line that is bound.
@@ -30,15 +30,26 @@ pub struct Device {
     /// `unknown`, `provisional`, `authenticating`, `bound`, `reloading` or `in_service`.
     pub state: String,
     pub generation: u32,
+    /// Absent: it was written down before it was plugged in.
     #[schema(example = "2026-11-21T08:30:00.000Z")]
-    pub first_seen: String,
-    pub last_seen: String,
+    pub first_seen: Option<String>,
+    pub last_seen: Option<String>,
     pub address: Option<String>,
     /// Where somebody said that it is.
     pub location: Option<String>,
     /// The switch port that it is plugged into, by DHCP's option 82: its place where nobody said another.
     #[schema(example = "floor2/Gi1/0/7")]
     pub port: Option<String>,
+    /// By its address, of those in `overrides.yaml`.
+    pub site: Option<String>,
+    /// What an admin has written of it.
+    #[schema(example = "reception")]
+    pub label: Option<String>,
+    /// Of `overrides.yaml`: the device's own, whoever owns it.
+    pub group: Option<String>,
+    pub notes: Option<String>,
+    /// Phones whose settings it has, as it came in their place.
+    pub stands_for: Vec<String>,
     /// Whose it is; absent while it is nobody's.
     pub binding: Option<Binding>,
 }
@@ -125,7 +136,7 @@ impl From<User> for Person {
     }
 }
 
-fn device(record: DeviceRecord, binding: Option<BindingRecord>) -> Device {
+fn device(record: DeviceRecord, site: Option<&str>, binding: Option<BindingRecord>) -> Device {
     let binding = binding.map(Binding::from);
     let state = serde_json::to_value(record.state).ok().and_then(|state| state.as_str().map(str::to_owned)).unwrap_or_default();
     Device {
@@ -135,27 +146,52 @@ fn device(record: DeviceRecord, binding: Option<BindingRecord>) -> Device {
         firmware: record.firmware,
         state,
         generation: record.generation,
-        first_seen: record.first_seen.to_string(),
-        last_seen: record.last_seen.to_string(),
+        first_seen: seen(record.first_seen),
+        last_seen: seen(record.last_seen),
         address: record.address.map(|address| address.to_string()),
         location: record.location,
         port: record.port,
+        site: site.map(str::to_owned),
+        label: record.inventory.label,
+        group: record.inventory.group,
+        notes: record.inventory.notes,
+        stands_for: record.inventory.stands_for.iter().map(MacAddr::to_string).collect(),
         binding,
     }
 }
 
-/// All devices ever seen.
-#[utoipa::path(get, path = "/devices", tag = "devices", params(Limit), responses((status = 200, body = Vec<Device>), (status = 401, body = Problem)))]
-pub async fn list(State(context): State<Context>, Query(limit): Query<Limit>) -> Result<Json<Vec<Device>>, Problem> {
-    let mut bindings: HashMap<_, _> = context.store.bindings().await?.into_iter().map(|binding| (binding.mac, binding)).collect();
+fn seen(at: Timestamp) -> Option<String> {
+    (at != DeviceRecord::NEVER).then(|| at.to_string())
+}
+
+/// Which devices are wanted.
+#[derive(Debug, Deserialize, IntoParams)]
+pub struct Wanted {
+    /// At most so many, 1 to 10000.
+    #[serde(default = "usual_limit")]
+    pub limit: usize,
+    /// Only those in which every word is found: a MAC or part of one, make, model, label, place, group, site, address, owner.
+    #[serde(default)]
+    pub q: String,
+}
+
+/// All devices ever seen or written down.
+#[utoipa::path(get, path = "/devices", tag = "devices", params(Wanted), responses((status = 200, body = Vec<Device>), (status = 401, body = Problem)))]
+pub async fn list(State(context): State<Context>, Query(wanted): Query<Wanted>) -> Result<Json<Vec<Device>>, Problem> {
+    let mut bindings: HashMap<_, Vec<_>> = HashMap::new();
+    for binding in context.store.bindings().await? {
+        bindings.entry(binding.mac).or_default().push(binding);
+    }
+    let set = context.templates.current();
     // As they are now: the store's copy is a moment behind.
     let mut devices = context.owners.devices().await?;
     devices.sort_unstable_by_key(|record| record.mac);
-    let with_binding = devices.into_iter().take(limit.checked()).map(|record| {
-        let binding = bindings.remove(&record.mac);
-        device(record, binding)
+    let found = devices.into_iter().filter_map(|record| {
+        let (owned, site) = (bindings.remove(&record.mac).unwrap_or_default(), set.site(record.address.map(IpAddr::V4)));
+        let searched = Searched { device: &record, bindings: &owned, site };
+        searched.matches(&wanted.q).then(|| device(record, site, owned.into_iter().next()))
     });
-    Ok(Json(with_binding.collect()))
+    Ok(Json(found.take(Limit { limit: wanted.limit }.checked()).collect()))
 }
 
 /// One device with its timeline, the newest 500 events.
@@ -166,7 +202,9 @@ pub async fn show(State(context): State<Context>, Path(mac): Path<String>) -> Re
     let record = context.owners.device(mac).await?.ok_or_else(|| unknown(mac))?;
     let binding = context.store.bindings().await?.into_iter().find(|binding| binding.mac == mac);
     let timeline = context.store.timeline(mac, 500).await?;
-    Ok(Json(DeviceDetail { device: device(record, binding), timeline }))
+    let set = context.templates.current();
+    let site = set.site(record.address.map(IpAddr::V4));
+    Ok(Json(DeviceDetail { device: device(record, site, binding), timeline }))
 }
 
 /// All bindings.

@@ -40,6 +40,7 @@ pub mod configs;
 pub mod devices;
 pub mod events;
 pub mod features;
+pub mod inventory;
 pub mod messages;
 pub mod problem;
 pub mod records;
@@ -131,6 +132,9 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(bans::list))
         .routes(routes!(bans::pardon))
         .routes(routes!(devices::list))
+        .merge(OpenApiRouter::new().routes(routes!(inventory::import)).layer(DefaultBodyLimit::max(inventory::MAX_TABLE)))
+        .routes(routes!(inventory::export))
+        .routes(routes!(inventory::swap))
         .routes(routes!(devices::show))
         .routes(routes!(devices::bind, devices::unbind))
         .routes(routes!(devices::locate))

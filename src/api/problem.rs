@@ -8,7 +8,14 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{directory, provisioning::onboarding, store};
+use crate::{
+    directory,
+    provisioning::{
+        inventory::{swap, worker as inventory},
+        onboarding,
+    },
+    store,
+};
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
@@ -73,9 +80,21 @@ impl From<onboarding::Error> for Problem {
         let (status, title) = match &error {
             onboarding::Error::Store(error) => return error.clone().into(),
             onboarding::Error::NotBound { .. } => (StatusCode::NOT_FOUND, "not bound"),
+            onboarding::Error::Swap(swap::Refusal::OldUnknown(_)) => (StatusCode::NOT_FOUND, "no such device"),
+            onboarding::Error::Swap(_) => (StatusCode::CONFLICT, "no swap"),
             onboarding::Error::NoSuchLine | onboarding::Error::Unseen(_) => (StatusCode::NOT_FOUND, "no such device or line"),
             onboarding::Error::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         };
         Self::new(status, title, error.to_string())
+    }
+}
+
+impl From<inventory::Error> for Problem {
+    fn from(error: inventory::Error) -> Self {
+        match error {
+            inventory::Error::Sheet(fault) => Self::bad_request(fault.to_string()),
+            inventory::Error::Directory(denied) => denied.into(),
+            inventory::Error::Onboarding(error) => error.into(),
+        }
     }
 }

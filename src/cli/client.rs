@@ -80,11 +80,27 @@ impl Client {
         Ok(self.open(method, path, body, idempotency_key).await?.collect().await?.to_bytes())
     }
 
+    /// One request with a body that is not JSON.
+    pub async fn send_as(&self, method: Method, path: &str, kind: &str, body: Vec<u8>) -> anyhow::Result<Bytes> {
+        Ok(self.open_as(method, path, Some((kind, body)), None).await?.collect().await?.to_bytes())
+    }
+
     async fn open<B: Serialize>(
         &self,
         method: Method,
         path: &str,
         body: Option<&B>,
+        idempotency_key: Option<&str>,
+    ) -> anyhow::Result<hyper::body::Incoming> {
+        let body = body.map(serde_json::to_vec).transpose()?.map(|body| ("application/json", body));
+        self.open_as(method, path, body, idempotency_key).await
+    }
+
+    async fn open_as(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, Vec<u8>)>,
         idempotency_key: Option<&str>,
     ) -> anyhow::Result<hyper::body::Incoming> {
         let stream = TcpStream::connect(&self.authority)
@@ -101,9 +117,9 @@ impl Client {
             request = request.header("Idempotency-Key", key);
         }
         let body = match body {
-            Some(body) => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-                serde_json::to_vec(body)?
+            Some((kind, body)) => {
+                request = request.header(header::CONTENT_TYPE, kind);
+                body
             }
             None => Vec::new(),
         };

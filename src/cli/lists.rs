@@ -18,10 +18,14 @@ use crate::{
 #[command(after_help = "Examples:
   plugtone devices
   plugtone devices 00:15:65:aa:bb:cc       what happened to this phone, step by step
+  plugtone devices --search 'berlin t46'   by MAC or part of one, make, model, label, place, site, group, address, owner
   plugtone devices --json | jq '.[] | select(.state != \"in_service\")'")]
 pub struct Devices {
     /// Show only this one, with its timeline.
     mac: Option<MacAddr>,
+    /// Only those in which every one of these words is found.
+    #[arg(long, short, value_name = "WORDS", conflicts_with = "mac")]
+    search: Option<String>,
     #[command(flatten)]
     server: ServerArg,
     /// Print JSON.
@@ -99,11 +103,15 @@ impl Devices {
             }
             return Ok(());
         }
-        table::list(self.server, "/api/v1/devices", self.json, &DEVICE, device_row, "no device was seen yet: plug one in").await
+        let (path, none) = match &self.search {
+            Some(words) => (format!("/api/v1/devices?limit=10000&q={}", super::ladder::escaped(words)), "no device is like that"),
+            None => ("/api/v1/devices?limit=10000".to_owned(), "no device was seen yet: plug one in"),
+        };
+        table::list(self.server, &path, self.json, &DEVICE, device_row, none).await
     }
 }
 
-const DEVICE: [&str; 6] = ["MAC", "MAKE", "STATE", "ADDRESS", "OWNER", "LAST SEEN"];
+const DEVICE: [&str; 7] = ["MAC", "MAKE", "STATE", "ADDRESS", "OWNER", "LABEL", "LAST SEEN"];
 
 fn device_row(device: &Device) -> Vec<String> {
     let owner = device.binding.as_ref().map(|binding| format!("{} {}", binding.extension, binding.display_name));
@@ -114,7 +122,8 @@ fn device_row(device: &Device) -> Vec<String> {
         device.state.clone(),
         device.address.clone().unwrap_or_default(),
         owner.unwrap_or_default(),
-        device.last_seen.clone(),
+        device.label.clone().unwrap_or_default(),
+        device.last_seen.clone().unwrap_or_else(|| "never".to_owned()),
     ]
 }
 

@@ -19,6 +19,7 @@ mod lists;
 mod manual;
 mod out;
 mod phone;
+mod phones;
 mod pin;
 mod records;
 mod render;
@@ -63,6 +64,8 @@ enum Command {
     Bind(lists::Bind),
     Locate(trunks::Locate),
     Unbind(lists::Unbind),
+    Phones(phones::Phones),
+    Swap(phones::Swap),
     Dial(dial::Dial),
     Calls(dial::Calls),
     Trunks(trunks::Trunks),
@@ -97,6 +100,8 @@ impl Cli {
             Command::Bind(command) => command.run().await,
             Command::Locate(command) => command.run().await,
             Command::Unbind(command) => command.run().await,
+            Command::Phones(command) => command.run().await,
+            Command::Swap(command) => command.run().await,
             Command::Dial(command) => command.run().await,
             Command::Calls(command) => command.run().await,
             Command::Trunks(command) => command.run().await,

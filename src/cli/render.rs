@@ -127,9 +127,10 @@ impl Wanted {
             let store = Sqlite::open(&settings.store.path)?;
             if let Some(device) = store.device(mac).await? {
                 (generation, address) = (device.generation, device.address.map(IpAddr::V4));
-                (known.family, known.model) = (device.family, device.model);
+                (known.family, known.model, known.inventory) = (device.family, device.model, device.inventory);
             }
             let binding = store.bindings().await?.into_iter().find(|binding| binding.mac == mac && binding.line == 1);
+            known.user_id = binding.as_ref().map(|binding| binding.user_id.clone());
             owner = binding.map(|binding| (binding.extension, binding.display_name));
             store.close().await;
         }

@@ -103,6 +103,7 @@ fn words(event: &Event) -> String {
         DeviceSeen { family, model, source, .. } => {
             format!("is on the network: {}{}{}", family.as_deref().unwrap_or("unknown make"), maybe(" ", model), maybe(" at ", source))
         }
+        Noted { what, .. } => format!("is written down with {what}"),
         DeviceChanged { from, to, .. } => format!("goes from {from:?} to {to:?}"),
         DuplicateMac { known, other, reason, .. } => {
             format!("seems to be two devices, at {known} and {other}: {reason}; unplug one of them")

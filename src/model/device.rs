@@ -33,6 +33,7 @@ pub struct DeviceRecord {
     pub state: DeviceState,
     /// Of line 1. Counts up at each bind and unbind.
     pub generation: Generation,
+    /// [`DeviceRecord::NEVER`]: it was written down before it came.
     pub first_seen: Timestamp,
     pub last_seen: Timestamp,
     pub address: Option<Ipv4Addr>,
@@ -41,6 +42,24 @@ pub struct DeviceRecord {
     /// The switch port that it is plugged into, as its DHCP relay or its switch says (option 82): its place where nobody wrote
     /// another.
     pub port: Option<String>,
+    pub inventory: Inventory,
+}
+
+impl DeviceRecord {
+    /// Of a device that was written down before anybody saw it.
+    pub const NEVER: Timestamp = Timestamp(i64::MIN);
+}
+
+/// What an admin has written of a device, beside its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// What people call it, as `reception`.
+    pub label: Option<String>,
+    /// A group of `overrides.yaml` that the device itself is in, whoever owns it.
+    pub group: Option<String>,
+    pub notes: Option<String>,
+    /// Devices that it stands for, as it has replaced them: what `overrides.yaml` sets for those holds for it too, the last above.
+    pub stands_for: Vec<MacAddr>,
 }
 
 /// Somebody in the directory.

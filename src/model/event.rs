@@ -160,6 +160,11 @@ pub enum Event {
         model: Option<String>,
         source: Option<IpAddr>,
     },
+    /// An admin has written something of the device: its label, its place, what it replaces.
+    Noted {
+        mac: MacAddr,
+        what: String,
+    },
     DeviceChanged {
         mac: MacAddr,
         from: DeviceState,
@@ -428,6 +433,7 @@ impl Event {
             | PoolExhausted { mac, .. }
             | RenderFailed { mac, .. }
             | DeviceSeen { mac, .. }
+            | Noted { mac, .. }
             | DeviceChanged { mac, .. }
             | DuplicateMac { mac, .. }
             | Bound { mac, .. }

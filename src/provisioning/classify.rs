@@ -46,6 +46,7 @@ impl<K: Keys> PhoneClasses<K> {
             server: server(&self.settings, &self.endpoints, Some(local.into()), token.as_ref().map(|key| (mac, key))),
             address: Some(address.into()),
             user_id: None,
+            inventory: Default::default(),
             admin_password: None,
         }
     }

@@ -467,7 +467,7 @@ impl Devices for Onboarding {
     }
 
     async fn known(&self, mac: MacAddr) -> Known {
-        let record = self.device(mac).await.ok().flatten();
+        let (record, bindings) = self.standing(mac).await.ok().flatten().unzip();
         let identities = self.identities().lines(mac);
         let line = |identity: Identity| Line {
             number: identity.line,
@@ -480,11 +480,12 @@ impl Devices for Onboarding {
         };
         Known {
             family: record.as_ref().and_then(|record| record.family.clone()),
-            model: record.and_then(|record| record.model),
+            model: record.as_ref().and_then(|record| record.model.clone()),
+            inventory: record.map(|record| record.inventory).unwrap_or_default(),
             // With the secrets that are in the file, not with those of a moment later.
             generation: identities.first().map_or(0, |identity| identity.generation),
             lines: identities.into_iter().map(line).collect(),
-            user_id: None,
+            user_id: bindings.into_iter().flatten().find(|binding| binding.line == 1).map(|binding| binding.user_id),
         }
     }
 }

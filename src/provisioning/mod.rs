@@ -10,6 +10,7 @@ pub mod files;
 pub mod history;
 pub mod identify;
 pub mod identities;
+pub mod inventory;
 pub mod onboarding;
 pub mod pipeline;
 pub mod pnp;

@@ -18,7 +18,8 @@ use super::{
 use crate::{
     binding::{Effect, Fact, Life, Limits, ReloadSettings},
     model::{
-        BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, FamilyName, Generation, LineNumber, MacAddr, Timestamp, User,
+        BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, FamilyName, Generation, Inventory, LineNumber, MacAddr,
+        Timestamp, User,
     },
     sip,
     store::ContactRecord,
@@ -43,6 +44,8 @@ pub enum Error {
     NoSuchLine,
     #[error("{0} was never seen here")]
     Unseen(MacAddr),
+    #[error(transparent)]
+    Swap(#[from] super::inventory::swap::Refusal),
     #[error("onboarding has stopped")]
     Stopped,
 }
@@ -513,6 +516,8 @@ impl Core {
         for effect in step.effects {
             match effect {
                 Effect::DropContacts => self.drop_contacts(mac),
+                // One that was only written down is in its box yet: it will come for its file.
+                Effect::Reload if self.devices.get(&mac).is_some_and(|device| device.record.first_seen == DeviceRecord::NEVER) => {}
                 Effect::Reload => self.start_reload(now, mac, Proof::Register),
                 Effect::Taken => self.taken(now, mac),
                 Effect::Done => self.done(mac, step.life.state != before.state),
@@ -542,7 +547,7 @@ struct News {
 }
 
 impl Device {
-    fn new(record: DeviceRecord) -> Self {
+    pub(super) fn new(record: DeviceRecord) -> Self {
         Self {
             record,
             bindings: BTreeMap::new(),
@@ -572,6 +577,10 @@ impl Device {
         }
         tell |= replace(&mut record.port, sighting.port);
         tell |= replace(&mut record.location, sighting.location);
+        if record.first_seen == DeviceRecord::NEVER {
+            record.first_seen = now.wall;
+            tell = true;
+        }
         let later = now.wall.secs_since(record.last_seen) >= SEEN_AGAIN;
         if tell || later {
             record.last_seen = now.wall;
@@ -589,7 +598,7 @@ fn replace<T: PartialEq>(held: &mut Option<T>, news: Option<T>) -> bool {
     changed
 }
 
-fn unseen(at: Timestamp, mac: MacAddr) -> DeviceRecord {
+pub(super) fn unseen(at: Timestamp, mac: MacAddr) -> DeviceRecord {
     DeviceRecord {
         mac,
         family: None,
@@ -602,11 +611,12 @@ fn unseen(at: Timestamp, mac: MacAddr) -> DeviceRecord {
         address: None,
         location: None,
         port: None,
+        inventory: Inventory::default(),
     }
 }
 
 /// The record as it will be once the fact is true.
-fn after(record: DeviceRecord, fact: Fact) -> DeviceRecord {
+pub(super) fn after(record: DeviceRecord, fact: Fact) -> DeviceRecord {
     let life = Life { state: record.state, generation: record.generation }.apply(fact).life;
     DeviceRecord { state: life.state, generation: life.generation, ..record }
 }

@@ -193,6 +193,7 @@ mod tests {
             server: Server { host: "10.0.0.2".into(), sip_port: 5060, url: "http://10.0.0.2".into(), realm: "office".into() },
             address: None,
             user_id: None,
+            inventory: Default::default(),
             admin_password: Some(Secret::new("••••••")),
         }
     }

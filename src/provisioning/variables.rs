@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::settings::Settings;
 use crate::{
     binding::MasterKey,
-    model::{FamilyName, Generation, MacAddr, Secret},
+    model::{FamilyName, Generation, Inventory, MacAddr, Secret},
     template::{Line, Server, Subject, TemplateSet},
 };
 
@@ -37,6 +37,7 @@ pub struct Known {
     /// Never empty for a phone that may have a file: the first line is there from the beginning.
     pub lines: Vec<Line>,
     pub user_id: Option<String>,
+    pub inventory: Inventory,
 }
 
 /// Gives what is derived from the master key.
@@ -100,6 +101,7 @@ pub fn own(set: &TemplateSet, settings: &Settings, endpoints: &Endpoints, keys: 
         server: server(settings, endpoints, own.local.map(|local| local.ip()), token),
         address: Some(own.source),
         user_id: own.known.user_id.clone(),
+        inventory: own.known.inventory.clone(),
         admin_password: Some(keys.admin_password(site)),
     }
 }
@@ -114,6 +116,7 @@ pub fn common(settings: &Settings, endpoints: &Endpoints, model: Option<String>,
         server: server(settings, endpoints, local, None),
         address: source,
         user_id: None,
+        inventory: Inventory::default(),
         admin_password: None,
     }
 }

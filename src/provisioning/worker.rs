@@ -21,6 +21,12 @@ use tokio::{
 
 use super::{
     identities::{Identities, auth_user},
+    inventory::{
+        self, Owner, Verdict as Row,
+        draft::{Draft, Standing},
+        sheet::Sheet,
+        swap::{self, Swapped},
+    },
     onboarding::{Action, CallKind, Config, Core, Error, Now, Order, Output, Registration, Reload, ReloadMethods, Sighting},
 };
 use crate::{
@@ -52,6 +58,7 @@ pub struct Onboarding {
     store: Arc<dyn Store>,
     identities: Identities,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
+    extension_digits: usize,
 }
 
 enum Message {
@@ -69,7 +76,10 @@ enum Message {
     Admit(Who, oneshot::Sender<Verdict>),
     Settle(Who, Outcome),
     Pardon(Who),
+    Enter { sheet: Box<Sheet>, owners: Vec<Owner>, dry_run: bool, reply: Reply<(Vec<inventory::Outcome>, bool)> },
+    Swap { old: MacAddr, new: MacAddr, has_settings: bool, dry_run: bool, reply: Reply<Swapped> },
     Devices(oneshot::Sender<Vec<DeviceRecord>>),
+    Standing(MacAddr, oneshot::Sender<Option<(DeviceRecord, Vec<BindingRecord>)>>),
     Device(MacAddr, oneshot::Sender<Option<DeviceRecord>>),
     Stop(oneshot::Sender<()>),
 }
@@ -78,7 +88,12 @@ impl Message {
     /// Somebody waits for the answer.
     fn is_asked(&self) -> bool {
         use Message::*;
-        matches!(self, ReloadAsked(..) | Bind { .. } | Unbind { .. } | Claim(..) | Admit(..) | Devices(..) | Device(..) | Stop(..))
+        match self {
+            Seen(..) | CallBegan(..) | CallEnded(..) | FileFetched(..) | Registered(..) | Unregistered(..) => false,
+            ReloadAnswered(..) | Settle(..) | Pardon(..) => false,
+            ReloadAsked(..) | Bind { .. } | Unbind { .. } | Enter { .. } | Swap { .. } | Claim(..) | Admit(..) => true,
+            Devices(..) | Device(..) | Standing(..) | Stop(..) => true,
+        }
     }
 }
 
@@ -96,6 +111,8 @@ impl Onboarding {
     ) -> store::Result<(Self, mpsc::Receiver<Output>)> {
         let (devices, bindings, contacts) = (store.devices().await?, store.bindings().await?, store.contacts().await?);
         let attempts = store.attempts().await?.map(|text| Attempts::from_json(&text)).unwrap_or_default();
+        let first = config.extensions.0.as_str();
+        let extension_digits = if first.starts_with('0') { first.len() } else { 0 };
         let mut core = Core::new(config, methods);
         core.restore(now(), devices, bindings, contacts);
         identities.load(core.devices());
@@ -113,7 +130,7 @@ impl Onboarding {
             waiting: VecDeque::new(),
         };
         let task = tokio::spawn(service.run(inbox));
-        Ok((Self { queue, store, identities, task: Arc::new(Mutex::new(Some(task))) }, engine))
+        Ok((Self { queue, store, identities, task: Arc::new(Mutex::new(Some(task))), extension_digits }, engine))
     }
 
     /// Who every phone is in SIP.
@@ -194,6 +211,26 @@ impl Onboarding {
         self.ask(|reply| Message::Unbind { mac, line, reason, reply }).await?
     }
 
+    /// Does what the rows of a table say, or with `dry_run` only says what that would be. `false`: nothing was done.
+    pub(super) async fn enter(&self, sheet: Sheet, owners: Vec<Owner>, dry_run: bool) -> Result<(Vec<inventory::Outcome>, bool), Error> {
+        let sheet = Box::new(sheet);
+        self.ask(|reply| Message::Enter { sheet, owners, dry_run, reply }).await?
+    }
+
+    pub(super) async fn put_in_place(&self, old: MacAddr, new: MacAddr, has_settings: bool, dry_run: bool) -> Result<Swapped, Error> {
+        self.ask(|reply| Message::Swap { old, new, has_settings, dry_run, reply }).await?
+    }
+
+    /// How many digits extensions have, where they begin with a zero; 0 where they do not.
+    pub(super) fn extension_digits(&self) -> usize {
+        self.extension_digits
+    }
+
+    /// Whose every line is.
+    pub async fn bindings(&self) -> Result<Vec<BindingRecord>, Error> {
+        Ok(self.store.bindings().await?)
+    }
+
     /// May somebody try to log in now? After [`Verdict::Go`] ask the directory and call [`Self::settle`] with the same.
     pub async fn admit(&self, who: &Who) -> Result<Verdict, Error> {
         let who = who.clone();
@@ -222,6 +259,11 @@ impl Onboarding {
 
     pub async fn device(&self, mac: MacAddr) -> Result<Option<DeviceRecord>, Error> {
         self.ask(|reply| Message::Device(mac, reply)).await
+    }
+
+    /// A device with whose its lines are.
+    pub async fn standing(&self, mac: MacAddr) -> Result<Option<(DeviceRecord, Vec<BindingRecord>)>, Error> {
+        self.ask(|reply| Message::Standing(mac, reply)).await
     }
 
     /// Does what was asked until now, stores everything and stops.
@@ -355,6 +397,19 @@ impl Service {
             }
             Message::Devices(reply) => answer(reply, self.core.devices().map(|(record, _)| record.clone()).collect()),
             Message::Device(mac, reply) => answer(reply, self.core.device(mac).cloned()),
+            Message::Standing(mac, reply) => {
+                let bindings = self.core.standing(mac).into_iter().flat_map(|(_, _, bindings)| bindings.values());
+                let bindings = bindings.map(|binding| BindingRecord::clone(binding)).collect();
+                answer(reply, self.core.device(mac).map(|device| (device.clone(), bindings)));
+            }
+            Message::Enter { sheet, owners, dry_run, reply } => {
+                let result = self.enter(&sheet, &owners, dry_run).await;
+                answer(reply, result);
+            }
+            Message::Swap { old, new, has_settings, dry_run, reply } => {
+                let result = self.swap(old, new, has_settings, dry_run).await;
+                answer(reply, result);
+            }
             Message::Stop(reply) => return Some(reply),
         }
         None
@@ -382,6 +437,43 @@ impl Service {
         self.core.handle_unbound(now(), plan, reason);
         self.enforce(&[mac]);
         Ok(binding)
+    }
+
+    async fn enter(&mut self, sheet: &Sheet, owners: &[Owner], dry_run: bool) -> Result<(Vec<inventory::Outcome>, bool), Error> {
+        let extensions = self.store.extensions().await?;
+        let mut draft = Draft::new(&self.core, now().wall, extensions);
+        let rows = inventory::enter(&mut draft, sheet, owners);
+        if dry_run || rows.iter().any(|row| row.verdict == Row::Refused) {
+            return Ok((rows, false));
+        }
+        let all = draft.finish();
+        self.rearrange(all).await?;
+        Ok((rows, true))
+    }
+
+    async fn swap(&mut self, old: MacAddr, new: MacAddr, has_settings: bool, dry_run: bool) -> Result<Swapped, Error> {
+        let extensions = self.store.extensions().await?;
+        let mut draft = Draft::new(&self.core, now().wall, extensions);
+        let swapped = swap::swap(&mut draft, old, new, has_settings)?;
+        if dry_run {
+            return Ok(swapped);
+        }
+        let all = draft.finish();
+        self.rearrange(all).await?;
+        tracing::info!(%old, %new, lines = swapped.lines.len(), "a phone is in the place of another");
+        Ok(Swapped { applied: true, ..swapped })
+    }
+
+    /// On disk in one step, then in force.
+    async fn rearrange(&mut self, all: Vec<Standing>) -> Result<(), Error> {
+        let most = self.core.config().devices_per_extension;
+        let bindings = |standing: &Standing| standing.bindings.values().map(|binding| BindingRecord::clone(binding)).collect();
+        self.store.rearrange(all.iter().map(|standing| (standing.device.clone(), bindings(standing))).collect(), most).await?;
+        let macs: Vec<MacAddr> = all.iter().map(|standing| standing.device.mac).collect();
+        self.core.handle_rearranged(now(), all);
+        self.identities.located(macs.iter().filter_map(|mac| self.core.device(*mac)));
+        self.enforce(&macs);
+        Ok(())
     }
 
     /// Puts the identities of changed devices in force, all in one step, then says so.

@@ -257,6 +257,10 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<()>;
     /// Stores the device and ends its line's binding, all or nothing; other lines of it take the device's generation.
     async fn unbind(&self, device: DeviceRecord, line: LineNumber) -> Result<()>;
+    /// Stores these devices, each with its bindings and no others, all or nothing. [`Error::ExtensionTaken`] as for [`Self::bind`].
+    async fn rearrange(&self, devices: Vec<(DeviceRecord, Vec<BindingRecord>)>, devices_per_extension: u8) -> Result<()>;
+    /// Whose every extension is, in the order in which they were given.
+    async fn extensions(&self) -> Result<Vec<(Extension, String)>>;
     /// The extension of this user: the one wanted, the one given before, or the lowest free one of the range. One that
     /// is wanted is taken over from a user who has no device on it; [`Error::ExtensionTaken`] otherwise.
     async fn claim_extension(&self, user_id: &str, wanted: Option<Extension>, range: (Extension, Extension)) -> Result<Extension>;

@@ -14,8 +14,8 @@ use super::{
     SubscriptionRecord, TokenRecord, VoiceMail, VoiceMessage,
 };
 use crate::model::{
-    BindingRecord, DeviceRecord, DeviceState, Event, Extension, Generation, LeaseRecord, LeaseState, LineNumber, MacAddr, Recorded,
-    Timestamp,
+    BindingRecord, DeviceRecord, DeviceState, Event, Extension, Generation, Inventory, LeaseRecord, LeaseState, LineNumber, MacAddr,
+    Recorded, Timestamp,
 };
 
 /// An idempotency key is remembered for a day: longer than any client repeats.
@@ -102,7 +102,8 @@ fn lease_state(name: &str) -> Option<LeaseState> {
 
 // --- devices and bindings
 
-const DEVICE_COLUMNS: &str = "mac, family, model, firmware, state, generation, first_seen_ms, last_seen_ms, address, location, port";
+const DEVICE_COLUMNS: &str = "mac, family, model, firmware, state, generation, first_seen_ms, last_seen_ms, address, location, port, \
+                              label, in_group, notes, stands_for";
 
 pub(super) fn devices(db: &Connection) -> rusqlite::Result<Vec<DeviceRecord>> {
     all(db, &format!("SELECT {DEVICE_COLUMNS} FROM devices ORDER BY mac"), &[], device_row)
@@ -125,6 +126,12 @@ fn device_row(row: &Row<'_>) -> rusqlite::Result<DeviceRecord> {
         address: text_or_null(row, 8)?,
         location: row.get(9)?,
         port: row.get(10)?,
+        inventory: Inventory {
+            label: row.get(11)?,
+            group: row.get(12)?,
+            notes: row.get(13)?,
+            stands_for: row.get::<_, String>(14)?.split_whitespace().filter_map(|mac| mac.parse().ok()).collect(),
+        },
     })
 }
 
@@ -133,11 +140,13 @@ pub(super) fn save_device(db: &Connection, device: &DeviceRecord) -> Result<()> 
     let changed = run(
         db,
         "save a device",
-        "INSERT INTO devices (mac, family, model, firmware, state, generation, first_seen_ms, last_seen_ms, address, location, port)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+        "INSERT INTO devices (mac, family, model, firmware, state, generation, first_seen_ms, last_seen_ms, address, location, port,
+           label, in_group, notes, stands_for)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
          ON CONFLICT (mac) DO UPDATE SET family = excluded.family, model = excluded.model, firmware = excluded.firmware,
            state = excluded.state, generation = excluded.generation, first_seen_ms = excluded.first_seen_ms,
-           last_seen_ms = excluded.last_seen_ms, address = excluded.address, location = excluded.location, port = excluded.port
+           last_seen_ms = excluded.last_seen_ms, address = excluded.address, location = excluded.location, port = excluded.port,
+           label = excluded.label, in_group = excluded.in_group, notes = excluded.notes, stands_for = excluded.stands_for
          WHERE devices.generation <= excluded.generation",
         params![
             device.mac.to_string(),
@@ -151,6 +160,10 @@ pub(super) fn save_device(db: &Connection, device: &DeviceRecord) -> Result<()> 
             device.address.map(|address| address.to_string()),
             device.location,
             device.port,
+            device.inventory.label,
+            device.inventory.group,
+            device.inventory.notes,
+            device.inventory.stands_for.iter().map(MacAddr::to_string).collect::<Vec<_>>().join(" "),
         ],
     )?;
     if changed == 0 {
@@ -186,6 +199,21 @@ pub(super) fn bind(
     }
     save_device(db, device)?;
     run(db, "free the line", "DELETE FROM bindings WHERE mac = ?1 AND line = ?2", params![binding.mac.to_string(), binding.line])?;
+    insert_binding(db, binding, devices_per_extension)?;
+    lift_generation(db, device.mac, device.generation)
+}
+
+pub(super) fn rearrange(db: &Connection, devices: &[(DeviceRecord, Vec<BindingRecord>)], devices_per_extension: u8) -> Result<()> {
+    // Every line is free before one is given: what leaves one of them for another is in nobody's way.
+    for (device, _) in devices {
+        save_device(db, device)?;
+        run(db, "free the lines", "DELETE FROM bindings WHERE mac = ?1", params![device.mac.to_string()])?;
+    }
+    devices.iter().flat_map(|(_, bindings)| bindings).try_for_each(|binding| insert_binding(db, binding, devices_per_extension))
+}
+
+/// Its line and its device are there, and the line is free.
+fn insert_binding(db: &Connection, binding: &BindingRecord, devices_per_extension: u8) -> Result<()> {
     own_extension(db, &binding.user_id, &binding.extension)?;
     let slot = free_slot(db, &binding.extension, devices_per_extension)?;
     run(
@@ -203,8 +231,8 @@ pub(super) fn bind(
             binding.generation,
             binding.since.0,
         ],
-    )?;
-    lift_generation(db, device.mac, device.generation)
+    )
+    .map(drop)
 }
 
 pub(super) fn unbind(db: &Connection, device: &DeviceRecord, line: LineNumber) -> Result<()> {
@@ -229,6 +257,10 @@ fn free_slot(db: &Connection, extension: &Extension, devices_per_extension: u8) 
 }
 
 // --- extensions
+
+pub(super) fn extensions(db: &Connection) -> rusqlite::Result<Vec<(Extension, String)>> {
+    all(db, "SELECT extension, user_id FROM extensions ORDER BY given", &[], |row| Ok((text(row, 0)?, row.get(1)?)))
+}
 
 pub(super) fn claim_extension(
     db: &Connection,

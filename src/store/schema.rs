@@ -285,6 +285,13 @@ CREATE TABLE configs (
 CREATE INDEX configs_by_file ON configs (mac, file, id);
 CREATE INDEX configs_by_hash ON configs (hash);
 "#,
+    r#"
+-- What an admin has written of a device. `stands_for`: MACs of those that it has replaced, the last behind, with spaces.
+ALTER TABLE devices ADD COLUMN label TEXT;
+ALTER TABLE devices ADD COLUMN in_group TEXT;
+ALTER TABLE devices ADD COLUMN notes TEXT;
+ALTER TABLE devices ADD COLUMN stands_for TEXT NOT NULL DEFAULT '';
+"#,
 ];
 
 /// The newest schema that this program knows.

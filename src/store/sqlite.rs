@@ -351,6 +351,14 @@ impl Store for Sqlite {
         self.write(move |db| rows::unbind(db, &device, line)).await
     }
 
+    async fn rearrange(&self, devices: Vec<(DeviceRecord, Vec<BindingRecord>)>, devices_per_extension: u8) -> Result<()> {
+        self.write(move |db| rows::rearrange(db, &devices, devices_per_extension)).await
+    }
+
+    async fn extensions(&self) -> Result<Vec<(Extension, String)>> {
+        self.read("list extensions", rows::extensions).await
+    }
+
     async fn claim_extension(&self, user_id: &str, wanted: Option<Extension>, range: (Extension, Extension)) -> Result<Extension> {
         let user_id = user_id.to_owned();
         self.write(move |db| rows::claim_extension(db, &user_id, wanted.as_ref(), (&range.0, &range.1))).await

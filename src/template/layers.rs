@@ -7,7 +7,7 @@ use minijinja::Value;
 use super::fault::{Fault, Suggest, fault};
 use super::keys;
 use super::schema::{DeviceEntry, OverridesFile, Variables};
-use crate::model::MacAddr;
+use crate::model::{Inventory, MacAddr};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Layer {
@@ -85,6 +85,7 @@ struct Site {
 
 #[derive(Debug)]
 struct Group {
+    name: Arc<str>,
     members: Vec<String>,
     variables: LayerMap,
 }
@@ -105,6 +106,7 @@ pub(super) struct Whose<'a> {
     pub(super) address: Option<IpAddr>,
     pub(super) user_id: Option<&'a str>,
     pub(super) extension: Option<&'a str>,
+    pub(super) inventory: Option<&'a Inventory>,
 }
 
 impl Overrides {
@@ -114,10 +116,11 @@ impl Overrides {
             subnets: site.subnets,
             variables: layer(Layer::Site, file, site.variables),
         });
-        let groups = written
-            .groups
-            .into_values()
-            .map(|group| Group { members: group.members, variables: layer(Layer::Group, file, group.variables) });
+        let groups = written.groups.into_iter().map(|(name, group)| Group {
+            name: Arc::from(name),
+            members: group.members,
+            variables: layer(Layer::Group, file, group.variables),
+        });
         let mut overrides = Self {
             sites: sites.collect(),
             groups: groups.collect(),
@@ -153,13 +156,25 @@ impl Overrides {
         self.site_at(address).map(|site| &*site.name)
     }
 
+    pub(super) fn group_names(&self) -> impl Iterator<Item = &str> {
+        self.groups.iter().map(|group| &*group.name)
+    }
+
+    /// Does it set anything for this device?
+    pub(super) fn sets(&self, mac: MacAddr) -> bool {
+        self.devices.get(&mac).is_some_and(|device| !device.variables.is_empty())
+    }
+
     /// The layers that apply, lowest first.
     pub(super) fn layers<'a>(&'a self, whose: Whose<'a>) -> impl Iterator<Item = &'a LayerMap> {
         let is = move |id: &str| whose.user_id == Some(id) || whose.extension == Some(id);
         let site = self.site_at(whose.address).map(|site| &site.variables);
-        let groups = self.groups.iter().filter(move |group| group.members.iter().any(|id| is(id))).map(|group| &group.variables);
+        let own = whose.inventory.and_then(|inventory| inventory.group.as_deref());
+        let within = move |group: &&Group| own == Some(&*group.name) || group.members.iter().any(|id| is(id));
+        let groups = self.groups.iter().filter(within).map(|group| &group.variables);
         let users = [whose.user_id, whose.extension].into_iter().flatten().filter_map(|id| self.users.get(id));
-        let device = whose.mac.and_then(|mac| self.devices.get(&mac)).map(|device| &device.variables);
+        let replaced = whose.inventory.into_iter().flat_map(|inventory| &inventory.stands_for);
+        let device = replaced.copied().chain(whose.mac).filter_map(|mac| self.devices.get(&mac)).map(|device| &device.variables);
         site.into_iter().chain(groups).chain(users).chain(device)
     }
 

@@ -35,6 +35,7 @@ fn subject(mac: MacAddr, model: Option<String>, bound: bool) -> Subject {
         server: Server { host: "192.0.2.1".into(), sip_port: 5060, url: "http://192.0.2.1:8080".into(), realm: "plugtone".into() },
         address: None,
         user_id: bound.then(|| "uid=sample".into()),
+        inventory: Default::default(),
         admin_password: Some(Secret::new("sample-ADMIN")),
     }
 }

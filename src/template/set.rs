@@ -360,6 +360,16 @@ impl TemplateSet {
         self.overrides.site_name(address)
     }
 
+    /// The groups of `overrides.yaml`.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        self.overrides.group_names()
+    }
+
+    /// Does `overrides.yaml` set anything for this very device?
+    pub fn sets_for(&self, mac: MacAddr) -> bool {
+        self.overrides.sets(mac)
+    }
+
     fn layered(&self, family: &Family, subject: &Subject) -> LayerMap {
         let mut variables = LayerMap::new();
         for layer in self.layers_of(family, subject) {
@@ -377,6 +387,7 @@ impl TemplateSet {
             address: subject.address,
             user_id: subject.user_id.as_deref(),
             extension: extension.map(|extension| extension.as_str()),
+            inventory: Some(&subject.inventory),
         };
         let models = family.models.iter().filter(|(pattern, _)| pattern.is_match(model)).map(|(_, layer)| layer);
         [&self.defaults, &family.base].into_iter().chain(models).chain(self.overrides.layers(whose)).collect()

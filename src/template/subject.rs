@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::model::{Extension, LineNumber, MacAddr, Secret};
+use crate::model::{Extension, Inventory, LineNumber, MacAddr, Secret};
 
 /// Everything a template may see beside its layered variables.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct Subject {
     pub address: Option<IpAddr>,
     /// Of the owner, to choose their groups.
     pub user_id: Option<String>,
+    /// What is written of it: its own group, and the devices whose overrides hold for it too.
+    pub inventory: Inventory,
     /// For the phone's own web page and menus, when no layer sets `admin_password`.
     pub admin_password: Option<Secret>,
 }

@@ -618,6 +618,7 @@ async fn give_phones(folder: &Path, phones: u32) -> anyhow::Result<()> {
             address: None,
             location: None,
             port: None,
+            inventory: Default::default(),
         };
         let binding = BindingRecord {
             mac,

@@ -1,0 +1,195 @@
+//! `phones import`, `phones export`, `swap`: the list of all phones as a table for a spreadsheet, and a phone in the place of another.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use hyper::Method;
+
+use super::{
+    ServerArg,
+    ladder::escaped,
+    out::{self, json, say},
+    table,
+};
+use crate::{
+    api::inventory::{Change, ImportReport, ImportedRow, SwapRequest, Swapped},
+    model::MacAddr,
+};
+
+/// Reads the list of all phones from a table, or writes it as one: labels, places, groups, notes, and whose they are.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone phones export > phones.csv
+  plugtone phones import phones.csv
+  plugtone phones import phones.csv --apply")]
+pub struct Phones {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    Import(Import),
+    Export(Export),
+}
+
+/// Shows what a table of phones would add and change; with --apply does it, all or nothing.
+#[derive(Args)]
+#[command(
+    after_help = "The first row has titles, of which only `mac` is needed: mac, family, model, label, location, user, extension, group, notes.
+An empty cell changes nothing, - takes out what is there. A phone that has a user or an extension is theirs from its first start,
+without the voice menu; `user` is what they would key in.
+
+Examples:
+  plugtone phones import phones.csv            what it would do, and what is wrong with which line
+  plugtone phones import phones.csv --apply
+  plugtone phones import phones.csv --json | jq '.rows[] | select(.verdict == \"refused\")'"
+)]
+struct Import {
+    /// CSV, as spreadsheets write it: commas, semicolons or tabs.
+    file: PathBuf,
+    /// Do it.
+    #[arg(long)]
+    apply: bool,
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Writes all phones as a table that can be imported again.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone phones export > phones.csv
+  plugtone phones export --output phones.csv")]
+struct Export {
+    /// The file to write; without it: standard output.
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerArg,
+}
+
+/// Puts a new phone in the place of an old one: owner, lines, label, place, group and settings go over, also between makes.
+#[derive(Args)]
+#[command(
+    after_help = "The new one need not have been seen, and the old one may be dead. Both are told to reload; the old one's secrets are void.
+
+Examples:
+  plugtone swap 00:15:65:aa:bb:cc 00:04:f2:00:00:01 --dry-run    what would go over
+  plugtone swap 00:15:65:aa:bb:cc 00:04:f2:00:00:01"
+)]
+pub struct Swap {
+    /// The phone that goes.
+    old: MacAddr,
+    /// The phone that comes, which must be nobody's.
+    new: MacAddr,
+    /// Only show what would go over.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Phones {
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self.what {
+            What::Import(command) => command.run().await,
+            What::Export(command) => command.run().await,
+        }
+    }
+}
+
+impl Import {
+    async fn run(self) -> anyhow::Result<()> {
+        let text = std::fs::read(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?;
+        let path = format!("/api/v1/devices/import?dry_run={}&file={}", !self.apply, escaped(&self.file.display().to_string()));
+        let report = self.server.client()?.send_as(Method::POST, &path, "text/csv", text).await?;
+        let report: ImportReport =
+            serde_json::from_slice(&report).context("the server's answer is not what this version of plugtone understands")?;
+        let refused = report.rows.iter().filter(|row| row.verdict == "refused").count();
+        if self.json {
+            json(&report)?;
+        } else {
+            tell(&report, self.apply);
+        }
+        if refused > 0 {
+            let rows = if refused == 1 { "row is" } else { "rows are" };
+            bail!("{refused} {rows} refused: nothing was changed");
+        }
+        Ok(())
+    }
+}
+
+/// Every row that means something, and what to do next.
+fn tell(report: &ImportReport, apply: bool) {
+    for row in &report.rows {
+        row.faults.iter().for_each(|fault| say!("{}\n", fault.text));
+    }
+    let rows: Vec<Vec<String>> =
+        report.rows.iter().filter(|row| row.verdict != "unchanged" || !row.remarks.is_empty()).map(cells).collect();
+    if !rows.is_empty() {
+        table::print(&["LINE", "MAC", "IS", "CHANGES"], &rows, "");
+        say!();
+    }
+    let count = |verdict: &str| report.rows.iter().filter(|row| row.verdict == verdict).count();
+    let (added, changed, unchanged, refused) = (count("added"), count("changed"), count("unchanged"), count("refused"));
+    say!("{added} added, {changed} changed, {unchanged} unchanged, {refused} refused");
+    if refused == 0 && !apply && added + changed > 0 {
+        say!("nothing is done yet: --apply does it");
+    }
+}
+
+fn cells(row: &ImportedRow) -> Vec<String> {
+    let changes = row.changes.iter().map(change).chain(row.remarks.iter().map(|remark| format!("({remark})")));
+    vec![row.line.to_string(), row.mac.clone().unwrap_or_default(), row.verdict.clone(), changes.collect::<Vec<_>>().join("; ")]
+}
+
+fn change(change: &Change) -> String {
+    let shown = |text: &str| text.replace('\n', " / ");
+    match (&change.from, &change.to) {
+        (None, Some(to)) => format!("{}: {}", change.what, shown(to)),
+        (Some(from), Some(to)) => format!("{}: {} → {}", change.what, shown(from), shown(to)),
+        (Some(from), None) => format!("{}: no longer {}", change.what, shown(from)),
+        (None, None) => change.what.clone(),
+    }
+}
+
+impl Export {
+    async fn run(self) -> anyhow::Result<()> {
+        let table = self.server.client()?.send(Method::GET, "/api/v1/devices/export", None::<&()>, None).await?;
+        match self.output {
+            Some(path) => std::fs::write(&path, &table).with_context(|| format!("cannot write {}", path.display())),
+            None => {
+                out::text(&String::from_utf8_lossy(&table));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Swap {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let path = format!("/api/v1/devices/{}/swap", self.old);
+        let request = SwapRequest { with: self.new.to_string(), dry_run: self.dry_run };
+        let swapped: Swapped = self.server.client()?.send_json(Method::POST, &path, &request).await?;
+        if self.json {
+            return json(&swapped);
+        }
+        for line in &swapped.lines {
+            say!("line {}: {} {} goes from {} to {}", line.line, line.extension, line.display_name, swapped.old, swapped.new);
+        }
+        swapped.changes.iter().for_each(|one| say!("{}", change(one)));
+        swapped.remarks.iter().for_each(|remark| say!("note: {remark}"));
+        match swapped.applied {
+            true => say!("done: {} is in the place of {}; both are told to reload", swapped.new, swapped.old),
+            false => say!("nothing is done yet: without --dry-run it is"),
+        }
+        Ok(())
+    }
+}
