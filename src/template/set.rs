@@ -677,7 +677,16 @@ impl Family {
     /// A model for each of the family's patterns, and one with a code.
     pub(super) fn sample_models(&self) -> Vec<String> {
         let coded = self.model_codes.values().flatten().next().cloned();
-        coded.into_iter().chain(self.model_names.iter().map(|pattern| pattern.replace('*', "1"))).collect()
+        // Those that get the same variables get the same files.
+        let mut tried = BTreeSet::new();
+        let named = self.model_names.iter().map(|pattern| pattern.replace('*', "1"));
+        coded.into_iter().chain(named.filter(|model| tried.insert(self.variables_of(model)))).collect()
+    }
+
+    /// What its `models` say of this one, as text.
+    fn variables_of(&self, model: &str) -> BTreeMap<&str, String> {
+        let fitting = self.models.iter().filter(|(pattern, _)| pattern.is_match(model));
+        fitting.flat_map(|(_, layer)| layer.iter().map(|(name, layered)| (&**name, layered.value.to_string()))).collect()
     }
 
     /// How a file is made: its grammar, its template, and for whom.
