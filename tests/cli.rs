@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::CommandFactory;
-use plugtone::phone::make::{Make, families};
+use plugtone::phone::make::{Make, names};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -291,8 +291,9 @@ fn the_shipped_configuration_and_the_five_lines_of_the_readme_are_good() {
 #[test]
 fn render_shows_what_each_make_gets_before_anything_runs() {
     let folder = folder(&[("five.yaml", &five_lines().replace("extensions:", "store: { path: data/plugtone.db }\nextensions:"))]);
-    for family in families() {
-        let mac = Make::of(family).expect("a make").mac(7);
+    for name in names() {
+        let make = Make::of(name).expect("a make");
+        let (family, mac) = (make.family, make.mac(7));
         let (mac, bare) = (mac.to_string(), mac.bare().to_string());
         let render =
             |more: &[&str]| plugtone(folder.path(), &[&["render", "-c", "five.yaml", "--mac", &mac, "--family", family], more].concat());
@@ -325,7 +326,7 @@ fn render_shows_what_each_make_gets_before_anything_runs() {
     let render = |more: &[&str]| plugtone(folder.path(), &[&["render", "-c", "five.yaml", "--mac", "00:15:65:00:00:07"], more].concat());
     assert!(render(&["--show-secrets"]).bad().contains("there are no secrets yet"));
     assert!(render(&["--family", "yaelink"]).bad().contains(
-        "there is no family 'yaelink'; there are avaya_j, cisco_mpp, cisco_spa, digium, fanvil, generic, grandstream, htek, mitel, panasonic, poly, snom, yealink"
+        "there is no family 'yaelink'; there are algo, audiocodes, avaya_j, cisco_79xx, cisco_mpp, cisco_spa, digium, fanvil, generic, gigaset, grandstream, htek, mitel, panasonic, poly, snom, yealink"
     ));
     assert_eq!(render(&["--as", "2041", "--unbound"]).status, Some(2), "one or the other");
     assert!(!folder.path().join("data").exists(), "looking leaves nothing behind");

@@ -14,7 +14,7 @@ use crate::{
     model::{MacAddr, Secret},
     phone::{
         desk::{Config, Network, News, Phone as DeskPhone},
-        make::{Make, families},
+        make::{Make, names},
         person::Person,
     },
 };
@@ -28,7 +28,7 @@ use crate::{
   plugtone phone --dhcp 127.0.0.1:6767 --count 3 --json | jq -r 'select(.type == \"registered\") | .mac'")]
 pub struct Phone {
     /// The make to play.
-    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(families()), default_value = "generic")]
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(names()), default_value = "generic")]
     family: String,
     /// The first phone's MAC; the others count up. An address of the make's own if absent.
     #[arg(long)]

@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn nothing_served_is_no_account() {
-        for family in super::super::make::families() {
+        for family in super::super::make::names() {
             assert!(matches!(boot(family, &[]).1, Outcome::Refused(Fault::NoAccount { .. })), "{family}");
         }
     }

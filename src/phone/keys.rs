@@ -44,6 +44,7 @@ pub fn read(family: &str, values: &Values) -> Vec<Key> {
         "digium" => written.digium(),
         "panasonic" => written.panasonic(),
         "avaya_j" => written.avaya(),
+        "cisco_79xx" => written.cisco_device(),
         _ => Vec::new(),
     }
 }
@@ -289,6 +290,25 @@ impl Written<'_> {
             Some(Key { side_car, position: if side_car.is_some() { position - 24 } else { position }, label: part("Label").into(), does })
         };
         (1..=96).filter_map(key).collect()
+    }
+
+    /// A button of a feature: 9 is a line, 21 a number with a lamp, 2 one without.
+    fn cisco_device(&self) -> Vec<Key> {
+        let mut lines = 0;
+        let mut key = |position: u16| {
+            let part = |name: &str| self.get(format!("sipProfile.sipLines.line.{position}.{name}")).to_owned();
+            let does = match &*part("featureID") {
+                "9" => {
+                    lines += 1;
+                    KeyUse::Line(lines)
+                }
+                "21" => KeyUse::Lamp { number: part("speedDialNumber"), pickup: String::new() },
+                "2" => KeyUse::Dial(part("speedDialNumber")),
+                _ => return None,
+            };
+            Some(Key { side_car: None, position, label: part("featureLabel"), does })
+        };
+        (1..=KEYS).filter_map(&mut key).collect()
     }
 }
 

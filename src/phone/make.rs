@@ -13,6 +13,8 @@ use crate::model::MacAddr;
 /// A make as the simulated phone plays it.
 #[derive(Clone, Copy, Debug)]
 pub struct Make {
+    /// What it is played by.
+    pub name: &'static str,
     /// The family's name in `templates/`.
     pub family: &'static str,
     /// A prefix that the maker owns.
@@ -40,6 +42,7 @@ pub struct Make {
 /// The makes that can be played.
 pub const MAKES: &[Make] = &[
     Make {
+        name: "yealink",
         family: "yealink",
         oui: [0x00, 0x15, 0x65],
         model: "T46S",
@@ -75,6 +78,7 @@ pub const MAKES: &[Make] = &[
         },
     },
     Make {
+        name: "poly",
         family: "poly",
         oui: [0x64, 0x16, 0x7f],
         model: "VVX_450",
@@ -111,6 +115,7 @@ pub const MAKES: &[Make] = &[
         },
     },
     Make {
+        name: "grandstream",
         family: "grandstream",
         oui: [0xc0, 0x74, 0xad],
         model: "GRP2614",
@@ -146,7 +151,40 @@ pub const MAKES: &[Make] = &[
             next: "",
         },
     },
+    // An adapter for old telephones, of the same family.
     Make {
+        name: "grandstream_ht",
+        family: "grandstream",
+        oui: [0x00, 0x0b, 0x82],
+        model: "HT802",
+        firmware: "1.0.53.3",
+        vendor_class: None,
+        asks_for: &[1, 3, 6, 12, 15, 28, 66],
+        server_options: &[66],
+        default_scheme: "http",
+        agent: "Grandstream Model HW {model} V1.1A SW {firmware} DevId {mac}",
+        files: &[("cfg{mac}", Role::Extra), ("cfg{mac}.xml", Role::Decides), ("cfght802.xml", Role::Decides), ("cfg.xml", Role::Decides)],
+        after: &[],
+        grammar: Grammar::Grandstream,
+        // Of its first port.
+        names: Names {
+            enable: ("P271", "1"),
+            user: "P35",
+            auth_user: "P36",
+            password: "P34",
+            server: "P47",
+            port: "",
+            transport: ("P130", "1"),
+            expires: ("P32", 60),
+            display_name: "P3",
+            label: "",
+            hotline: Hotline::Number("P71"),
+            poll: Poll { every: "P193", unit_secs: 60, switch: "P194" },
+            next: "",
+        },
+    },
+    Make {
+        name: "snom",
         family: "snom",
         oui: [0x00, 0x04, 0x13],
         model: "D785",
@@ -177,6 +215,7 @@ pub const MAKES: &[Make] = &[
         },
     },
     Make {
+        name: "cisco_mpp",
         family: "cisco_mpp",
         oui: [0xd0, 0xec, 0x35],
         model: "7841",
@@ -194,6 +233,7 @@ pub const MAKES: &[Make] = &[
         names: FLAT_PROFILE,
     },
     Make {
+        name: "cisco_spa",
         family: "cisco_spa",
         oui: [0x50, 0x3d, 0xe5],
         model: "504G",
@@ -209,6 +249,7 @@ pub const MAKES: &[Make] = &[
         names: FLAT_PROFILE,
     },
     Make {
+        name: "fanvil",
         family: "fanvil",
         oui: [0x0c, 0x38, 0x3e],
         model: "X5U-V2",
@@ -240,6 +281,7 @@ pub const MAKES: &[Make] = &[
         },
     },
     Make {
+        name: "mitel",
         family: "mitel",
         oui: [0x14, 0x00, 0xe9],
         model: "6920",
@@ -270,6 +312,7 @@ pub const MAKES: &[Make] = &[
         },
     },
     Make {
+        name: "htek",
         family: "htek",
         oui: [0x00, 0x1f, 0xc1],
         model: "UC926",
@@ -300,6 +343,7 @@ pub const MAKES: &[Make] = &[
         },
     },
     Make {
+        name: "digium",
         family: "digium",
         oui: [0x00, 0x0f, 0xd3],
         model: "D40",
@@ -331,6 +375,7 @@ pub const MAKES: &[Make] = &[
         },
     },
     Make {
+        name: "panasonic",
         family: "panasonic",
         oui: [0xbc, 0xc3, 0x42],
         model: "HDV130",
@@ -361,6 +406,7 @@ pub const MAKES: &[Make] = &[
         },
     },
     Make {
+        name: "avaya_j",
         family: "avaya_j",
         oui: [0xc8, 0x1f, 0xea],
         model: "J179",
@@ -391,6 +437,137 @@ pub const MAKES: &[Make] = &[
         },
     },
     Make {
+        name: "audiocodes",
+        family: "audiocodes",
+        oui: [0x00, 0x90, 0x8f],
+        model: "440HDG",
+        firmware: "2.2.8.61",
+        vendor_class: None,
+        // No capture of this make is known; these are the options that its guide names.
+        asks_for: &[1, 3, 6, 15, 42, 43, 66, 67, 160],
+        server_options: &[160, 66],
+        default_scheme: "tftp",
+        agent: "AUDC-IPPhone/{firmware} ({model}-Rev0; {MAC})",
+        files: &[("{MAC}.cfg", Role::Values), ("440HDG.img", Role::Extra)],
+        after: &[],
+        grammar: Grammar::Lines { first: "", prefix: "", between: "=" },
+        names: Names {
+            enable: ("voip/line/0/enabled", "1"),
+            user: "voip/line/0/id",
+            auth_user: "voip/line/0/auth_name",
+            password: "voip/line/0/auth_password",
+            server: "voip/signalling/sip/sip_registrar/addr",
+            port: "voip/signalling/sip/sip_registrar/port",
+            transport: ("voip/signalling/sip/transport_protocol", "TCP"),
+            expires: ("voip/signalling/sip/registration_expires", 1),
+            display_name: "voip/line/0/description",
+            label: "voip/line/0/extension_display",
+            hotline: Hotline::None,
+            poll: Poll::NEVER,
+            next: "",
+        },
+    },
+    Make {
+        name: "algo",
+        family: "algo",
+        oui: [0x00, 0x22, 0xee],
+        model: "8301",
+        firmware: "5.4",
+        vendor_class: None,
+        // No capture of this make is known; these are the options that its guide names.
+        asks_for: &[1, 3, 6, 15, 42, 66, 150, 160],
+        server_options: &[66, 160],
+        default_scheme: "tftp",
+        // No source shows what it says.
+        agent: "device/{firmware}",
+        files: &[("algop{model}.conf", Role::Extra), ("algom{MAC}.conf.md5", Role::Extra), ("algom{MAC}.conf", Role::Values)],
+        after: &[],
+        grammar: Grammar::Lines { first: "", prefix: "", between: "=" },
+        names: Names {
+            enable: ("sip.register.use", "1"),
+            user: "sip.u1.user",
+            auth_user: "sip.u1.auth",
+            password: "sip.u1.pwd",
+            server: "sip.proxy",
+            port: "",
+            transport: ("sip.transp", "tcp"),
+            expires: ("sip.regexp", 1),
+            display_name: "sip.u1.dname",
+            label: "",
+            hotline: Hotline::None,
+            poll: Poll::NEVER,
+            next: "",
+        },
+    },
+    Make {
+        name: "cisco_79xx",
+        family: "cisco_79xx",
+        oui: [0x00, 0x1b, 0xd4],
+        model: "7941G",
+        firmware: "9.4.2",
+        vendor_class: Some(b"Cisco Systems, Inc. IP Phone CP-7941G\0"),
+        asks_for: &[1, 66, 6, 3, 15, 150, 35],
+        // First of all it reads 150, which has an address and no port: a real one always uses 69.
+        server_options: &[66],
+        default_scheme: "tftp",
+        agent: "Cisco-CP{model}/{firmware}",
+        files: &[
+            ("CTLSEP{MAC}.tlv", Role::Extra),
+            ("ITLSEP{MAC}.tlv", Role::Extra),
+            ("SEP{MAC}.cnf.xml", Role::Values),
+            ("plugtone-dialplan.xml", Role::Extra),
+        ],
+        after: &[],
+        grammar: Grammar::Xml { roots: &["device"] },
+        names: Names {
+            enable: ("sipProfile.sipLines.line.1.featureID", "9"),
+            user: "sipProfile.sipLines.line.1.name",
+            auth_user: "sipProfile.sipLines.line.1.authName",
+            password: "sipProfile.sipLines.line.1.authPassword",
+            server: "sipProfile.sipLines.line.1.proxy",
+            port: "sipProfile.sipLines.line.1.port",
+            transport: ("transportLayerProtocol", "1"),
+            expires: ("sipProfile.sipStack.timerRegisterExpires", 1),
+            display_name: "sipProfile.sipLines.line.1.displayName",
+            label: "sipProfile.sipLines.line.1.featureLabel",
+            hotline: Hotline::None,
+            poll: Poll::NEVER,
+            next: "",
+        },
+    },
+    Make {
+        name: "gigaset",
+        family: "gigaset",
+        oui: [0x7c, 0x2f, 0x80],
+        model: "N870",
+        firmware: "83.V2.39.0",
+        vendor_class: Some(b"Gigaset_N870_IP_PRO"),
+        asks_for: &[1, 3, 6, 15, 120, 114, 125],
+        server_options: &[114, 66],
+        default_scheme: "http",
+        agent: "Gigaset {model} IP PRO/{firmware}+build.0000000;{MAC}",
+        files: &[("{mac}.xml", Role::Values)],
+        after: &[],
+        grammar: Grammar::Xml { roots: &["provisioning"] },
+        // Of its first handset.
+        names: Names {
+            enable: ("SipAccount.00001.ProviderId", "0"),
+            user: "SipAccount.00001.UserName",
+            auth_user: "SipAccount.00001.AuthName",
+            password: "SipAccount.00001.AuthPassword",
+            server: "SipProvider.0.RegServerAddress",
+            port: "SipProvider.0.RegServerPort",
+            transport: ("SipProvider.0.TransportProtocol", "2"),
+            expires: ("SipProvider.0.RegServerRefreshTimer", 1),
+            display_name: "SipAccount.00001.DisplayName",
+            label: "",
+            hotline: Hotline::None,
+            poll: Poll::NEVER,
+            next: "",
+        },
+    },
+    Make {
+        name: "generic",
         family: "generic",
         // Locally administered: no maker owns it.
         oui: [0x02, 0x70, 0x67],
@@ -439,15 +616,15 @@ const FLAT_PROFILE: Names = Names {
     next: "Profile_Rule",
 };
 
-/// Names of the families that can be played.
-pub fn families() -> impl Iterator<Item = &'static str> {
-    MAKES.iter().map(|make| make.family)
+/// What the makes that can be played are called: most as their family.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    MAKES.iter().map(|make| make.name)
 }
 
 impl Make {
-    /// `None` for a family that cannot be played; [`families`] has those that can.
-    pub fn of(family: &str) -> Option<Self> {
-        MAKES.iter().find(|make| make.family == family).copied()
+    /// `None` for a make that cannot be played; [`names`] has those that can.
+    pub fn of(name: &str) -> Option<Self> {
+        MAKES.iter().find(|make| make.name == name).copied()
     }
 
     /// What it says over HTTP and in SIP.
@@ -486,9 +663,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_family_can_be_played() {
-        for family in families() {
-            let make = Make::of(family).expect(family);
+    fn every_make_can_be_played() {
+        for name in names() {
+            let make = Make::of(name).expect(name);
             let mac = make.mac(0x010203);
             assert_eq!(mac.oui(), make.oui);
             assert_eq!(mac.0[3..], [1, 2, 3]);

@@ -228,7 +228,7 @@ pub fn read_generic(file: &str, bytes: &[u8], values: &mut Values) -> Result<(),
 }
 
 /// Attributes that tell elements of one name apart.
-const INDICES: [&str; 3] = ["idx", "index", "id"];
+const INDICES: [&str; 4] = ["idx", "index", "id", "button"];
 /// Elements whose `url` is a file to fetch next: snom's lists, and Digium's contacts and keys.
 const FILES: [&str; 3] = ["file", "contacts", "blf_items"];
 
