@@ -98,8 +98,33 @@ impl LoadReport {
 pub async fn load(server: SocketAddr, clients: usize, in_flight: usize, first: MacAddr, deadline: Duration) -> io::Result<LoadReport> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     socket.connect(server).await?;
+    load_by(Line { socket, relay: None }, clients, in_flight, first, deadline).await
+}
+
+/// The same through a relay at `relay`, an address of this computer, for servers that answer on loopback to relays only.
+pub async fn load_relayed(
+    server: SocketAddr,
+    relay: Ipv4Addr,
+    clients: usize,
+    in_flight: usize,
+    first: MacAddr,
+    deadline: Duration,
+) -> io::Result<LoadReport> {
+    // Relays are answered at the servers' port (RFC 2131 §4.1).
+    let socket = UdpSocket::bind((relay, 67)).await?;
+    socket.connect(server).await?;
+    load_by(Line { socket, relay: Some(relay) }, clients, in_flight, first, deadline).await
+}
+
+/// How clients reach the server.
+struct Line {
+    socket: UdpSocket,
+    relay: Option<Ipv4Addr>,
+}
+
+async fn load_by(line: Line, clients: usize, in_flight: usize, first: MacAddr, deadline: Duration) -> io::Result<LoadReport> {
     // Acknowledgements come by the hundred, a group of leases at a time; a thousand phones would have a buffer each.
-    let room = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &(8 << 20));
+    let room = nix::sys::socket::setsockopt(&line.socket, nix::sys::socket::sockopt::RcvBufForce, &(8 << 20));
     if room.is_err() && in_flight > 100 {
         tracing::warn!("without CAP_NET_ADMIN the load client loses replies with more than 100 clients at a time");
     }
@@ -119,18 +144,18 @@ pub async fn load(server: SocketAddr, clients: usize, in_flight: usize, first: M
             config.vendor_class = Some(b"yealink".to_vec());
             let mut client = Client::new(config, started as u64, now);
             client.start(now);
-            sent += flush(&socket, &mut client).await?;
+            sent += flush(&line, &mut client).await?;
             active.insert(client.xid(), (client, now));
             started += 1;
         }
         let more = started < clients && active.len() < in_flight;
         let wake = if more { next_look.min(Instant::now() + Duration::from_millis(1)) } else { next_look };
-        if let Ok(received) = timeout_at(wake.into(), socket.recv(&mut buffer)).await {
+        if let Ok(received) = timeout_at(wake.into(), line.socket.recv(&mut buffer)).await {
             let length = received?;
             let xid = buffer[..length].get(4..8).and_then(|part| part.try_into().ok()).map(u32::from_be_bytes).unwrap_or_default();
             if let Some((client, began)) = active.get_mut(&xid) {
                 client.handle_packet(Instant::now(), &buffer[..length]);
-                sent += flush(&socket, client).await?;
+                sent += flush(&line, client).await?;
                 if client.lease().is_some() {
                     times.push(began.elapsed());
                     active.remove(&xid);
@@ -146,7 +171,7 @@ pub async fn load(server: SocketAddr, clients: usize, in_flight: usize, first: M
             for xid in due {
                 if let Some((mut client, began)) = active.remove(&xid) {
                     client.handle_timeout(now);
-                    sent += flush(&socket, &mut client).await?;
+                    sent += flush(&line, &mut client).await?;
                     active.insert(client.xid(), (client, began));
                 }
             }
@@ -165,10 +190,14 @@ pub async fn load(server: SocketAddr, clients: usize, in_flight: usize, first: M
     })
 }
 
-async fn flush(socket: &UdpSocket, client: &mut Client) -> io::Result<usize> {
+async fn flush(line: &Line, client: &mut Client) -> io::Result<usize> {
     let mut sent = 0;
-    while let Some(transmit) = client.poll_transmit() {
-        match socket.send(&transmit.bytes).await {
+    while let Some(mut transmit) = client.poll_transmit() {
+        // giaddr (RFC 2131 §2).
+        if let Some((relay, field)) = line.relay.zip(transmit.bytes.get_mut(24..28)) {
+            field.copy_from_slice(&relay.octets());
+        }
+        match line.socket.send(&transmit.bytes).await {
             Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => return Err(error),
             _ => sent += 1,
         }

@@ -263,16 +263,16 @@ impl Inner {
         subject: &Subject,
         whose: Option<(MacAddr, &dyn Fn() -> Subject)>,
     ) -> FileAnswer {
-        match set.render(file, subject) {
+        match set.rendered(file, subject) {
             Ok(rendered) => {
                 let shown = whose.and_then(|(mac, subject)| {
-                    self.neighbours.history.given(mac, &rendered.name, blake3::hash(&rendered.bytes), now(), || {
+                    self.neighbours.history.given(mac, &rendered.name, rendered.hash, now(), || {
                         let masked = set.render_masked(file, &subject());
                         let masked = masked.inspect_err(|fault| tracing::warn!(%mac, path, %fault, "the file cannot be shown to people"));
                         Some(String::from_utf8_lossy(&masked.ok()?.bytes).into_owned())
                     })
                 });
-                self.found(request, mac, path, Bytes::from(rendered.bytes), rendered.content_type, shown)
+                self.found(request, mac, path, rendered.bytes.clone(), rendered.hash, rendered.content_type.clone(), shown)
             }
             Err(fault) => {
                 metrics::counter!("plugtone_provisioning_render_failed_total").increment(1);
@@ -304,20 +304,23 @@ impl Inner {
             None
         });
         let content_type = if path.ends_with(".xml") || path.ends_with(".cfg") { "text/xml" } else { "text/plain" };
-        Some(self.found(request, Some(mac), path, Bytes::from(stored?), content_type.to_owned(), None))
+        let stored = Bytes::from(stored?);
+        let hash = blake3::hash(&stored);
+        Some(self.found(request, Some(mac), path, stored, hash, content_type.to_owned(), None))
     }
 
-    /// `shown`: the hash of what people may see of it, where that is another than the bytes'.
+    /// `real`: the hash of the bytes. `shown`: that of what people may see of it, where it is another.
+    #[expect(clippy::too_many_arguments, reason = "a file, and to whom it goes")]
     fn found(
         &self,
         request: &FileRequest,
         mac: Option<MacAddr>,
         path: &str,
         bytes: Bytes,
+        real: blake3::Hash,
         content_type: String,
         shown: Option<blake3::Hash>,
     ) -> FileAnswer {
-        let real = blake3::hash(&bytes);
         let hash = real.to_hex().to_string();
         let source = plain(request.source);
         let unchanged = request.holds(&hash);

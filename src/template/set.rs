@@ -13,6 +13,7 @@ use serde_yaml::Location;
 use super::fault::{Fault, Suggest, fault};
 use super::keys;
 use super::layers::{Layer, LayerMap, Layered, Overrides, Whose, check_names, layer, put};
+use super::memo::{self, Kept, Memo};
 use super::options::{self, DhcpOption};
 use super::pattern::{Captured, FilePattern};
 use super::recognise::{DhcpFacts, Marks, Recognised, Signs};
@@ -51,6 +52,7 @@ pub struct TemplateSet {
     defaults: LayerMap,
     overrides: Overrides,
     zones: BTreeMap<String, (String, Value)>,
+    memo: Memo,
 }
 
 /// One make's templates.
@@ -157,7 +159,7 @@ impl TemplateSet {
         });
         let defaults = defaults.unwrap_or_default();
         let overrides = overrides.unwrap_or_default();
-        let mut set = Self { families: BTreeMap::new(), defaults: defaults.clone(), overrides, zones };
+        let mut set = Self { families: BTreeMap::new(), defaults: defaults.clone(), overrides, zones, memo: Memo::default() };
 
         for source in sources {
             let Some(id) = source.name.strip_suffix(".yaml").filter(|id| !id.contains('/')) else { continue };
@@ -272,6 +274,18 @@ impl TemplateSet {
     /// The file's bytes for this phone. Pure: the same subject, the same bytes.
     pub fn render(&self, file: &FileRef, subject: &Subject) -> Result<Rendered, Fault> {
         self.render_as(file, subject, false)
+    }
+
+    /// The same, remembered: a file that was rendered lately for the same subject is not rendered again.
+    pub fn rendered(&self, file: &FileRef, subject: &Subject) -> Result<Arc<Kept>, Fault> {
+        let key = memo::key(&file.family, file.index, self.site(subject.address), subject);
+        if let Some(kept) = self.memo.get(&key) {
+            return Ok(kept);
+        }
+        let Rendered { name, bytes, content_type, .. } = self.render(file, subject)?;
+        let kept = Arc::new(Kept { name, hash: blake3::hash(&bytes), bytes: bytes.into(), content_type });
+        self.memo.put(key, kept.clone());
+        Ok(kept)
     }
 
     /// The same for people to look at: in the place of every password that somebody has set in a layer is [`MASK`]. What the subject

@@ -2,10 +2,12 @@
 
 mod calls;
 mod kamailio;
+mod peers;
 mod register;
+mod storm;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::Path,
     process::{Child, Command, Stdio},
     sync::{
@@ -21,6 +23,7 @@ use tokio::task::JoinSet;
 
 use self::{
     kamailio::Kamailio,
+    peers::{KEA_RELAY, Peer},
     register::{Identity, Load},
 };
 use super::{
@@ -35,6 +38,7 @@ use crate::{
     model::{BindingRecord, DeviceRecord, DeviceState, MacAddr, Timestamp},
     phone::{
         desk::{Config, Network, Phone},
+        http::Client,
         make::Make,
         person::Person,
         tftp,
@@ -64,19 +68,37 @@ enum What {
     #[command(after_help = "Examples:
   plugtone bench all")]
     All,
-    /// DISCOVER to ACK, each lease on disk before its ACK.
+    /// DISCOVER to ACK, each lease on disk before its ACK; beside Kea where it is installed.
     #[command(after_help = "Examples:
   plugtone bench dhcp --count 20000")]
     Dhcp {
         #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
         count: u32,
     },
-    /// Rendered files over TFTP, a short and a long one.
+    /// Rendered files over TFTP, a short and a long one; beside dnsmasq where it is installed.
     #[command(after_help = "Examples:
   plugtone bench tftp --count 20000")]
     Tftp {
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
         count: u32,
+    },
+    /// Rendered files over HTTP, sent whole and held already; beside nginx where it is installed.
+    #[command(after_help = "Examples:
+  plugtone bench http --count 20000")]
+    Http {
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+        count: u32,
+    },
+    /// Phones of all makes switched on at once: address, files, registration; the server is killed in the midst of it.
+    #[command(after_help = "Examples:
+  plugtone bench storm --count 5000
+  plugtone bench storm --count 1000 --leave-alone")]
+    Storm {
+        #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+        count: u32,
+        /// Do not kill the server.
+        #[arg(long)]
+        leave_alone: bool,
     },
     /// REGISTER, challenge, REGISTER, 200; beside Kamailio where it is installed.
     #[command(after_help = "Examples:
@@ -147,6 +169,9 @@ impl Bench {
             What::All => {
                 bench_dhcp(5_000).await?;
                 bench_tftp(10_000).await?;
+                bench_http(10_000).await?;
+                storm::run(5_000, false).await?;
+                storm::run(5_000, true).await?;
                 bench_register(10_000).await?;
                 bench_power_cut(10_000).await?;
                 bench_calls(300, 10).await?;
@@ -158,6 +183,8 @@ impl Bench {
             }
             What::Dhcp { count } => bench_dhcp(count).await,
             What::Tftp { count } => bench_tftp(count).await,
+            What::Http { count } => bench_http(count).await,
+            What::Storm { count, leave_alone } => storm::run(count, !leave_alone).await,
             What::Register { count } => bench_register(count).await,
             What::PowerCut { count } => bench_power_cut(count).await,
             What::Calls { rate, secs } => bench_calls(rate, secs).await,
@@ -189,6 +216,7 @@ struct Server {
     folder: tempfile::TempDir,
     dhcp: SocketAddr,
     tftp: SocketAddr,
+    http: SocketAddr,
     sip: SocketAddr,
     api: SocketAddr,
 }
@@ -214,21 +242,34 @@ impl Server {
         let text = format!(
             "directory: {{ file: {{ path: users.yaml }} }}\n\
              dhcp: {{ listen: {dhcp}, loopback: true, conflict_check: false, new_clients_per_minute: 0, subnets: [{{ cidr: 127.64.0.0/16, range: 127.64.0.10-127.64.250.250 }}] }}\n\
-             tftp: {{ listen: ['{tftp}'], max_transfers_per_client: 1000 }}\nftp: {{ listen: ['{ftp}'] }}\nhttp: {{ listen: ['{http}'] }}\n\
+             tftp: {{ listen: ['{tftp}'], max_transfers_per_client: 1000 }}\nftp: {{ listen: ['{ftp}'] }}\nhttp: {{ listen: ['{http}'], max_connections_per_client: 1000 }}\n\
              sip: {{ udp: ['{sip}'], tcp: ['{sip}'] }}\napi: {{ listen: '{api}' }}\ntemplates: {{ path: templates }}\nstore: {{ path: plugtone.db }}\nlog: {{ level: error }}\n"
         );
         let config = folder.path().join("plugtone.yaml");
         std::fs::write(&config, text)?;
-        let child = Command::new(std::env::current_exe()?).arg("serve").arg("--config").arg(&config).stdin(Stdio::null()).spawn()?;
-        let mut server = Self { child, folder, dhcp, tftp, sip, api };
+        let mut server = Self { child: serve(&config)?, folder, dhcp, tftp, http, sip, api };
+        server.is_ready().await?;
+        Ok(server)
+    }
+
+    /// Kills it without a word, and starts it again with what it has on disk.
+    async fn is_killed_and_started_again(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        std::fs::remove_file(self.folder.path().join(crate::api::LOCAL_TOKEN_FILE))?;
+        self.child = serve(&self.folder.path().join("plugtone.yaml"))?;
+        self.is_ready().await
+    }
+
+    async fn is_ready(&mut self) -> anyhow::Result<()> {
         // The token is written when everything listens.
-        let token = server.folder.path().join(crate::api::LOCAL_TOKEN_FILE);
+        let token = self.folder.path().join(crate::api::LOCAL_TOKEN_FILE);
         for _ in 0..1200 {
             if token.exists() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                return Ok(server);
+                return Ok(());
             }
-            if let Some(status) = server.child.try_wait()? {
+            if let Some(status) = self.child.try_wait()? {
                 bail!("the server to be measured ended with {status}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -249,9 +290,19 @@ impl Server {
     }
 }
 
-/// A UDP port that is free now.
+fn serve(config: &Path) -> std::io::Result<Child> {
+    Command::new(std::env::current_exe()?).arg("serve").arg("--config").arg(config).stdin(Stdio::null()).spawn()
+}
+
+/// A port that is free now, for UDP and for TCP.
 fn free() -> std::io::Result<SocketAddr> {
-    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+    loop {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let at = socket.local_addr()?;
+        if TcpListener::bind(at).is_ok() {
+            return Ok(at);
+        }
+    }
 }
 
 /// CPU that a process has used, user and system (proc(5), fields 14 and 15).
@@ -302,13 +353,28 @@ fn tell(what: &str, done: usize, took: Duration, cpu: Duration, more: &str) {
 }
 
 async fn bench_dhcp(count: u32) -> anyhow::Result<()> {
+    const AT_ONCE: usize = 64;
+    let (first, patience) = (MacAddr([0x02, 0x10, 0, 0, 0, 0]), Duration::from_secs(60));
+    let told = |who: &str, report: &dhcp::client::LoadReport, cpu| {
+        let (p50, p99) = (ms(report.median), ms(report.p99));
+        let more = format!("; p50 {p50:.1} ms, p99 {p99:.1} ms, {} sent again, {} failed", report.retransmissions, report.failed);
+        tell(&format!("{who}, DORA, {AT_ONCE} at once"), report.clients - report.failed, report.elapsed, cpu, &more);
+    };
     let server = Server::start().await?;
-    let first = MacAddr([0x02, 0x10, 0, 0, 0, 0]);
-    let before = server.cpu()?;
-    let report = dhcp::client::load(server.dhcp, count as usize, 64, first, Duration::from_secs(60)).await?;
-    let cpu = server.cpu()? - before;
-    let more = format!("; p50 {:.1} ms, p99 {:.1} ms, {} failed", ms(report.median), ms(report.p99), report.failed);
-    tell("DHCP, DORA, 64 at once", report.clients - report.failed, report.elapsed, cpu, &more);
+    let (before, empty) = (server.cpu()?, server.memory_kb()?);
+    let report = dhcp::client::load(server.dhcp, count as usize, AT_ONCE, first, patience).await?;
+    told("DHCP", &report, server.cpu()? - before);
+    let full = server.memory_kb()?;
+    let each = full.saturating_sub(empty) as f64 / f64::from(count);
+    say!("  memory {} MB before, {} MB after: {each:.2} kB for each of {count} leases", empty / 1024, full / 1024);
+    drop(server);
+    let Some(kea) = Peer::kea().await? else {
+        say!("  Kea is not installed (Debian package kea-dhcp4-server): nothing to compare with");
+        return Ok(());
+    };
+    let before = kea.cpu()?;
+    let report = dhcp::client::load_relayed(kea.at, KEA_RELAY, count as usize, AT_ONCE, first, patience).await?;
+    told(&kea.name, &report, kea.cpu()? - before);
     Ok(())
 }
 
@@ -329,31 +395,121 @@ fn long_file() -> String {
     )
 }
 
+/// The short file of the benches: of a family, and without a phone's own settings.
+const SHORT_FILE: &str = "y000000000066.cfg";
+
 async fn bench_tftp(count: u32) -> anyhow::Result<()> {
     let server = Server::start().await?;
     // A long file is forty round trips with blocks of 512: fewer of them take as long.
-    for (what, path, count) in [("short", "y000000000066.cfg", count), ("20 KB", LONG_FILE, count / 5)] {
+    for (what, path, count) in [("short", SHORT_FILE, count), ("20 KB", LONG_FILE, count / 5)] {
         for block_bytes in [None, Some(1428)] {
-            let before = server.cpu()?;
-            let load = tftp::Load {
-                server: server.tftp,
-                locals: vec![Ipv4Addr::LOCALHOST.into()],
-                clients: 50,
-                files: (count / 50).max(1) as usize,
-                path: path.to_owned(),
-                options: tftp::Options { block_bytes, ..Default::default() },
-            };
-            let report = tftp::load(load).await;
-            let cpu = server.cpu()? - before;
-            let size = report.bytes / report.fetched.max(1) as u64;
-            let p99 = report.percentile(99).map_or(0.0, ms);
-            let name = format!("TFTP, {what}, blocks of {}", block_bytes.unwrap_or(512));
-            let more = format!("; {size} bytes each, rendered, p99 {p99:.1} ms, {} failed", report.failed);
-            tell(&name, report.fetched, report.took, cpu, &more);
-            if let Some(failure) = report.first_failure {
-                say!("  the first failure: {failure}");
-            }
+            tftp_load("TFTP", what, server.tftp, || server.cpu(), path, count, 50, block_bytes).await?;
         }
+    }
+    tftp_load("TFTP", "20 KB", server.tftp, || server.cpu(), LONG_FILE, count / 5, 200, None).await?;
+    let files = [(SHORT_FILE, fetched(server.http, SHORT_FILE).await?), (LONG_FILE, fetched(server.http, LONG_FILE).await?)];
+    drop(server);
+    let Some(peer) = Peer::dnsmasq(&files.each_ref().map(|(name, bytes)| (*name, &bytes[..]))).await? else {
+        say!("  dnsmasq is not installed (Debian package dnsmasq-base): nothing to compare with");
+        return Ok(());
+    };
+    for (what, path, count) in [("short", SHORT_FILE, count), ("20 KB", LONG_FILE, count / 5)] {
+        for block_bytes in [None, Some(1428)] {
+            tftp_load(&peer.name, what, peer.at, || peer.cpu(), path, count, 50, block_bytes).await?;
+        }
+    }
+    tftp_load(&peer.name, "20 KB", peer.at, || peer.cpu(), LONG_FILE, count / 5, 200, None).await
+}
+
+/// One line of result of files over TFTP.
+#[allow(clippy::too_many_arguments)]
+async fn tftp_load(
+    who: &str,
+    what: &str,
+    server: SocketAddr,
+    cpu: impl Fn() -> anyhow::Result<Duration>,
+    path: &str,
+    count: u32,
+    clients: usize,
+    block_bytes: Option<u16>,
+) -> anyhow::Result<()> {
+    let before = cpu()?;
+    let load = tftp::Load {
+        server,
+        locals: vec![Ipv4Addr::LOCALHOST.into()],
+        clients,
+        files: (count as usize / clients).max(1),
+        path: path.to_owned(),
+        options: tftp::Options { block_bytes, ..Default::default() },
+    };
+    let report = tftp::load(load).await;
+    let used = cpu()? - before;
+    let size = report.bytes / report.fetched.max(1) as u64;
+    let [p50, p99] = [50, 99].map(|percent| report.percentile(percent).map_or(0.0, ms));
+    let name = format!("{who}, {what}, blocks of {}", block_bytes.unwrap_or(512));
+    let more = format!("; {size} bytes each, {clients} at once, p50 {p50:.1} ms, p99 {p99:.1} ms, {} failed", report.failed);
+    tell(&name, report.fetched, report.took, used, &more);
+    if let Some(failure) = report.first_failure {
+        say!("  the first failure: {failure}");
+    }
+    Ok(())
+}
+
+/// A file as our server renders it, for servers that only have files.
+async fn fetched(http: SocketAddr, name: &str) -> anyhow::Result<Vec<u8>> {
+    let answer = Client::new(Ipv4Addr::LOCALHOST.into(), "bench").get(&format!("http://{http}/{name}"), None).await?;
+    anyhow::ensure!(answer.status == 200, "{name}: {}", answer.status);
+    Ok(answer.body.to_vec())
+}
+
+/// Each file by a connection of its own, as phones fetch it: rendered and sent, then held already by its ETag.
+async fn bench_http(count: u32) -> anyhow::Result<()> {
+    let server = Server::start().await?;
+    let long = fetched(server.http, LONG_FILE).await?;
+    http_load("HTTP, 20 KB", server.http, || server.cpu(), count).await?;
+    let at = free()?;
+    drop(server);
+    let Some(peer) = Peer::nginx(at, &[(LONG_FILE, &long)]).await? else {
+        say!("  nginx is not installed (Debian package nginx-light): nothing to compare with");
+        return Ok(());
+    };
+    http_load(&format!("{}, 20 KB", peer.name), peer.at, || peer.cpu(), count).await
+}
+
+async fn http_load(who: &str, server: SocketAddr, cpu: impl Fn() -> anyhow::Result<Duration>, count: u32) -> anyhow::Result<()> {
+    const AT_ONCE: u32 = 32;
+    let url = format!("http://{server}/{LONG_FILE}");
+    let etag = Client::new(Ipv4Addr::LOCALHOST.into(), "bench").get(&url, None).await?.etag;
+    for (what, held) in [("sent", None), ("held already", etag)] {
+        let (before, began) = (cpu()?, Instant::now());
+        let mut clients = JoinSet::new();
+        for _ in 0..AT_ONCE {
+            let (url, held) = (url.clone(), held.clone());
+            clients.spawn(async move {
+                let client = Client::new(Ipv4Addr::LOCALHOST.into(), "bench");
+                let mut times = Vec::new();
+                let mut failed = 0;
+                for _ in 0..count / AT_ONCE {
+                    let began = Instant::now();
+                    match client.get(&url, held.as_deref()).await {
+                        Ok(answer) if answer.status == if held.is_some() { 304 } else { 200 } => times.push(began.elapsed()),
+                        _ => failed += 1,
+                    }
+                }
+                (times, failed)
+            });
+        }
+        let (mut times, mut failed) = (Vec::new(), 0);
+        while let Some(done) = clients.join_next().await {
+            let (some, not) = done?;
+            times.extend(some);
+            failed += not;
+        }
+        let (took, used) = (began.elapsed(), cpu()? - before);
+        times.sort_unstable();
+        let [p50, p99] = [50, 99].map(|percent| times.get(times.len() * percent / 100).copied().map_or(0.0, ms));
+        let more = format!("; {AT_ONCE} at once, p50 {p50:.1} ms, p99 {p99:.1} ms, {failed} failed");
+        tell(&format!("{who}, {what}"), times.len(), took, used, &more);
     }
     Ok(())
 }

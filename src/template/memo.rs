@@ -1,0 +1,186 @@
+//! What was rendered lately, so that a phone which asks whether its file still holds costs no rendering. Rendering is pure: the same
+//! file for the same subject is the same bytes, as long as the set lives; each set has a memory of its own.
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+
+use super::subject::{Line, Server, Subject};
+
+/// Bytes of files that are kept, in each of the two halves.
+const HALF: usize = 16 << 20;
+/// What an entry costs beside its file.
+const OVERHEAD: usize = 256;
+
+/// A file as it was rendered.
+#[derive(Debug)]
+pub struct Kept {
+    pub name: String,
+    pub bytes: Bytes,
+    pub content_type: String,
+    /// Of the bytes.
+    pub hash: blake3::Hash,
+}
+
+/// By [`key`].
+type Key = [u8; 32];
+
+/// Two halves: when the newer is full it becomes the older, whose files are forgotten unless somebody asked for them meanwhile.
+#[derive(Default)]
+pub(super) struct Memo(Mutex<Halves>);
+
+#[derive(Default)]
+struct Halves {
+    newer: HashMap<Key, Arc<Kept>>,
+    older: HashMap<Key, Arc<Kept>>,
+    size: usize,
+}
+
+impl Memo {
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<Kept>> {
+        let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = halves.newer.get(key) {
+            return Some(kept.clone());
+        }
+        let kept = halves.older.remove(key)?;
+        halves.put(*key, kept.clone());
+        Some(kept)
+    }
+
+    pub(super) fn put(&self, key: Key, kept: Arc<Kept>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(key, kept);
+    }
+}
+
+impl Halves {
+    fn put(&mut self, key: Key, kept: Arc<Kept>) {
+        let size = kept.bytes.len() + OVERHEAD;
+        if self.size + size > HALF {
+            self.older = mem::take(&mut self.newer);
+            self.size = 0;
+        }
+        self.size += size;
+        self.newer.insert(key, kept);
+    }
+}
+
+/// Stands for a file of a family and all that a rendering of it can see. `site`: the subject's address says no more than this.
+pub(super) fn key(family: &str, file: usize, site: Option<&str>, subject: &Subject) -> Key {
+    // Named whole, so that a field that comes later cannot be forgotten.
+    let Subject { mac, model, bound, lines, server, address: _, user_id, admin_password } = subject;
+    let Server { host, sip_port, url, realm } = server;
+    let mut hash = blake3::Hasher::new();
+    let mut part = |bytes: Option<&[u8]>| {
+        // With its length before it: no two lists of parts run into one.
+        hash.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
+        hash.update(bytes.unwrap_or_default());
+    };
+    part(Some(family.as_bytes()));
+    part(Some(&file.to_le_bytes()));
+    part(site.map(str::as_bytes));
+    part(mac.as_ref().map(|mac| &mac.0[..]));
+    part(model.as_deref().map(str::as_bytes));
+    part(Some(&[u8::from(*bound)]));
+    for text in [host, url, realm] {
+        part(Some(text.as_bytes()));
+    }
+    part(Some(&sip_port.to_le_bytes()));
+    part(user_id.as_deref().map(str::as_bytes));
+    part(admin_password.as_ref().map(|password| password.expose().as_bytes()));
+    for Line { number, user, auth_user, secret, display_name, label, extension } in lines {
+        part(Some(&[*number]));
+        for text in [user, auth_user, secret.expose(), display_name] {
+            part(Some(text.as_bytes()));
+        }
+        part(label.as_deref().map(str::as_bytes));
+        part(extension.as_ref().map(|extension| extension.as_str().as_bytes()));
+    }
+    *hash.finalize().as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::model::Secret;
+
+    fn kept(len: usize) -> Arc<Kept> {
+        let bytes = Bytes::from(vec![0; len]);
+        Arc::new(Kept { name: "x".into(), hash: blake3::hash(&bytes), bytes, content_type: "text/plain".into() })
+    }
+
+    #[test]
+    fn everything_that_a_template_sees_counts() {
+        let line = Line {
+            number: 1,
+            user: "2041".into(),
+            auth_user: "001565aabbcc-1".into(),
+            secret: Secret::new("s"),
+            display_name: "Ada".into(),
+            label: None,
+            extension: "2041".parse().ok(),
+        };
+        let server = Server { host: "10.0.0.2".into(), sip_port: 5060, url: "http://10.0.0.2".into(), realm: "plugtone".into() };
+        let subject = Subject {
+            mac: "001565aabbcc".parse().ok(),
+            model: Some("T46S".into()),
+            bound: true,
+            lines: vec![line.clone()],
+            server,
+            address: None,
+            user_id: Some("ada".into()),
+            admin_password: Some(Secret::new("a")),
+        };
+        let changes: [fn(&mut Subject); 18] = [
+            |_| (),
+            |s| s.mac = None,
+            |s| s.model = None,
+            |s| s.bound = false,
+            |s| s.lines.clear(),
+            |s| s.lines.push(s.lines[0].clone()),
+            |s| s.lines[0].number = 2,
+            |s| s.lines[0].user = "2042".into(),
+            |s| s.lines[0].auth_user = "001565aabbcc-2".into(),
+            |s| s.lines[0].secret = Secret::new("t"),
+            |s| s.lines[0].display_name = "Bo".into(),
+            |s| s.lines[0].label = Some("".into()),
+            |s| s.lines[0].extension = None,
+            |s| s.server.url = "http://10.0.0.3".into(),
+            |s| s.server.host = "10.0.0.3".into(),
+            |s| s.server.sip_port = 5061,
+            |s| s.user_id = None,
+            |s| s.admin_password = None,
+        ];
+        let changed = |change: &fn(&mut Subject)| {
+            let mut subject = subject.clone();
+            change(&mut subject);
+            key("yealink", 0, None, &subject)
+        };
+        let keys: HashSet<Key> = changes.iter().map(changed).collect();
+        let others = [key("yealink", 1, None, &subject), key("poly", 0, None, &subject), key("yealink", 0, Some("hq"), &subject)];
+        assert_eq!(keys.into_iter().chain(others).collect::<HashSet<_>>().len(), changes.len() + others.len());
+        let moved = Subject { address: "10.0.0.9".parse().ok(), ..subject.clone() };
+        assert_eq!(key("yealink", 0, None, &moved), key("yealink", 0, None, &subject), "an address of the same site");
+    }
+
+    #[test]
+    fn what_is_asked_for_stays_and_the_rest_goes() {
+        let memo = Memo::default();
+        let nth = |number: u32| *blake3::hash(&number.to_le_bytes()).as_bytes();
+        for number in 0..10_000 {
+            memo.put(nth(number), kept(20_000));
+            assert!(memo.get(&nth(0)).is_some(), "asked for all the time: {number}");
+        }
+        let (newer, older) = {
+            let halves = memo.0.lock().unwrap();
+            (halves.newer.len(), halves.older.len())
+        };
+        assert!((newer + older) * 20_000 <= 2 * HALF, "{newer} and {older}");
+        assert!(memo.get(&nth(9_999)).is_some() && memo.get(&nth(1)).is_none());
+    }
+}
