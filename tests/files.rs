@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use plugtone::{
     binding::{AttemptSettings, MasterKey, ReloadSettings},
-    model::{DeviceState, Event, Events, MacAddr, Timestamp, User, event::Door},
+    model::{
+        DeviceState, Event, Events, MacAddr, Timestamp, User,
+        event::{Door, Oddity},
+    },
     provisioning::{
         Endpoints, FileAnswer, FileRequest, FileService, Files, History, Holding, Identities, Leases, Neighbours, Onboarding, Settings,
         Transfer, classify::reload_methods, onboarding::Config,
@@ -140,6 +143,42 @@ impl Office {
         };
         events.into_iter().filter_map(line).collect()
     }
+}
+
+#[tokio::test]
+async fn fetches_that_no_phone_makes_are_told_once() {
+    let office = Office::open(Settings::default()).await;
+    office.leases.put("10.0.1.1", YEALINK, false);
+    office.bind(YEALINK, "Ann").await;
+    let odd = |office: &Office| -> Vec<(Option<MacAddr>, String, Oddity, usize)> {
+        let events = std::mem::take(&mut *office.events.lock().expect("lock"));
+        let line = |event: Event| match event {
+            Event::OddFetches { mac, source, what, count } => Some((mac, source.to_string(), what, count)),
+            _ => None,
+        };
+        events.into_iter().filter_map(line).collect()
+    };
+    // The phone itself, and one that is asked for files that are not there.
+    office.get("10.0.1.1", "001565aabbcc.cfg").await.expect("its file");
+    for path in ["y000000000066.boot", "features.cfg", "001565aabbcc.boot2"] {
+        office.get("10.0.1.1", path).await;
+    }
+    assert_eq!(odd(&office), []);
+    // Ann's file, from somewhere else: told once, however often it is tried.
+    for _ in 0..5 {
+        assert_eq!(office.get("10.9.9.9", "001565aabbcc.cfg").await, None);
+    }
+    assert_eq!(odd(&office), [(Some(YEALINK), "10.9.9.9".into(), Oddity::ForeignAddress, 1)]);
+    for number in 0..100u8 {
+        office.get("10.9.9.8", &format!("0015650000{number:02x}.cfg")).await;
+    }
+    let tried = |count| (None, "10.9.9.8".into(), Oddity::Enumeration, count);
+    assert_eq!(odd(&office), [tried(3), tried(30)]);
+    // What has Ann's phone's address says to be a Poly.
+    let poly = Some("FileTransport PolycomVVX-VVX_411-UA/5.9.6.2327".to_owned());
+    let request = FileRequest { user_agent: poly, ..office.request(Door::Http, "10.0.1.1", "001565aabbcc.cfg") };
+    office.files.fetch(request).await;
+    assert_eq!(odd(&office), [(Some(YEALINK), "10.0.1.1".into(), Oddity::OtherMake, 1)]);
 }
 
 #[tokio::test]

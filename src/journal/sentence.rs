@@ -1,6 +1,9 @@
 //! What an event says in the log: one human sentence, its level, and whether it may be dropped in a crowd.
 
-use crate::model::{Event, Recorded, event::CheckOutcome};
+use crate::model::{
+    Event, Recorded,
+    event::{CheckOutcome, Oddity},
+};
 
 /// How much an event matters when not all can be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +38,13 @@ fn level(event: &Event) -> Level {
         DhcpDiscover { .. } | DhcpOffer { .. } | DhcpRequest { .. } | DhcpInform { .. } | FileMissing { .. } => Level::Debug,
         IvrKeys { .. } | FileServed { unchanged: true, .. } => Level::Debug,
         LeaseRefused { .. } | LeaseDeclined { .. } | FileFailed { .. } | FileRefused { .. } | RegisterRefused { .. } => Level::Warn,
-        PnpRefused { .. } | Banned { .. } | LockedOut { .. } | ReloadOverdue { .. } | CallRefused { .. } | DuplicateMac { .. } => {
-            Level::Warn
-        }
+        OddFetches { .. }
+        | PnpRefused { .. }
+        | Banned { .. }
+        | LockedOut { .. }
+        | ReloadOverdue { .. }
+        | CallRefused { .. }
+        | DuplicateMac { .. } => Level::Warn,
         DirectoryChecked { outcome: CheckOutcome::Unavailable, .. } => Level::Warn,
         PoolExhausted { .. } | RenderFailed { .. } | TrunkDown { .. } | DirectoryUnavailable { .. } | ConfigRejected { .. } => Level::Error,
         _ => Level::Info,
@@ -98,6 +105,17 @@ fn words(event: &Event) -> String {
         FileFailed { door, path, source, reason, .. } => format!("{source} did not get {path} by {door}: {reason}"),
         FileMissing { door, path, source, .. } => format!("{source} asks for {path} by {door}, which does not exist"),
         FileRefused { door, path, source, reason, .. } => format!("{source} may not have {path} by {door}: {reason}"),
+        OddFetches { source, what: Oddity::Enumeration, count, .. } => {
+            format!(
+                "{source} tries names of files: {count} within ten minutes that it may not have or that are not there; look who that is"
+            )
+        }
+        OddFetches { source, what: Oddity::ForeignAddress, .. } => {
+            format!("{source} asks for the file of somebody's phone, and is not that phone; look who that is")
+        }
+        OddFetches { source, what: Oddity::OtherMake, .. } => {
+            format!("{source} has this phone's address and says to be of another make: look what is plugged in there")
+        }
         FileUploaded { door, path, source, bytes, .. } => format!("{source} uploads {path} ({bytes} bytes) by {door}"),
         RenderFailed { path, error, .. } => format!("{path} cannot be rendered: {error}"),
         DeviceSeen { family, model, source, .. } => {

@@ -140,6 +140,15 @@ pub enum Event {
         source: IpAddr,
         reason: String,
     },
+    /// Files are asked for as no phone does it.
+    OddFetches {
+        /// Whose, where it is about one phone.
+        mac: Option<MacAddr>,
+        source: IpAddr,
+        what: Oddity,
+        /// Phones, or names, that were asked for within ten minutes.
+        count: usize,
+    },
     FileUploaded {
         mac: Option<MacAddr>,
         door: Door,
@@ -393,6 +402,18 @@ pub enum Door {
     Http,
 }
 
+/// What is odd about fetches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Oddity {
+    /// One name after the other is tried.
+    Enumeration,
+    /// The file of somebody's phone, from an address that is not the phone's.
+    ForeignAddress,
+    /// The phone says to be of another make than it is known to be.
+    OtherMake,
+}
+
 impl fmt::Display for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -450,6 +471,7 @@ impl Event {
             | FileFailed { mac, .. }
             | FileMissing { mac, .. }
             | FileRefused { mac, .. }
+            | OddFetches { mac, .. }
             | FileUploaded { mac, .. }
             | IvrStarted { mac, .. }
             | IvrPrompt { mac, .. }

@@ -23,6 +23,7 @@ use super::{
     preview::{self, Preview, Side},
     settings::Settings,
     variables::{Endpoints, Keys, Known, Own, common, own},
+    watch::Watch,
 };
 use crate::{
     model::{DeviceRecord, Event, Events, FamilyName, Generation, MacAddr, Secret, Timestamp, event::Door},
@@ -81,6 +82,7 @@ struct Inner {
     endpoints: ArcSwap<Endpoints>,
     started: Timestamp,
     claims: Mutex<Claims>,
+    watch: Mutex<Watch>,
     /// Account files on their way by a door that tells the end of it.
     under_way: Mutex<HashMap<(IpAddr, String), (MacAddr, Generation)>>,
 }
@@ -89,7 +91,8 @@ impl Files {
     pub fn new(settings: Settings, endpoints: Endpoints, neighbours: Neighbours) -> Self {
         let claims = Mutex::new(Claims::new(i64::from(settings.open.claim_minutes) * 60));
         let endpoints = ArcSwap::from_pointee(endpoints);
-        Self(Arc::new(Inner { neighbours, settings, endpoints, started: now(), claims, under_way: Mutex::default() }))
+        let watch = Mutex::default();
+        Self(Arc::new(Inner { neighbours, settings, endpoints, started: now(), claims, watch, under_way: Mutex::default() }))
     }
 
     /// Where phones reach the services, once the sockets are open.
@@ -223,6 +226,14 @@ impl Inner {
             self.claims.lock().unwrap_or_else(PoisonError::into_inner).claim(now(), source, mac);
         }
         let known = self.neighbours.devices.known(mac).await;
+        // An owner's phone: one that is nobody's may be anything yet.
+        if let (Some(was), Some(says), true) = (&known.family, &peer.family, known.has_owner())
+            && was != says
+            && was != "generic"
+        {
+            let odd = self.watch.lock().unwrap_or_else(PoisonError::into_inner).other_make(now(), source, mac);
+            odd.into_iter().for_each(|event| self.tell(event));
+        }
         let file = locate(set, path, known.family.as_deref(), peer);
         self.neighbours.devices.seen(Seen {
             mac,
@@ -336,6 +347,8 @@ impl Inner {
         let source = plain(request.source);
         tracing::debug!(mac = mac.map(tracing::field::display), path, %source, door = ?request.door, "no such file");
         self.tell(missing(request, mac, path));
+        let odd = self.watch.lock().unwrap_or_else(PoisonError::into_inner).missing(now(), source);
+        odd.into_iter().for_each(|event| self.tell(event));
         FileAnswer::NotFound
     }
 
@@ -402,6 +415,12 @@ impl FileService for Files {
             Verdict::Missing { mac, path } => inner.missing(&request, mac, &path),
             Verdict::Refused { mac, path, reason } => {
                 inner.refused(&request, mac, &path, reason.to_string());
+                if let Some(mac) = mac {
+                    let owned = inner.neighbours.devices.known(mac).await.has_owner();
+                    let source = plain(request.source);
+                    let odd = inner.watch.lock().unwrap_or_else(PoisonError::into_inner).refused(now(), source, mac, owned);
+                    odd.into_iter().for_each(|event| inner.tell(event));
+                }
                 FileAnswer::NotFound
             }
         }

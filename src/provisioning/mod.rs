@@ -19,6 +19,7 @@ pub mod reload;
 mod settings;
 pub mod sheet;
 pub mod variables;
+mod watch;
 pub mod worker;
 
 pub use classify::PhoneClasses;

@@ -40,6 +40,13 @@ pub struct Known {
     pub inventory: Inventory,
 }
 
+impl Known {
+    /// Whether somebody's extension is on it.
+    pub fn has_owner(&self) -> bool {
+        self.lines.iter().any(|line| line.extension.is_some())
+    }
+}
+
 /// Gives what is derived from the master key.
 pub trait Keys: Send + Sync + 'static {
     /// The phone's key in its URL: letters, digits, `-` and `_`.
