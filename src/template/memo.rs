@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use super::subject::{Line, Server, Subject};
+use crate::model::Inventory;
 
 /// Bytes of files that are kept, in each of the two halves.
 const HALF: usize = 16 << 20;
@@ -71,7 +72,8 @@ impl Halves {
 /// Stands for a file of a family and all that a rendering of it can see. `site`: the subject's address says no more than this.
 pub(super) fn key(family: &str, file: usize, site: Option<&str>, subject: &Subject) -> Key {
     // Named whole, so that a field that comes later cannot be forgotten.
-    let Subject { mac, model, bound, lines, server, address: _, user_id, admin_password } = subject;
+    let Subject { mac, model, bound, lines, server, address: _, user_id, inventory, admin_password } = subject;
+    let Inventory { label, group, notes, stands_for } = inventory;
     let Server { host, sip_port, url, realm } = server;
     let mut hash = blake3::Hasher::new();
     let mut part = |bytes: Option<&[u8]>| {
@@ -89,7 +91,11 @@ pub(super) fn key(family: &str, file: usize, site: Option<&str>, subject: &Subje
         part(Some(text.as_bytes()));
     }
     part(Some(&sip_port.to_le_bytes()));
-    part(user_id.as_deref().map(str::as_bytes));
+    for text in [user_id, label, group, notes] {
+        part(text.as_deref().map(str::as_bytes));
+    }
+    part(Some(&(stands_for.len() as u64).to_le_bytes()));
+    stands_for.iter().for_each(|mac| part(Some(&mac.0)));
     part(admin_password.as_ref().map(|password| password.expose().as_bytes()));
     for Line { number, user, auth_user, secret, display_name, label, extension } in lines {
         part(Some(&[*number]));
@@ -107,7 +113,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::model::Secret;
+    use crate::model::{MacAddr, Secret};
 
     fn kept(len: usize) -> Arc<Kept> {
         let bytes = Bytes::from(vec![0; len]);
@@ -134,9 +140,10 @@ mod tests {
             server,
             address: None,
             user_id: Some("ada".into()),
+            inventory: Inventory::default(),
             admin_password: Some(Secret::new("a")),
         };
-        let changes: [fn(&mut Subject); 18] = [
+        let changes: [fn(&mut Subject); 20] = [
             |_| (),
             |s| s.mac = None,
             |s| s.model = None,
@@ -154,6 +161,8 @@ mod tests {
             |s| s.server.host = "10.0.0.3".into(),
             |s| s.server.sip_port = 5061,
             |s| s.user_id = None,
+            |s| s.inventory.group = Some("hall".into()),
+            |s| s.inventory.stands_for = vec![MacAddr([9; 6])],
             |s| s.admin_password = None,
         ];
         let changed = |change: &fn(&mut Subject)| {
