@@ -16,7 +16,7 @@ use crate::{
     model::{LeaseState, MacAddr},
     phone::{
         desk::{Config, Network, News, Phone},
-        make::{Make, families},
+        make::MAKES,
         person::Person,
     },
     store::{Store, sqlite::Sqlite},
@@ -37,7 +37,7 @@ pub(super) async fn run(count: u32, kill: bool) -> anyhow::Result<()> {
     allow_many_files(u64::from(count) * 3 + 1000)?;
     let mut server = Server::start().await?;
     let before = server.cpu()?;
-    let makes: Vec<Make> = families().into_iter().filter_map(Make::of).collect();
+    let makes = MAKES;
     let (began, told) = (Instant::now(), std::sync::Arc::new(std::sync::Mutex::new(HashMap::<MacAddr, Reached>::new())));
     let mut phones = JoinSet::new();
     for number in 0..count {
