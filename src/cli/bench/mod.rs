@@ -31,7 +31,10 @@ use super::{
     watchers::{self, Watchers},
 };
 use crate::{
-    api::calls::{NewCall, Placed},
+    api::{
+        calls::{NewCall, Placed},
+        templates::TemplateDiff,
+    },
     binding::{self, MasterKey},
     dhcp, media,
     media::listen::Sound,
@@ -39,7 +42,7 @@ use crate::{
     phone::{
         desk::{Config, Network, Phone},
         http::Client,
-        make::Make,
+        make::{MAKES, Make},
         person::Person,
         tftp,
     },
@@ -88,6 +91,13 @@ enum What {
     Http {
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
         count: u32,
+    },
+    /// What a change of templates would do to so many phones of all makes, before it is live.
+    #[command(after_help = "Examples:
+  plugtone bench diff --phones 10000")]
+    Diff {
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        phones: u32,
     },
     /// Phones of all makes switched on at once: address, files, registration; the server is killed in the midst of it.
     #[command(after_help = "Examples:
@@ -178,6 +188,7 @@ impl Bench {
                 bench_ivr(100).await?;
                 bench_notify(500, 20, 5).await?;
                 bench_render()?;
+                bench_diff(10_000).await?;
                 bench_store().await?;
                 bench_relay(200).await
             }
@@ -191,6 +202,7 @@ impl Bench {
             What::Ivr { count } => bench_ivr(count).await,
             What::Notify { phones, keys, secs } => bench_notify(phones, keys, secs).await,
             What::Render => bench_render(),
+            What::Diff { phones } => bench_diff(phones).await,
             What::Store => bench_store().await,
             What::Relay { calls } => bench_relay(calls).await,
         }
@@ -788,6 +800,42 @@ async fn give_phones(folder: &Path, phones: u32) -> anyhow::Result<()> {
         store.bind(device, binding, Vec::new(), 1).await?;
     }
     store.close().await;
+    Ok(())
+}
+
+/// From the question to the answer of `plugtone template diff`, when a default of all makes was changed on disk.
+async fn bench_diff(phones: u32) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let store = Sqlite::open(folder.path().join("plugtone.db"))?;
+    let device = |number: u32| {
+        let make = MAKES[number as usize % MAKES.len()];
+        DeviceRecord {
+            mac: make.mac(number),
+            family: Some(make.family.to_owned()),
+            model: Some(make.model.to_owned()),
+            firmware: None,
+            state: DeviceState::Provisional,
+            generation: 0,
+            first_seen: Timestamp(0),
+            last_seen: Timestamp(0),
+            address: None,
+            location: None,
+            port: None,
+            inventory: Default::default(),
+        }
+    };
+    store.save_devices((0..phones).map(device).collect()).await?;
+    store.close().await;
+    let server = Server::start_in(folder).await?;
+    let (was, is) = ("unbound_label: \"Lift to sign in\"", "unbound_label: \"Sign in\"");
+    let defaults = include_str!("../../../templates/defaults.yaml");
+    anyhow::ensure!(defaults.contains(was), "defaults.yaml has no {was}");
+    std::fs::write(server.folder.path().join("templates/defaults.yaml"), defaults.replace(was, is))?;
+    let client = super::client::Client::local(server.api.to_string(), server.folder.path())?;
+    let (before, began) = (server.cpu()?, Instant::now());
+    let found: TemplateDiff = client.send_json(hyper::Method::POST, "/api/v1/templates/diff", &()).await?;
+    let more = format!("; {} of {} phones change, in {} groups", found.changed, found.phones, found.groups.len());
+    tell("template diff", phones as usize, began.elapsed(), server.cpu()? - before, &more);
     Ok(())
 }
 
