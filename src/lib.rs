@@ -11,6 +11,8 @@ pub mod node;
 
 /// HTTP/JSON for programs and people: calls, devices, users, bindings, events.
 pub mod api;
+/// The network as a phone meets it: what is wrong with it, and how it is mended.
+pub mod doctor;
 /// TFTP, FTP and HTTP: three doors onto one provisioning pipeline.
 pub mod fileserver;
 /// A desk phone in software: boots, fetches, registers, calls and listens as its make does.

@@ -15,6 +15,7 @@ mod cli;
 mod config;
 mod dhcp;
 mod dhcp_sheet;
+mod doctor;
 mod door_abuse;
 mod doors;
 mod e2e;

@@ -33,6 +33,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // doors
     ("fileserver", &["provisioning"]),
     ("phone", &["dhcp", "media", "rtp", "sdp", "sip"]),
+    // Asks as phones do.
+    ("doctor", &["dhcp", "phone", "sip"]),
     ("api", &["binding", "call", "directory", "features", "journal", "provisioning", "sip", "store", "voicemail"]),
     // wiring
     (

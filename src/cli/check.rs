@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{
-    ConfigArg,
+    ConfigArg, doctor,
     out::{self, say},
 };
 use crate::{
@@ -19,7 +19,8 @@ use crate::{
 };
 
 /// Tells what is wrong with the configuration, templates, flows, routes and users: file, line, column, and what to do. Runs the
-/// tests beside the routes. Beside another DHCP server it notes which makes find us, and what the others need.
+/// tests beside the routes. Beside another DHCP server it notes which makes find us, and what the
+/// others need; and whether this machine's table of neighbours has room for the phones.
 #[derive(Args)]
 #[command(after_help = "Examples:
   plugtone check --config config/plugtone.yaml
@@ -54,6 +55,9 @@ impl Check {
                 let templates = Templates::load(settings.templates.path.as_deref())?;
                 let remarks = beside::remarks(&templates.current(), &settings.dhcp.check()?, &settings.provisioning);
                 remarks.iter().for_each(|remark| say!("  note: {remark}"));
+                if let Some((says, remedy)) = doctor::neighbours(&settings.dhcp.check()?) {
+                    say!("  note: {says}: {remedy}");
+                }
                 Ok(())
             }
             1 => anyhow::bail!("1 fault"),

@@ -13,6 +13,7 @@ mod client;
 mod demo;
 mod dhcp;
 mod dial;
+mod doctor;
 mod ivr;
 mod ladder;
 mod lists;
@@ -54,6 +55,7 @@ enum Command {
     Demo(demo::Demo),
     Serve(serve::Serve),
     Check(check::Check),
+    Doctor(doctor::Doctor),
     Reload(serve::Reload),
     Render(render::Render),
     Template(template::Template),
@@ -90,6 +92,7 @@ impl Cli {
             Command::Demo(command) => command.run().await,
             Command::Serve(command) => command.run().await,
             Command::Check(command) => command.run(),
+            Command::Doctor(command) => command.run().await,
             Command::Reload(command) => command.run().await,
             Command::Render(command) => command.run().await,
             Command::Template(command) => command.run().await,

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 use super::{
-    ConfigArg, ServerArg, check,
+    ConfigArg, ServerArg, check, doctor,
     out::{self, say},
 };
 use crate::{
@@ -50,6 +50,9 @@ impl Serve {
         if !faults.is_empty() {
             let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
             anyhow::bail!("the configuration cannot be used:\n{}", told.join("\n\n"));
+        }
+        if let Some((says, remedy)) = settings.dhcp.check().ok().as_ref().and_then(doctor::neighbours) {
+            tracing::warn!("{says}: {remedy}");
         }
         let mut hang_up = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;

@@ -10,6 +10,9 @@ use ipnet::Ipv4Net;
 
 use crate::model::{FamilyName, MacAddr};
 
+/// Option 77 of `plugtone doctor`, which asks as a phone and is none.
+pub const REHEARSAL: &[u8] = b"plugtone-doctor";
+
 /// What a request says of its sender, and where it came in.
 #[derive(Clone, Debug)]
 pub struct ClientFacts<'a> {

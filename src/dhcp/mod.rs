@@ -20,7 +20,7 @@ pub mod socket;
 
 pub use class::{Class, Classify, ClientFacts, OptionValue};
 pub use lease::{Holder, LeaseView};
-pub use raw::interfaces;
+pub use raw::{Interface, Replies, interfaces};
 pub use settings::{Config, Settings};
 
 /// Why the server does not start.

@@ -1,5 +1,5 @@
-//! What UDP sockets cannot do: frames to a MAC whose address does not answer ARP yet, ARP probes, and which interfaces
-//! there are (packet(7), RFC 826, RFC 5227 §2.1.1).
+//! What UDP sockets cannot do: frames to a MAC whose address does not answer ARP yet, ARP probes, answers
+//! to clients that have no address, and which interfaces there are (packet(7), RFC 826, RFC 5227 §2.1.1).
 //!
 //! Needs CAP_NET_RAW; `socket.rs` does without where it is missing. Not here: the DHCP inside.
 
@@ -99,6 +99,87 @@ impl Arp {
             }
         }
     }
+}
+
+/// Hears what DHCP servers say to clients, on one interface, whoever is asked: as phones would, which have no address yet.
+pub struct Replies(AsyncFd<OwnedFd>);
+
+/// Only UDP to port 68 gets past it, without fragments: the rest of the traffic costs nothing.
+const TO_CLIENTS: [(u16, u8, u8, u32); 11] = [
+    (0x30, 0, 0, 0),      // first byte
+    (0x54, 0, 0, 0xf0),   // its upper half
+    (0x15, 0, 7, 0x40),   // is IPv4,
+    (0x30, 0, 0, 9),      // the protocol
+    (0x15, 0, 5, 17),     // is UDP,
+    (0x28, 0, 0, 6),      // flags and offset
+    (0x45, 3, 0, 0x1fff), // have no offset,
+    (0xb1, 0, 0, 0),      // behind the IP header
+    (0x48, 0, 0, 2),      // the destination port
+    (0x15, 1, 0, 68),     // is 68
+    (0x06, 0, 0, 0),      // else nothing
+];
+
+impl Replies {
+    pub fn open(link: u32) -> io::Result<Self> {
+        // Protocol 0 until the filter is in place.
+        let socket = packet_socket(0)?;
+        let mut program: Vec<libc::sock_filter> =
+            TO_CLIENTS.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+        program.push(libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: u32::MAX });
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        let address = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            // All: answers of a server on this machine are seen where they leave.
+            sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+            sll_ifindex: i32::try_from(link).map_err(|_| io::ErrorKind::InvalidInput)?,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 0,
+            sll_addr: [0; 8],
+        };
+        // SAFETY: the pointers are to values that live through the calls, with their own lengths.
+        let failed = unsafe {
+            let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const filter).cast(), size) < 0
+                || libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t) < 0
+        };
+        if failed {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: as for ARP above.
+        Ok(Self(unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?))
+    }
+
+    /// The next one: who put it on the wire, and what DHCP it is.
+    pub async fn heard(&self) -> io::Result<(MacAddr, Vec<u8>)> {
+        loop {
+            let mut bytes = [0u8; 2048];
+            // SAFETY: zeros are a valid address structure.
+            let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            let length = self
+                .0
+                .async_io(Interest::READABLE, |socket| {
+                    let mut size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+                    let (fd, room) = (socket.as_raw_fd(), bytes.len());
+                    // SAFETY: buffer and address are ours and as long as we say.
+                    let got = unsafe {
+                        libc::recvfrom(fd, bytes.as_mut_ptr().cast(), room, libc::MSG_DONTWAIT, (&raw mut from).cast(), &raw mut size)
+                    };
+                    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+                })
+                .await?;
+            let [a, b, c, d, e, f, ..] = from.sll_addr;
+            if let Some(payload) = bytes.get(..length).and_then(udp_payload) {
+                return Ok((MacAddr([a, b, c, d, e, f]), payload.to_vec()));
+            }
+        }
+    }
+}
+
+/// What a UDP datagram in an IPv4 packet carries.
+fn udp_payload(packet: &[u8]) -> Option<&[u8]> {
+    let header = usize::from(packet.first()? & 15) * 4;
+    packet.get(header + 8..)
 }
 
 /// Sender of an ARP packet for IPv4 over Ethernet that claims an address.

@@ -109,6 +109,11 @@ impl Ask {
     fn relay(&self) -> Option<Ipv4Addr> {
         given(self.packet.head.giaddr)
     }
+
+    /// Somebody who wants to see what a phone would be told: no device, and nobody who will take the address.
+    fn is_rehearsal(&self) -> bool {
+        self.packet.options.get(code::USER_CLASS) == Some(super::class::REHEARSAL)
+    }
 }
 
 /// A lease on its way to the disk, and what happens once it is there.
@@ -384,7 +389,9 @@ impl Server {
             let vendor_class = ask.packet.options.text(code::VENDOR_CLASS).map(|text| printable(&text));
             tracing::info!(mac = %ask.mac, family = ?ask.class.family, relay = ?ask.relay(), "DISCOVER");
             let asked = ask.packet.options.get(code::PARAMETER_LIST).unwrap_or_default().to_vec();
-            self.tell(Event::DhcpDiscover { mac: ask.mac, family: ask.class.family.clone(), vendor_class, relay: ask.relay(), asked });
+            if !ask.is_rehearsal() {
+                self.tell(Event::DhcpDiscover { mac: ask.mac, family: ask.class.family.clone(), vendor_class, relay: ask.relay(), asked });
+            }
         }
         // An offer without an address, as PXE knows it, is read by no phone.
         if !self.leases_here(&ask) {
@@ -422,7 +429,8 @@ impl Server {
     }
 
     fn send_offer(&mut self, now: Timestamp, ask: &Ask, address: Ipv4Addr) {
-        let until = now.plus_secs(self.config.offer_secs.into());
+        // A rehearsal asks for many addresses, and takes none.
+        let until = now.plus_secs(if ask.is_rehearsal() { 1 } else { self.config.offer_secs.into() });
         let sent = self.table.offer(address, &ask.client, ask.packet.head.xid, until);
         self.lapse_at.get_or_insert(now.plus_secs(1));
         let lease_secs = self.lease_secs(ask);
@@ -430,7 +438,9 @@ impl Server {
         let broadcast = sent >= DEAF_AFTER || given(ask.packet.head.ciaddr).is_some();
         let Some(reply) = self.reply(now, MessageType::Offer, ask, address, Some(lease_secs), broadcast) else { return };
         self.actions.push_back(Action::Send(reply));
-        self.tell(Event::DhcpOffer { mac: ask.mac, address });
+        if !ask.is_rehearsal() {
+            self.tell(Event::DhcpOffer { mac: ask.mac, address });
+        }
     }
 
     /// RFC 2131 §4.3.2: which of the four kinds of REQUEST it is shows in which fields are filled.

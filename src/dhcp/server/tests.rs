@@ -614,6 +614,17 @@ fn other_settings_take_hold_at_renewal() {
 }
 
 #[test]
+fn a_rehearsal_is_answered_and_leaves_nothing() {
+    let mut lab = Lab::new(OFFICE);
+    let (offer, _) = lab.one(msg(MessageType::Discover, 1).with(77, crate::dhcp::class::REHEARSAL));
+    assert_eq!((offer.message_type(), offer.head.yiaddr), (Some(MessageType::Offer), ip("10.0.0.10")));
+    assert!(lab.events.is_empty(), "no device is seen: {:?}", lab.events);
+    lab.now = lab.now.plus_secs(2);
+    lab.server.handle_timeout(lab.now);
+    assert_eq!(lab.lease(2), ip("10.0.0.10"), "the address is free again for a phone");
+}
+
+#[test]
 fn a_client_may_ask_for_less_time() {
     let mut lab = Lab::new(OFFICE);
     for (asked, got) in [(600u32, 600), (1, 60), (u32::MAX, 3600)] {

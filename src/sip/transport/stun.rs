@@ -1,5 +1,5 @@
 //! STUN on the SIP port: phones behind NAT ask which address they are seen under, and so keep the way to them open
-//! (RFC 5626 §4.4.2, RFC 5389, and RFC 3489 for old phones). Pure: a datagram in, the answer out.
+//! (RFC 5626 §4.4.2, RFC 5389, and RFC 3489 for old phones). Pure: a datagram in, the answer out; and the phone's side of it.
 //!
 //! Only Binding requests are answered, and nothing that is malformed: silence costs nothing and helps no reflector. Not here:
 //! authentication, which keep-alives do not use; CHANGE-REQUEST, which would want a second address.
@@ -43,6 +43,42 @@ pub fn answer(datagram: &[u8], peer: SocketAddr) -> Option<Vec<u8>> {
     }
     let (kind, mask) = if modern { (XOR_MAPPED_ADDRESS, id) } else { (MAPPED_ADDRESS, [0; 16]) };
     Some(message(BINDING_SUCCESS, id, &attribute(kind, &address(peer, mask))))
+}
+
+/// A Binding request, as a phone asks; `id` names the question.
+pub fn question(id: [u8; 12]) -> Vec<u8> {
+    message(BINDING_REQUEST, whole(id), &[])
+}
+
+/// The address that the answer to [`question`] tells; `None` if it is not that answer.
+pub fn mapped(datagram: &[u8], id: [u8; 12]) -> Option<SocketAddr> {
+    let (header, mut body) = datagram.split_at_checked(HEADER)?;
+    if header.get(..2)? != BINDING_SUCCESS.to_be_bytes() || header.get(4..)? != whole(id) {
+        return None;
+    }
+    while let Some((head, rest)) = body.split_at_checked(4) {
+        let len = usize::from(u16::from_be_bytes([*head.get(2)?, *head.get(3)?]));
+        let value = rest.get(..len)?;
+        if head.get(..2)? == XOR_MAPPED_ADDRESS.to_be_bytes() {
+            let plain = |masked: &[u8]| masked.iter().zip(whole(id)).map(|(byte, mask)| byte ^ mask).collect::<Vec<_>>();
+            let port = u16::from_be_bytes(plain(value.get(2..4)?).try_into().ok()?);
+            let ip = plain(value.get(4..)?);
+            let ip = match ip.len() {
+                4 => IpAddr::from(<[u8; 4]>::try_from(ip).ok()?),
+                _ => IpAddr::from(<[u8; 16]>::try_from(ip).ok()?),
+            };
+            return Some(SocketAddr::new(ip, port));
+        }
+        body = rest.get(len.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+fn whole(id: [u8; 12]) -> [u8; 16] {
+    let mut whole = [0; 16];
+    whole[..4].copy_from_slice(&MAGIC_COOKIE);
+    whole[4..].copy_from_slice(&id);
+    whole
 }
 
 /// Attributes that must be understood and are not, at most 8; `None` if they do not fit into the message.
@@ -107,6 +143,15 @@ mod tests {
         let old = "00112233445566778899aabbccddeeff";
         let answer = answer(&bytes(&format!("0001 0008 {old} 0003 0004 00000000")), "192.0.2.1:32853".parse().unwrap());
         assert_eq!(answer, Some(bytes(&format!("0101 000c {old} 0001 0008 0001 8055 c0000201"))));
+    }
+
+    #[test]
+    fn who_asks_reads_what_is_answered() {
+        for peer in ["192.0.2.1:32853", "[2001:db8::7]:5060"] {
+            let (peer, id) = (peer.parse().unwrap(), [7; 12]);
+            let answer = answer(&question(id), peer).expect("an answer");
+            assert_eq!((mapped(&answer, id), mapped(&answer, [8; 12])), (Some(peer), None));
+        }
     }
 
     #[test]
