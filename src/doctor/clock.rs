@@ -49,10 +49,10 @@ pub fn offset(answer: &[u8], sent: i64, now: i64) -> Option<Result<i64, NoTime>>
     if flags & 7 != 4 || part(24)? != stamp(sent) {
         return None;
     }
+    let (received, transmitted) = (milliseconds(part(32)?), milliseconds(part(40)?));
     if flags >> 6 == 3 || stratum == 0 || stratum >= 16 {
         return Some(Err(NoTime::Unsynchronised));
     }
-    let (received, transmitted) = (milliseconds(part(32)?), milliseconds(part(40)?));
     Some(Ok(((received - sent) + (transmitted - now)) / 2))
 }
 
