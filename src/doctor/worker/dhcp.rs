@@ -34,7 +34,7 @@ const LISTEN: Duration = Duration::from_secs(4);
 /// Some servers try each address by ping before they offer it, one after the other, three seconds each.
 const LONGEST: Duration = Duration::from_secs(25);
 const NOBODY: Duration = Duration::from_secs(9);
-const AGAIN: Duration = Duration::from_secs(3);
+const AGAIN: Duration = Duration::from_secs(2);
 /// The last three bytes of the made-up phones: the same each time, so that servers that remember remember a few.
 const NUMBER: u32 = 0xd0_c702;
 
@@ -50,7 +50,7 @@ pub async fn discover(interface: &Interface, makes: &[Make]) -> io::Result<Seen>
     let questions = questions(interface, makes);
     let mut seen = Seen { interface: interface.name.clone(), makes: makes.to_vec(), offers: Vec::new() };
     let (began, mut again) = (Instant::now(), Instant::now());
-    let mut heard = BTreeSet::new();
+    let (mut heard, mut rounds) = (BTreeSet::new(), 0);
     loop {
         let now = Instant::now();
         let all = makes.iter().all(|make| seen.offers.iter().any(|offer| offer.make.is_some_and(|asked| asked.family == make.family)));
@@ -66,10 +66,13 @@ pub async fn discover(interface: &Interface, makes: &[Make]) -> io::Result<Seen>
             return Ok(seen);
         }
         if now >= again {
-            for question in questions.iter().filter(|question| !heard.iter().any(|(xid, _)| *xid == question.xid)) {
+            // Twice in any case: where one has answered, a second may have missed it.
+            let unheard = |question: &&Question| rounds < 2 || !heard.iter().any(|(xid, _)| *xid == question.xid);
+            for question in questions.iter().filter(unheard) {
                 socket.send_to(&question.bytes, SocketAddrV4::new(Ipv4Addr::BROADCAST, 67)).await?;
             }
             again = now + AGAIN;
+            rounds += 1;
         }
         let Ok(reply) = timeout_at(ends.min(again), replies.heard()).await else { continue };
         let (hardware, bytes) = reply?;
