@@ -415,6 +415,7 @@ fn a_table_of_neighbours_that_is_too_small_is_told_by_check_and_serve() {
     let many =
         cli::office(cli::USERS).replace("127.64.0.0/16", "10.0.0.0/8").replace("127.64.8.10-127.64.8.250", "10.1.0.0-10.200.255.255");
     let folder = cli::folder(&[(cli::ITS, &many), ("users.yaml", &cli::shipped("config/demo/users.yaml"))]);
+    fs::create_dir_all(folder.path().join("data")).expect("made");
     let says = "addresses, and this machine's table of neighbours";
     let check = cli::plugtone(folder.path(), &["check", "--config", cli::ITS]).good();
     assert!(check.contains(says) && check.contains("net.ipv4.neigh.default.gc_thresh3="), "{check}");
