@@ -137,7 +137,7 @@ const REPLACE: &str = "correct that time server, or name another (`ntp` of the s
     (`chronyc tracking`)";
 
 fn apart(ms: i64) -> String {
-    let secs = ms.abs() / 1000;
+    let secs = (ms.abs() + 500) / 1000;
     let parts = [(secs / 86_400, "d"), (secs % 86_400 / 3600, "h"), (secs % 3600 / 60, "min"), (secs % 60, "s")];
     let parts: Vec<_> = parts.iter().filter(|(number, _)| *number > 0).take(2).map(|(number, unit)| format!("{number} {unit}")).collect();
     format!("{} {}", listed(parts), if ms < 0 { "behind" } else { "ahead of" })
@@ -183,7 +183,7 @@ mod tests {
             ("lost", vec![(a, Err(NoTime::Unsynchronised))], None, false, "Wrong: the time server 10.0.0.1 says that it does not know"),
             (
                 "off",
-                vec![(a, Ok(2 * HOUR))],
+                vec![(a, Ok(2 * HOUR - 40))],
                 Some(0),
                 false,
                 "Wrong: the time server 10.0.0.1 is 2 h ahead of this machine's clock; the Plugtone server agrees with this machine",

@@ -94,7 +94,7 @@ pub fn findings(seen: &Seen, expected: &Expected<'_>) -> Vec<Finding> {
         }
         let complaints =
             [unanswered(seen, *server, offers), network(*server, offers, expected), options(*server, offers, expected)].concat();
-        if complaints.is_empty() {
+        if complaints.iter().all(|complaint| complaint.severity < Severity::Wrong) {
             found.push(Area::Dhcp.good(format!("{server} tells all {} makes of phones where their files are", seen.makes.len())));
         }
         found.extend(complaints);
@@ -399,11 +399,14 @@ fn of_one_make(server: Ipv4Addr, make: &Make, packet: &Packet, expected: &Expect
     let Some(text) = text_of(&value) else { return vec![no_url(hex(&value))] };
     let mut found = Vec::new();
     if value.ends_with(&[0]) {
-        found.push(complaint(
-            format!("option {code} of {server} ends with a NUL byte, which some phones take for a part of the name"),
-            "write the option as text, not as hex or a C string",
-            String::new(),
-        ));
+        found.push(Complaint {
+            severity: Severity::Note,
+            ..complaint(
+                format!("option {code} of {server} ends with a NUL byte, as dnsmasq always writes it; firmware that does not cut it off asks for wrong names"),
+                "good if phones find their files; else write the option as plain text in a server that sends it so",
+                String::new(),
+            )
+        });
     }
     let Some(place) = Place::read(&text, make.default_scheme) else {
         found.push(no_url(format!("'{}'", text.chars().take(80).collect::<String>())));
@@ -568,7 +571,7 @@ mod tests {
                 None,
                 "does not tell where the files are; these makes find no server by DHCP: yealink (option 66 or 43)",
             ),
-            ("a NUL", 66, url("http://10.0.0.1:8080\0"), "option 66 of 10.0.0.1 ends with a NUL byte"),
+            ("a NUL", 66, url("http://10.0.0.1:8080\0"), "Note: option 66 of 10.0.0.1 ends with a NUL byte"),
             ("quotes", 66, url("\"http://10.0.0.1:8080\""), "neither a host nor a URL: '\"http"),
             ("hex of something", 66, Some(vec![1, 4, 10, 0, 0, 1]), "neither a host nor a URL: 01040a000001"),
             ("another host", 66, url("http://10.9.9.9"), "sends phones to http://10.9.9.9, which is not the Plugtone server: yealink"),
