@@ -197,8 +197,8 @@ fn gather(complaints: Vec<Complaint>) -> Vec<Finding> {
 }
 
 fn unanswered(seen: &Seen, server: Ipv4Addr, offers: &[&Offer]) -> Vec<Finding> {
-    let answered = |family: &str| offers.iter().any(|offer| offer.make.is_some_and(|make| make.family == family));
-    let without: Vec<_> = seen.makes.iter().map(|make| make.family).filter(|family| !answered(family)).collect();
+    let answered = |name: &str| offers.iter().any(|offer| offer.make.is_some_and(|make| make.name == name));
+    let without: Vec<_> = seen.makes.iter().map(|make| make.name).filter(|name| !answered(name)).collect();
     if without.is_empty() {
         return Vec::new();
     }
@@ -323,7 +323,9 @@ fn hours(secs: i32) -> String {
 /// The option that a make reads first of those that are there.
 fn first_option(make: &Make, packet: &Packet) -> Option<(u8, Vec<u8>)> {
     let value = |code: &u8| packet.options.get(*code).filter(|value| !value.is_empty()).map(|value| (*code, value.to_vec()));
-    make.server_options.iter().find_map(value)
+    // The simulated phone leaves 150 out, which has no port; a real one reads it first.
+    let first: &[u8] = if make.name == "cisco_79xx" { &[TFTP_SERVERS] } else { &[] };
+    first.iter().chain(make.server_options).find_map(value)
 }
 
 /// As a phone reads it, without NUL at the end; `None` if it is no text.
@@ -368,13 +370,8 @@ fn options(server: Ipv4Addr, offers: &[&Offer], expected: &Expected<'_>) -> Vec<
 }
 
 fn of_one_make(server: Ipv4Addr, make: &Make, packet: &Packet, expected: &Expected<'_>) -> Vec<Complaint> {
-    let complaint = |says: String, remedy: &'static str, detail: String| Complaint {
-        severity: Severity::Wrong,
-        says,
-        remedy,
-        make: make.family,
-        detail,
-    };
+    let complaint =
+        |says: String, remedy: &'static str, detail: String| Complaint { severity: Severity::Wrong, says, remedy, make: make.name, detail };
     let Some((code, value)) = first_option(make, packet) else {
         let wanted: Vec<_> = make.server_options.iter().map(u8::to_string).collect();
         return vec![complaint(
@@ -461,7 +458,7 @@ fn elsewhere(server: Ipv4Addr, make: &Make, code: u8, to: &str) -> Complaint {
         severity: Severity::Wrong,
         says: format!("option {code} of {server} sends phones to {to}, which is not the Plugtone server"),
         remedy: "correct the option there; `plugtone dhcp sheet` prints what it should be",
-        make: make.family,
+        make: make.name,
         detail: String::new(),
     }
 }

@@ -53,7 +53,7 @@ pub async fn discover(interface: &Interface, makes: &[Make]) -> io::Result<Seen>
     let (mut heard, mut rounds) = (BTreeSet::new(), 0);
     loop {
         let now = Instant::now();
-        let all = makes.iter().all(|make| seen.offers.iter().any(|offer| offer.make.is_some_and(|asked| asked.family == make.family)));
+        let all = makes.iter().all(|make| seen.offers.iter().any(|offer| offer.make.is_some_and(|asked| asked.name == make.name)));
         let ends = began
             + if all {
                 LISTEN
