@@ -215,3 +215,37 @@ async fn a_new_phone_of_another_make_takes_the_place_of_an_old_one() {
     assert!(!told.iter().any(|event| matches!(event, Event::ReloadRequested { .. })), "nobody tells a box to reload: {told:?}");
     office.node.stop().await;
 }
+
+/// `UPDATE_LABELS=1` writes the sheets anew; look at them in a browser before you commit.
+#[test]
+fn cards_and_labels_are_printed_from_what_is_known() {
+    let server = a_server();
+    let table = "mac,family,model,label,room,user\n00:15:65:00:00:21,yealink,T46S,Front <desk> & bell,Hall,1001\n00:15:65:00:00:22,,,,,\n";
+    server.write("phones.csv", table);
+    server.ask(&["phones", "import", "phones.csv", "--apply"]).good();
+    let pin = "in your letter of welcome";
+    let users = ["labels", "users", "--only", "1001", "--only", "2042", "--pin", pin, "--title", "Müller & Söhne"];
+    for (name, arguments) in [("users.html", &users[..]), ("phones.html", &["labels", "phones"])] {
+        let sheet = server.ask(arguments).good();
+        assert_eq!(sheet.matches("<article>").count(), 2, "{sheet}");
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labels").join(name);
+        if std::env::var_os("UPDATE_LABELS").is_some() {
+            fs::write(&kept, &sheet).expect("written");
+        }
+        assert_eq!(sheet, fs::read_to_string(&kept).expect("kept"), "{name}: if it should be so, UPDATE_LABELS=1");
+    }
+    let cards = server.ask(&users).good();
+    for word in ["Ada Lovelace", "2041", "<code>1001</code>", "Müller &amp; Söhne", pin] {
+        assert!(cards.contains(word), "no {word} in {cards}");
+    }
+    for word in ["1815", "1912", "argon2", "Grace"] {
+        assert!(!cards.contains(word), "{word} is in {cards}");
+    }
+    let found = server.ask(&["labels", "phones", "--search", "front", "--output", "labels.html"]).good();
+    assert_eq!((found.as_str(), fs::read_to_string(server.path("labels.html")).expect("written").matches("<article>").count()), ("", 1));
+    // Of one's own.
+    server.write("ours.j2", "{% for card in cards %}{{ card.name }}: {{ card.extension }}\n{% endfor %}");
+    assert_eq!(server.ask(&[&users[..], &["--template", "ours.j2"]].concat()).good(), "Ada Lovelace: 2041\nAlan Turing: 2042\n");
+    server.write("ours.j2", "{{ nothing }}");
+    assert!(server.ask(&[&users[..], &["--template", "ours.j2"]].concat()).bad().contains("ours.j2 cannot be rendered"));
+}

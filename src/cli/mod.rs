@@ -15,6 +15,7 @@ mod dhcp;
 mod dial;
 mod doctor;
 mod ivr;
+mod labels;
 mod ladder;
 mod lists;
 mod manual;
@@ -68,6 +69,7 @@ enum Command {
     Unbind(lists::Unbind),
     Phones(phones::Phones),
     Swap(phones::Swap),
+    Labels(labels::Labels),
     Dial(dial::Dial),
     Calls(dial::Calls),
     Trunks(trunks::Trunks),
@@ -105,6 +107,7 @@ impl Cli {
             Command::Unbind(command) => command.run().await,
             Command::Phones(command) => command.run().await,
             Command::Swap(command) => command.run().await,
+            Command::Labels(command) => command.run().await,
             Command::Dial(command) => command.run().await,
             Command::Calls(command) => command.run().await,
             Command::Trunks(command) => command.run().await,
