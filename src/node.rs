@@ -32,7 +32,7 @@ use crate::{
     media::Media,
     model::{BindingRecord, Event, Events, Keys, MacAddr, Secret, User},
     provisioning::{
-        self, Endpoints, Files, History, Identities, Identity, Neighbours, Onboarding, PhoneClasses, beside, classify,
+        self, Endpoints, Files, History, Identities, Identity, Neighbours, Onboarding, PhoneBook, PhoneClasses, beside, classify,
         onboarding::{self, CallKind, Output, Registration, Sighting},
         pnp,
     },
@@ -94,6 +94,8 @@ struct Live {
     voicemail: Option<Voicemail>,
     calls: call::Handle,
     onboarding: Onboarding,
+    phone_book: PhoneBook,
+    files: Files,
     dhcp: Option<dhcp::socket::Running>,
     certificates: Option<Arc<Certificates>>,
     settings: ArcSwap<Settings>,
@@ -259,7 +261,15 @@ impl Node {
             realm: settings.sip.realm.clone(),
         };
         let history = History::start(shared.clone(), u64::from(settings.store.config_history_mb) << 20).await?;
+        let phone_book = PhoneBook::default();
+        let book = settings.provisioning.phone_book.clone();
+        if book.enabled {
+            // Phones learn where it is even before it was read.
+            phone_book.set(&[]);
+            tasks.push(tokio::spawn(phone_book.clone().keep(book, directory.clone(), shared.clone())));
+        }
         let neighbours = Neighbours {
+            phone_book: phone_book.clone(),
             templates: templates.clone(),
             leases: Arc::new(lease_view.clone()),
             devices: Arc::new(onboarding.clone()),
@@ -316,6 +326,8 @@ impl Node {
             voicemail: voicemail.clone(),
             calls: engine.handle.clone(),
             onboarding: onboarding.clone(),
+            phone_book,
+            files: files.clone(),
             dhcp,
             certificates,
             settings: ArcSwap::from_pointee(settings.clone()),
@@ -387,6 +399,10 @@ impl Node {
         &self.live.calls
     }
 
+    pub fn files(&self) -> &Files {
+        &self.live.files
+    }
+
     pub fn onboarding(&self) -> &Onboarding {
         &self.live.onboarding
     }
@@ -442,6 +458,7 @@ impl Live {
         self.templates.reload().map_err(|faults| told(&faults))?;
 
         self.directory.0.store(Arc::new(people));
+        self.phone_book.read_again();
         self.ivr.replace_flow(&new.ivr, loaded);
         self.calls.reload(calls).await;
         if let (Some(running), Some(config)) = (&self.voicemail, voicemail) {
@@ -517,6 +534,10 @@ impl Directory for Replaceable {
 
     async fn list(&self, limit: usize) -> Result<Vec<User>, directory::Denied> {
         self.0.load_full().list(limit).await
+    }
+
+    async fn contacts(&self, limit: usize) -> Result<Vec<directory::Contact>, directory::Denied> {
+        self.0.load_full().contacts(limit).await
     }
 }
 

@@ -14,8 +14,8 @@ use plugtone::{
         event::{Door, Oddity},
     },
     provisioning::{
-        Endpoints, FileAnswer, FileRequest, FileService, Files, History, Holding, Identities, Leases, Neighbours, Onboarding, Settings,
-        Transfer, classify::reload_methods, onboarding::Config,
+        Endpoints, FileAnswer, FileRequest, FileService, Files, History, Holding, Identities, Leases, Neighbours, Onboarding, PhoneBook,
+        Settings, Transfer, classify::reload_methods, onboarding::Config,
     },
     store::{Sqlite, Store},
     template::{Templates, shipped},
@@ -93,6 +93,7 @@ impl Office {
             keys: Arc::new(key.clone()),
             store: store.clone(),
             history: history.clone(),
+            phone_book: PhoneBook::default(),
             events,
         };
         let endpoints = Endpoints { http_port: Some(8080), ..Default::default() };

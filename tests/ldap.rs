@@ -29,8 +29,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-const BASE: &str = "dc=example,dc=com";
-const SERVICE: &str = "cn=service,dc=example,dc=com";
+pub const BASE: &str = "dc=example,dc=com";
+pub const SERVICE: &str = "cn=service,dc=example,dc=com";
 
 /// What to tell who has no slapd: a test must not pass without.
 fn program(names: &[&str], package: &str) -> PathBuf {
@@ -117,6 +117,11 @@ fn free_port() -> SocketAddr {
 
 impl Slapd {
     pub fn start() -> Self {
+        Self::holding("")
+    }
+
+    /// With more entries than everybody's.
+    pub fn holding(more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         certificates(folder.path());
         let at = |name: &str| folder.path().join(name).display().to_string();
@@ -135,7 +140,7 @@ impl Slapd {
             at("db"),
         );
         fs::write(folder.path().join("slapd.conf"), config).expect("written");
-        fs::write(folder.path().join("data.ldif"), ldif()).expect("written");
+        fs::write(folder.path().join("data.ldif"), format!("{}{more}", ldif())).expect("written");
         let slapadd = program(&["/usr/sbin/slapadd", "/sbin/slapadd"], "slapd");
         run(Command::new(slapadd).args(["-q", "-f", &at("slapd.conf"), "-l", &at("data.ldif")]));
         let mut slapd = Self { folder, child: None, plain: free_port(), tls: free_port() };
@@ -156,7 +161,7 @@ impl Slapd {
         }
     }
 
-    fn down(&mut self) {
+    pub fn down(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();

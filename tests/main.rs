@@ -31,6 +31,7 @@ mod ldap;
 mod media;
 mod netns;
 mod onboarding;
+mod phone_book;
 mod pnp;
 mod render;
 mod rfc;

@@ -71,6 +71,7 @@ fn subject(mac: MacAddr, model: Option<&str>, owner: Option<(&str, &str)>) -> Su
         address: "10.0.1.7".parse().ok(),
         user_id: None,
         inventory: Default::default(),
+        contacts: None,
         admin_password: Some(Secret::new("admin23456ab")),
     }
 }

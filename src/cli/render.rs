@@ -18,7 +18,7 @@ use crate::{
         variables::{self, Own},
     },
     store::{Store, sqlite::Sqlite},
-    template::{Line, Subject, TemplateSet, Templates},
+    template::{Contacts, Line, Subject, TemplateSet, Templates},
 };
 
 /// Prints the files that a phone would get, with secrets masked.
@@ -121,7 +121,9 @@ impl Wanted {
             None => MasterKey::new([0; 32]),
         };
 
-        let (mut known, mut generation, mut address) = (Known::default(), 0, None);
+        // Who is in it does not matter here.
+        let contacts = settings.provisioning.phone_book.enabled.then(|| Contacts::new(std::iter::empty()));
+        let (mut known, mut generation, mut address) = (Known { contacts, ..Known::default() }, 0, None);
         let mut owner = self.extension.clone().map(|extension| (extension.clone(), format!("Extension {extension}")));
         if owner.is_none() && !self.unbound && settings.store.path.exists() {
             let store = Sqlite::open(&settings.store.path)?;

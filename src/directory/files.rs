@@ -11,7 +11,7 @@ use serde_yaml::Spanned;
 use tokio::sync::Semaphore;
 
 use super::{
-    Denied, Directory, Error,
+    Contact, Denied, Directory, Error,
     pin::{self, StoredPin},
     plausible_login,
     settings::FileSettings,
@@ -172,6 +172,10 @@ impl Directory for Files {
         users.sort_by(|a, b| a.login.cmp(&b.login));
         users.truncate(limit);
         Ok(users)
+    }
+
+    async fn contacts(&self, limit: usize) -> Result<Vec<Contact>, Denied> {
+        Ok(self.list(limit).await?.into_iter().map(Contact::from).collect())
     }
 }
 

@@ -28,7 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::{
-    Denied, Directory, Error,
+    Contact, Denied, Directory, Error,
     pin::StoredPin,
     plausible_login,
     settings::{Attributes, Check, LdapConfig, LdapSettings, Tls, Verify},
@@ -168,6 +168,15 @@ impl Directory for LdapDirectory {
                     Err(Denied::Unavailable(format!("several people have the number {login}: `directory.ldap.login` must be unique")))
                 }
             }
+        })
+        .await
+    }
+
+    async fn contacts(&self, limit: usize) -> Result<Vec<Contact>, Denied> {
+        self.within(async {
+            let settings = &self.inner.config.settings;
+            let entries = self.inner.search(settings.filter_for_contacts(), limit).await?;
+            Ok(entries.into_iter().map(|entry| to_contact(settings, entry)).collect())
         })
         .await
     }
@@ -532,9 +541,17 @@ impl LdapSettings {
         format!("(&{}(|{any}))", self.filter)
     }
 
+    /// Whoever may log in, and whoever has a number.
+    fn filter_for_contacts(&self) -> String {
+        let numbers = std::iter::once(&self.attributes.extension).chain(self.attributes.more_numbers.values());
+        let any: String = self.login.iter().chain(numbers).filter(|name| !name.is_empty()).map(|name| format!("({name}=*)")).collect();
+        format!("(&{}(|{any}))", self.filter)
+    }
+
     fn wanted_attributes(&self) -> Vec<String> {
         let a = &self.attributes;
         let mut wanted: Vec<String> = self.login.iter().chain(&a.display_name).chain([&a.mail, &a.extension, &a.groups]).cloned().collect();
+        wanted.extend(a.more_numbers.values().cloned());
         if self.check == Check::Compare {
             wanted.push(self.pin_attribute.clone());
         }
@@ -561,6 +578,21 @@ fn to_found(settings: &LdapSettings, entry: SearchEntry, login: &str) -> Option<
         id: entry.dn,
     };
     Some(Found { pin: first(&settings.pin_attribute).filter(|_| settings.check == Check::Compare), user })
+}
+
+/// An entry as somebody in the phone book.
+fn to_contact(settings: &LdapSettings, entry: SearchEntry) -> Contact {
+    let first = |name: &str| {
+        let held = entry.attrs.iter().find(|(held, _)| held.eq_ignore_ascii_case(name));
+        held.and_then(|(_, values)| values.first()).filter(|value| !value.is_empty()).cloned()
+    };
+    let names = &settings.attributes;
+    Contact {
+        name: names.display_name.iter().find_map(|name| first(name)).unwrap_or_else(|| entry.dn.clone()),
+        extension: first(&names.extension).and_then(|value| to_extension(names, &value, &entry.dn)),
+        numbers: names.more_numbers.iter().filter_map(|(kind, name)| Some((kind.clone(), first(name)?))).collect(),
+        id: entry.dn,
+    }
 }
 
 fn to_extension(names: &Attributes, value: &str, dn: &str) -> Option<Extension> {

@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 
-use crate::model::{Keys, User, event::Events};
+use crate::model::{Extension, Keys, User, event::Events};
 
 /// A YAML file with argon2id hashes: labs, the demo, small offices.
 pub mod files;
@@ -55,6 +55,23 @@ pub enum Error {
     Users(crate::yaml::Fault),
 }
 
+/// Somebody for the phone book.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// As [`User::id`].
+    pub id: String,
+    pub name: String,
+    pub extension: Option<Extension>,
+    /// Kind and number as the directory has it, as `mobile` and `+49 171 1234567`.
+    pub numbers: Vec<(String, String)>,
+}
+
+impl From<User> for Contact {
+    fn from(user: User) -> Self {
+        Self { id: user.id, name: user.display_name, extension: user.extension, numbers: Vec::new() }
+    }
+}
+
 #[async_trait]
 pub trait Directory: Send + Sync + 'static {
     /// Checks a log-in. Never takes longer than the configured limit; never sends an empty PIN anywhere.
@@ -63,6 +80,8 @@ pub trait Directory: Send + Sync + 'static {
     async fn find(&self, login: &str) -> Result<Option<User>, Denied>;
     /// The first `limit` users, by login.
     async fn list(&self, limit: usize) -> Result<Vec<User>, Denied>;
+    /// The first `limit` people of the phone book, in no order: users, and others who have a number.
+    async fn contacts(&self, limit: usize) -> Result<Vec<Contact>, Denied>;
 }
 
 /// Makes the configured directory. Needs a running tokio runtime.

@@ -1,6 +1,6 @@
 //! The `directory:` section: what an administrator writes, and what it means after [`Settings::check`].
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -139,6 +139,9 @@ pub struct Attributes {
     /// When the attribute holds whole numbers as `+49 30 1234-2041`: how many of the last digits are the extension.
     pub extension_last_digits: Option<usize>,
     pub groups: String,
+    /// Other numbers for the phone book, each kind with its attribute, as `{ mobile: mobile, home: homePhone }`. Everybody with a
+    /// phone sees them.
+    pub more_numbers: BTreeMap<String, String>,
 }
 
 impl Default for Attributes {
@@ -149,6 +152,7 @@ impl Default for Attributes {
             extension: "telephoneNumber".into(),
             extension_last_digits: None,
             groups: "memberOf".into(),
+            more_numbers: BTreeMap::new(),
         }
     }
 }
@@ -205,6 +209,9 @@ impl LdapSettings {
         }
         if !(self.filter.is_empty() || self.filter.starts_with('(') && self.filter.ends_with(')')) {
             return wrong("ldap.filter", "is an LDAP filter in brackets, as (objectClass=person)");
+        }
+        if self.attributes.more_numbers.values().any(|name| !is_attribute(name)) {
+            return wrong("ldap.attributes.more_numbers", "names an attribute for each kind of number, as { mobile: mobile }");
         }
         if self.check == Check::Compare && !is_attribute(&self.pin_attribute) {
             return wrong("ldap.pin_attribute", "is needed for `check: compare`: which attribute holds the PIN?");

@@ -47,6 +47,7 @@ impl<K: Keys> PhoneClasses<K> {
             address: Some(address.into()),
             user_id: None,
             inventory: Default::default(),
+            contacts: None,
             admin_password: None,
         }
     }

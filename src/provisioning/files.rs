@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    FileAnswer, FileRequest, FileService, History, Identity, Onboarding, ServedFile, Transfer,
+    FileAnswer, FileRequest, FileService, History, Identity, Onboarding, PhoneBook, ServedFile, Transfer,
     access::{Claims, Proof, Window},
     identify::{Peer, locate, plain},
     onboarding::Sighting,
@@ -73,6 +73,7 @@ pub struct Neighbours {
     pub keys: Arc<dyn Keys>,
     pub store: Arc<dyn Store>,
     pub history: History,
+    pub phone_book: PhoneBook,
     pub events: Events,
 }
 
@@ -117,7 +118,7 @@ impl Files {
     ) -> Vec<Result<crate::template::Rendered, crate::yaml::Fault>> {
         let inner = &self.0;
         let set = inner.neighbours.templates.current();
-        let known = inner.neighbours.devices.known(mac).await;
+        let known = inner.known(mac).await;
         let family = family.or(known.family.as_deref()).or(set.recognise_mac(mac)).unwrap_or("generic").to_owned();
         let model = model.map(str::to_owned).or(known.model.clone());
         let subject = inner.own_subject(&set, Own { mac, known: &known, model, source: inner.endpoints.load().address, local: None });
@@ -129,7 +130,7 @@ impl Files {
         let inner = self.0.clone();
         let mut phones = Vec::new();
         for device in devices {
-            let mut known = inner.neighbours.devices.known(device.mac).await;
+            let mut known = inner.known(device.mac).await;
             known.lines.iter_mut().for_each(|line| line.secret = Hidden.secret());
             phones.push((device, known));
         }
@@ -211,6 +212,11 @@ impl Inner {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner).window(now, source, mac)
     }
 
+    /// Who a phone is now, and the phone book as it is now.
+    async fn known(&self, mac: MacAddr) -> Known {
+        Known { contacts: self.neighbours.phone_book.contacts(), ..self.neighbours.devices.known(mac).await }
+    }
+
     fn own_subject(&self, set: &TemplateSet, phone: Own<'_>) -> Subject {
         own(set, &self.settings, &self.endpoints.load(), &*self.neighbours.keys, phone)
     }
@@ -225,7 +231,7 @@ impl Inner {
         if proof == Proof::OpenWindow {
             self.claims.lock().unwrap_or_else(PoisonError::into_inner).claim(now(), source, mac);
         }
-        let known = self.neighbours.devices.known(mac).await;
+        let known = self.known(mac).await;
         // An owner's phone: one that is nobody's may be anything yet.
         if let (Some(was), Some(says), true) = (&known.family, &peer.family, known.has_owner())
             && was != says
@@ -276,7 +282,8 @@ impl Inner {
     ) -> FileAnswer {
         match set.rendered(file, subject) {
             Ok(rendered) => {
-                let shown = whose.and_then(|(mac, subject)| {
+                // A phone book is long, everybody has it, and it changes by itself.
+                let shown = whose.filter(|_| !file.phone_book).and_then(|(mac, subject)| {
                     self.neighbours.history.given(mac, &rendered.name, rendered.hash, now(), || {
                         let masked = set.render_masked(file, &subject());
                         let masked = masked.inspect_err(|fault| tracing::warn!(%mac, path, %fault, "the file cannot be shown to people"));
@@ -381,7 +388,7 @@ impl Inner {
             Verdict::Common { path, peer, .. } => return Err(Refused { mac: peer.mac, path, reason: "it is not the phone's own".into() }),
             Verdict::Missing { mac, path } => return Err(Refused { mac, path, reason: "no make uploads that name".into() }),
         };
-        let known = self.neighbours.devices.known(mac).await;
+        let known = self.known(mac).await;
         match upload_rule(&set, &path, &peer, &known).filter(|rule| rule.mac == mac) {
             Some(rule) => Ok((mac, path, rule, known)),
             None => Err(Refused { mac: Some(mac), path, reason: "its make does not upload that name".into() }),
@@ -507,6 +514,7 @@ impl Devices for Onboarding {
             // With the secrets that are in the file, not with those of a moment later.
             generation: identities.first().map_or(0, |identity| identity.generation),
             lines: identities.into_iter().map(line).collect(),
+            contacts: None,
             user_id: bindings.into_iter().flatten().find(|binding| binding.line == 1).map(|binding| binding.user_id),
         }
     }

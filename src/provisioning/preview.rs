@@ -194,6 +194,7 @@ mod tests {
             address: None,
             user_id: None,
             inventory: Default::default(),
+            contacts: None,
             admin_password: Some(Secret::new("••••••")),
         }
     }

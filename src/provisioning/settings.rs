@@ -3,6 +3,8 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::phone_book;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -21,6 +23,8 @@ pub struct Settings {
     pub open: OpenSettings,
     /// Take what phones upload: their menu's settings, phone books, call lists, logs.
     pub uploads: bool,
+    /// A phone book from the directory, in the words of each make that is known to read one.
+    pub phone_book: phone_book::Settings,
 }
 
 /// An address of these networks may have the files of one phone: of the first whose files it asks for. It is weaker than a
@@ -39,7 +43,15 @@ pub struct OpenSettings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { url: String::new(), sip_host: String::new(), url_tokens: false, pnp: false, open: OpenSettings::default(), uploads: true }
+        Self {
+            url: String::new(),
+            sip_host: String::new(),
+            url_tokens: false,
+            pnp: false,
+            open: OpenSettings::default(),
+            uploads: true,
+            phone_book: phone_book::Settings::default(),
+        }
     }
 }
 
@@ -55,6 +67,8 @@ pub enum SettingsError {
     Url(String),
     #[error("provisioning.open.claim_minutes is 0: an address could then ask for one phone's files after the other's; 60 is usual")]
     Claim,
+    #[error("provisioning.phone_book.{key}: {reason}")]
+    PhoneBook { key: &'static str, reason: String },
 }
 
 impl Settings {
@@ -66,6 +80,6 @@ impl Settings {
         if self.open.claim_minutes == 0 {
             return Err(SettingsError::Claim);
         }
-        Ok(())
+        self.phone_book.check().map_err(|(key, reason)| SettingsError::PhoneBook { key, reason })
     }
 }

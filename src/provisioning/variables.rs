@@ -6,7 +6,7 @@ use super::settings::Settings;
 use crate::{
     binding::MasterKey,
     model::{FamilyName, Generation, Inventory, MacAddr, Secret},
-    template::{Line, Server, Subject, TemplateSet},
+    template::{Contacts, Line, Server, Subject, TemplateSet},
 };
 
 /// Where the server's own services are; `node` knows it once the sockets are open.
@@ -38,6 +38,8 @@ pub struct Known {
     pub lines: Vec<Line>,
     pub user_id: Option<String>,
     pub inventory: Inventory,
+    /// The phone book.
+    pub contacts: Option<Contacts>,
 }
 
 impl Known {
@@ -109,6 +111,7 @@ pub fn own(set: &TemplateSet, settings: &Settings, endpoints: &Endpoints, keys: 
         address: Some(own.source),
         user_id: own.known.user_id.clone(),
         inventory: own.known.inventory.clone(),
+        contacts: own.known.contacts.clone(),
         admin_password: Some(keys.admin_password(site)),
     }
 }
@@ -124,6 +127,7 @@ pub fn common(settings: &Settings, endpoints: &Endpoints, model: Option<String>,
         address: source,
         user_id: None,
         inventory: Inventory::default(),
+        contacts: None,
         admin_password: None,
     }
 }

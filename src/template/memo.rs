@@ -70,9 +70,9 @@ impl Halves {
 }
 
 /// Stands for a file of a family and all that a rendering of it can see. `site`: the subject's address says no more than this.
-pub(super) fn key(family: &str, file: usize, site: Option<&str>, subject: &Subject) -> Key {
+pub(super) fn key(family: &str, (file, page): (usize, Option<u32>), site: Option<&str>, subject: &Subject) -> Key {
     // Named whole, so that a field that comes later cannot be forgotten.
-    let Subject { mac, model, bound, lines, server, address: _, user_id, inventory, admin_password } = subject;
+    let Subject { mac, model, bound, lines, server, address: _, user_id, inventory, contacts, admin_password } = subject;
     let Inventory { label, group, notes, stands_for } = inventory;
     let Server { host, sip_port, url, realm } = server;
     let mut hash = blake3::Hasher::new();
@@ -83,6 +83,8 @@ pub(super) fn key(family: &str, file: usize, site: Option<&str>, subject: &Subje
     };
     part(Some(family.as_bytes()));
     part(Some(&file.to_le_bytes()));
+    part(page.map(u32::to_le_bytes).as_ref().map(|page| &page[..]));
+    part(contacts.as_ref().map(|contacts| &contacts.hash.as_bytes()[..]));
     part(site.map(str::as_bytes));
     part(mac.as_ref().map(|mac| &mac.0[..]));
     part(model.as_deref().map(str::as_bytes));
@@ -113,7 +115,10 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::model::{MacAddr, Secret};
+    use crate::{
+        model::{MacAddr, Secret},
+        template::Contacts,
+    };
 
     fn kept(len: usize) -> Arc<Kept> {
         let bytes = Bytes::from(vec![0; len]);
@@ -141,9 +146,10 @@ mod tests {
             address: None,
             user_id: Some("ada".into()),
             inventory: Inventory::default(),
+            contacts: None,
             admin_password: Some(Secret::new("a")),
         };
-        let changes: [fn(&mut Subject); 20] = [
+        let changes: [fn(&mut Subject); 22] = [
             |_| (),
             |s| s.mac = None,
             |s| s.model = None,
@@ -161,6 +167,8 @@ mod tests {
             |s| s.server.host = "10.0.0.3".into(),
             |s| s.server.sip_port = 5061,
             |s| s.user_id = None,
+            |s| s.contacts = Some(Contacts::new([("Bo", vec![])].into_iter())),
+            |s| s.contacts = Some(Contacts::new([("Bo", vec![("work", "2042")])].into_iter())),
             |s| s.inventory.group = Some("hall".into()),
             |s| s.inventory.stands_for = vec![MacAddr([9; 6])],
             |s| s.admin_password = None,
@@ -168,13 +176,18 @@ mod tests {
         let changed = |change: &fn(&mut Subject)| {
             let mut subject = subject.clone();
             change(&mut subject);
-            key("yealink", 0, None, &subject)
+            key("yealink", (0, None), None, &subject)
         };
         let keys: HashSet<Key> = changes.iter().map(changed).collect();
-        let others = [key("yealink", 1, None, &subject), key("poly", 0, None, &subject), key("yealink", 0, Some("hq"), &subject)];
+        let others = [
+            key("yealink", (1, None), None, &subject),
+            key("yealink", (0, Some(2)), None, &subject),
+            key("poly", (0, None), None, &subject),
+            key("yealink", (0, None), Some("hq"), &subject),
+        ];
         assert_eq!(keys.into_iter().chain(others).collect::<HashSet<_>>().len(), changes.len() + others.len());
         let moved = Subject { address: "10.0.0.9".parse().ok(), ..subject.clone() };
-        assert_eq!(key("yealink", 0, None, &moved), key("yealink", 0, None, &subject), "an address of the same site");
+        assert_eq!(key("yealink", (0, None), None, &moved), key("yealink", (0, None), None, &subject), "an address of the same site");
     }
 
     #[test]

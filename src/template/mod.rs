@@ -39,7 +39,7 @@ pub use recognise::{DhcpFacts, Match, Recognised, Signs};
 pub use render::Grammar;
 pub use schema::{Capabilities, Readers, Reload};
 pub use set::{Family, FileRef, MASK, Rendered, Source, TemplateSet, UploadRule};
-pub use subject::{Line, Server, Subject};
+pub use subject::{Contacts, Line, Server, Subject};
 pub use trace::{Trace, Variable};
 
 /// `templates:` in the configuration.

@@ -14,6 +14,8 @@ const PLACES: &[(&str, &str)] = &[
     ("{model}", "(?P<model>[a-z0-9][a-z0-9_.+-]{0,39})"),
     // Yealink: twelve digits, of which the last ones are the model's code.
     ("{model_code}", "(?P<code>[0-9]{12})"),
+    // Of something too long for one file, as a phone book, from 1.
+    ("{page}", "(?P<page>[1-9][0-9]{0,3})"),
 ];
 
 #[derive(Clone, Debug)]
@@ -30,6 +32,7 @@ pub(super) struct Captured {
     pub(super) mac: Option<MacAddr>,
     pub(super) model: Option<String>,
     pub(super) model_code: Option<u32>,
+    pub(super) page: Option<u32>,
 }
 
 impl FilePattern {
@@ -72,6 +75,7 @@ impl FilePattern {
             mac,
             model: found.name("model").map(|m| m.as_str().to_owned()),
             model_code: found.name("code").and_then(|c| c.as_str().parse().ok()),
+            page: found.name("page").and_then(|page| page.as_str().parse().ok()),
         })
     }
 
@@ -83,6 +87,7 @@ impl FilePattern {
             ("{MAC}", mac.map(|m| m.bare_upper())),
             ("{model}", model.map(str::to_lowercase)),
             ("{model_code}", model_code.map(|code| format!("{code:012}"))),
+            ("{page}", Some("1".to_owned())),
         ] {
             if name.contains(place) {
                 name = name.replace(place, &value?);

@@ -1,7 +1,7 @@
 //! Sample phones: every family is rendered for them before a set goes live, and benches render nothing else.
 
 use super::set::Family;
-use super::subject::{Line, Server, Subject};
+use super::subject::{Contacts, Line, Server, Subject};
 use crate::model::{MacAddr, Secret};
 
 pub(super) const MAC: MacAddr = MacAddr([0x02, 0x50, 0x4c, 0x55, 0x47, 0x01]);
@@ -17,7 +17,14 @@ pub(super) fn subjects(family: &Family) -> Vec<Subject> {
     pairs.map(|(model, bound)| subject(family.sample_mac(), model, bound)).collect()
 }
 
+/// So many people, with two numbers each.
+fn contacts(people: usize) -> Contacts {
+    Contacts::new((0..people).map(|_| (NAME, vec![("work", "2041"), ("mobile", "+49171")])))
+}
+
 fn subject(mac: MacAddr, model: Option<String>, bound: bool) -> Subject {
+    // Once more than most makes have on a page; of each model that would take its time.
+    let people = if model.is_none() { 20 } else { 1 };
     let line = Line {
         number: 1,
         user: if bound { "2041".into() } else { format!("new{}", mac.bare()) },
@@ -36,6 +43,7 @@ fn subject(mac: MacAddr, model: Option<String>, bound: bool) -> Subject {
         address: None,
         user_id: bound.then(|| "uid=sample".into()),
         inventory: Default::default(),
+        contacts: Some(contacts(people)),
         admin_password: Some(Secret::new("sample-ADMIN")),
     }
 }

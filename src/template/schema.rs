@@ -143,6 +143,9 @@ pub(super) struct FileEntry {
     /// Carries the account: fetching it is what a reload after binding waits for.
     #[serde(default)]
     pub(super) account: bool,
+    /// Is, or has in it, the phone book: it sees `contacts`, and who was given it is not kept.
+    #[serde(default)]
+    pub(super) phone_book: bool,
     /// minijinja, here …
     #[schemars(with = "Option<String>")]
     pub(super) body: Option<Spanned<String>>,

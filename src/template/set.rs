@@ -84,6 +84,7 @@ struct File {
     grammar: Grammar,
     readers: Readers,
     account: bool,
+    phone_book: bool,
     empty: Option<String>,
     template: String,
 }
@@ -116,6 +117,10 @@ pub struct FileRef {
     pub readers: Readers,
     /// Carries the account.
     pub account: bool,
+    /// Has the phone book in it.
+    pub phone_book: bool,
+    /// From the name, where it has one: from 1.
+    page: Option<u32>,
     /// From the name.
     pub mac: Option<MacAddr>,
     /// From the name, or from the model's code in it.
@@ -263,7 +268,12 @@ impl TemplateSet {
     pub fn files(&self, family: &str, subject: &Subject) -> Vec<FileRef> {
         let Some(family) = self.families.get(family) else { return Vec::new() };
         let named = family.files.iter().enumerate().filter_map(|(index, file)| {
-            let captured = Captured { mac: file.pattern.names_mac.then_some(subject.mac?), model: subject.model.clone(), model_code: None };
+            let captured = Captured {
+                mac: file.pattern.names_mac.then_some(subject.mac?),
+                model: subject.model.clone(),
+                model_code: None,
+                page: None,
+            };
             family.name_of(file, subject).map(|_| family.refer(index, file, captured))
         });
         named.collect()
@@ -278,7 +288,7 @@ impl TemplateSet {
 
     /// The same, remembered: a file that was rendered lately for the same subject is not rendered again.
     pub fn rendered(&self, file: &FileRef, subject: &Subject) -> Result<Arc<Kept>, Fault> {
-        let key = memo::key(&file.family, file.index, self.site(subject.address), subject);
+        let key = memo::key(&file.family, (file.index, file.page), self.site(subject.address), subject);
         if let Some(kept) = self.memo.get(&key) {
             return Ok(kept);
         }
@@ -298,7 +308,10 @@ impl TemplateSet {
         let gone = || fault(&file.family, 0, 0, "the file is not in the set that is live");
         let family = self.families.get(&file.family).ok_or_else(gone)?;
         let entry = family.files.get(file.index).ok_or_else(gone)?;
-        let context = self.context(family, subject, entry.readers, masked)?;
+        let mut context = self.context(family, subject, entry.readers, masked)?;
+        if let Some(page) = file.page {
+            context = minijinja::context! { page => page, ..context };
+        }
         let bytes = family.run(entry.grammar, &entry.template, &context)?;
         let bytes = match &entry.empty {
             Some(empty) => fill_empty(bytes, empty),
@@ -413,6 +426,7 @@ impl TemplateSet {
         let layered = self.layered(family, subject);
         let zone = self.zone(&layered)?;
         let own = readers == Readers::Own;
+        let phone_book = layered.get("phone_book").is_some_and(|wanted| wanted.value.is_true());
         let secret = |name: &str| name.contains("password") || name.contains("secret");
         let keys = keys::NAMES.map(|name| (name, if subject.bound { keys::seen(name, &layered) } else { Vec::<Value>::new().into() }));
         let mut context: BTreeMap<Arc<str>, Value> = layered
@@ -428,6 +442,15 @@ impl TemplateSet {
         put("model", Value::from(subject.model.as_deref().unwrap_or_default()));
         put("server", server(subject));
         put("tz", zone);
+        // A book for whose phone is somebody's, and where it can be fetched as phones do it.
+        let book = subject.contacts.as_ref().filter(|_| own && subject.bound && phone_book);
+        put("phone_book", Value::from(book.is_some() && subject.server.scheme().starts_with("http")));
+        if own {
+            let none = || Value::from(Vec::<Value>::new());
+            put("contacts", book.map_or_else(none, |contacts| contacts.people.clone()));
+            put("contact_numbers", book.map_or_else(none, |contacts| contacts.numbers.clone()));
+            put("page", Value::from(1));
+        }
         if own {
             put("bound", Value::from(subject.bound));
             put("lines", subject.lines.iter().map(line).collect::<Vec<_>>().into());
@@ -623,8 +646,8 @@ impl Family {
             }
             _ => return wrong(format!("'{}' needs either a body or a template", pattern.text)),
         };
-        let FileEntry { content_type, grammar, readers, account, empty, .. } = entry;
-        self.files.push(File { pattern, content_type, grammar, readers, account, empty, template });
+        let FileEntry { content_type, grammar, readers, account, phone_book, empty, .. } = entry;
+        self.files.push(File { pattern, content_type, grammar, readers, account, phone_book, empty, template });
     }
 
     fn add_upload(&mut self, source: &Source, entry: UploadEntry, line: u32, faults: &mut Vec<Fault>) {
@@ -672,6 +695,8 @@ impl Family {
             family: self.id.clone(),
             readers: file.readers,
             account: file.account,
+            phone_book: file.phone_book,
+            page: captured.page,
             mac: captured.mac,
             model: captured.model.clone().or_else(by_code),
             index,

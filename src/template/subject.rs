@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use minijinja::{Value, context};
+
 use crate::model::{Extension, Inventory, LineNumber, MacAddr, Secret};
 
 /// Everything a template may see beside its layered variables.
@@ -21,8 +23,40 @@ pub struct Subject {
     pub user_id: Option<String>,
     /// What is written of it: its own group, and the devices whose overrides hold for it too.
     pub inventory: Inventory,
+    /// The phone book; `None` where there is none.
+    pub contacts: Option<Contacts>,
     /// For the phone's own web page and menus, when no layer sets `admin_password`.
     pub admin_password: Option<Secret>,
+}
+
+/// The phone book as templates see it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Contacts {
+    /// A list of people: `.name`, and `.numbers`, each with `.kind` and `.number`.
+    pub(super) people: Value,
+    /// A list of numbers: `.name`, `.kind`, `.number`; for makes that know one number for each entry, and have pages.
+    pub(super) numbers: Value,
+    /// Of all of it.
+    pub(super) hash: blake3::Hash,
+}
+
+impl Contacts {
+    /// Name by name, with kind and number of each of its numbers.
+    pub fn new<'a>(people: impl Iterator<Item = (&'a str, Vec<(&'a str, &'a str)>)>) -> Self {
+        let (mut listed, mut flat, mut hash) = (Vec::new(), Vec::new(), blake3::Hasher::new());
+        for (name, numbers) in people {
+            for text in [name].into_iter().chain(numbers.iter().flat_map(|(kind, number)| [*kind, *number])) {
+                hash.update(&(text.len() as u64).to_le_bytes());
+                hash.update(text.as_bytes());
+            }
+            hash.update(&u64::MAX.to_le_bytes());
+            let name = Value::from(name);
+            flat.extend(numbers.iter().map(|(kind, number)| context! { name => name.clone(), kind => *kind, number => *number }));
+            let numbers: Vec<Value> = numbers.iter().map(|(kind, number)| context! { kind => *kind, number => *number }).collect();
+            listed.push(context! { name => name, numbers => numbers });
+        }
+        Self { people: listed.into(), numbers: flat.into(), hash: hash.finalize() }
+    }
 }
 
 /// One line as the phone is to register it.

@@ -68,6 +68,12 @@ impl Office {
         somebody
     }
 
+    /// Every file that a phone would get now.
+    pub async fn files_of(&self, mac: MacAddr) -> Vec<String> {
+        let rendered = self.node.files().preview(mac, None, None).await;
+        rendered.into_iter().map(|file| String::from_utf8(file.expect("rendered").bytes).expect("UTF-8")).collect()
+    }
+
     /// What was told of a phone until now, oldest first.
     pub async fn events_of(&self, mac: MacAddr) -> Vec<Event> {
         let mut events = Vec::new();
