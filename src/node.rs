@@ -273,6 +273,7 @@ impl Node {
             templates: templates.clone(),
             leases: Arc::new(lease_view.clone()),
             devices: Arc::new(onboarding.clone()),
+            guests: Arc::new((onboarding.clone(), directory.clone() as Arc<dyn Directory>)),
             keys: Arc::new(key.clone()),
             store: shared.clone(),
             history: history.clone(),

@@ -14,8 +14,8 @@ use plugtone::{
         event::{Door, Oddity},
     },
     provisioning::{
-        Endpoints, FileAnswer, FileRequest, FileService, Files, History, Holding, Identities, Leases, Neighbours, Onboarding, PhoneBook,
-        Settings, Transfer, classify::reload_methods, onboarding::Config,
+        Endpoints, FileAnswer, FileRequest, FileService, Files, Guests, History, Holding, Identities, Leases, Neighbours, Onboarding,
+        PhoneBook, Settings, Transfer, classify::reload_methods, onboarding::Config,
     },
     store::{Sqlite, Store},
     template::{Templates, shipped},
@@ -57,6 +57,16 @@ struct Office {
     _folder: tempfile::TempDir,
 }
 
+/// Nobody comes by a link here; `soft_phones.rs` has those who do.
+struct NoGuests;
+
+#[async_trait::async_trait]
+impl Guests for NoGuests {
+    async fn welcome(&self, mac: MacAddr, _: &str, login: &str) -> Result<(), String> {
+        Err(format!("{mac} is not for {login}"))
+    }
+}
+
 impl Office {
     async fn open(settings: Settings) -> Self {
         Self::with_history(settings, 0).await
@@ -87,6 +97,7 @@ impl Office {
         let leases = Arc::new(Leased::default());
         let history = History::start(store.clone(), history).await.expect("the history is read");
         let neighbours = Neighbours {
+            guests: Arc::new(NoGuests),
             templates,
             leases: leases.clone(),
             devices: Arc::new(onboarding.clone()),

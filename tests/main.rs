@@ -42,6 +42,7 @@ mod sip_differential;
 mod sip_tls;
 mod sip_transport;
 mod sip_ws;
+mod soft_phones;
 mod store;
 mod story;
 mod tree;

@@ -41,6 +41,7 @@ pub mod devices;
 pub mod events;
 pub mod features;
 pub mod inventory;
+pub mod links;
 pub mod messages;
 pub mod problem;
 pub mod records;
@@ -138,6 +139,7 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(devices::show))
         .routes(routes!(devices::bind, devices::unbind))
         .routes(routes!(devices::locate))
+        .routes(routes!(links::make))
         .routes(routes!(configs::list))
         .routes(routes!(configs::show))
         .routes(routes!(configs::diff))

@@ -47,6 +47,11 @@ impl MasterKey {
         secret
     }
 
+    /// Proves that `bytes`, which everybody may read, were said by this server.
+    pub fn seal(&self, bytes: &[u8]) -> Secret {
+        self.text(&[b"seal", bytes])
+    }
+
     /// A name for what somebody keyed in, by which it is recognised but not known: see `attempts.rs`.
     pub fn blind(&self, keyed: &str) -> String {
         let tag = self.tag(&[b"attempt", keyed.as_bytes()]);

@@ -1,10 +1,12 @@
-//! `phones import`, `phones export`, `swap`: the list of all phones as a table for a spreadsheet, and a phone in the place of another.
+//! `phones import`, `phones export`, `phones link`, `swap`: the list of all phones as a table for a spreadsheet, a soft phone by a link,
+//! and a phone in the place of another.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use hyper::Method;
+use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 
 use super::{
     ServerArg,
@@ -14,15 +16,18 @@ use super::{
 };
 use crate::{
     api::inventory::{Change, ImportReport, ImportedRow, SwapRequest, Swapped},
+    api::links::{LinkRequest, SoftPhoneLink},
     model::MacAddr,
 };
 
-/// Reads the list of all phones from a table, or writes it as one: labels, places, groups, notes, and whose they are.
+/// Reads the list of all phones from a table, or writes it as one: labels, places, groups, notes, and whose they are; and makes links
+/// for soft phones.
 #[derive(Args)]
 #[command(after_help = "Examples:
   plugtone phones export > phones.csv
   plugtone phones import phones.csv
-  plugtone phones import phones.csv --apply")]
+  plugtone phones import phones.csv --apply
+  plugtone phones link 1001")]
 pub struct Phones {
     #[command(subcommand)]
     what: What,
@@ -32,6 +37,7 @@ pub struct Phones {
 enum What {
     Import(Import),
     Export(Export),
+    Link(Link),
 }
 
 /// Shows what a table of phones would add and change; with --apply does it, all or nothing.
@@ -72,6 +78,33 @@ struct Export {
     server: ServerArg,
 }
 
+/// Makes a link by which somebody's soft phone gets its account, once, and shows it as a picture to scan.
+#[derive(Args)]
+#[command(
+    after_help = "Whoever has the link has the account, until it is used or its time is over; what previews links uses it up. The soft phone counts
+as a device: with `binding.devices_per_extension: 1` its owner's desk phone is nobody's as soon as the link is used.
+
+Examples:
+  plugtone phones link 1001                        scan it with Linphone, or type it in as the remote configuration
+  plugtone phones link 1001 --hours 2 --json | jq -r .url
+  plugtone phones link 1001 --app generic          the account as text, for any other"
+)]
+struct Link {
+    /// The user's login: employee number or extension.
+    login: String,
+    /// The app, as its family of templates is called.
+    #[arg(long, default_value = "linphone")]
+    app: String,
+    /// How long the link waits to be used.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=744))]
+    hours: u32,
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Puts a new phone in the place of an old one: owner, lines, label, place, group and settings go over, also between makes.
 #[derive(Args)]
 #[command(
@@ -101,8 +134,29 @@ impl Phones {
         match self.what {
             What::Import(command) => command.run().await,
             What::Export(command) => command.run().await,
+            What::Link(command) => command.run().await,
         }
     }
+}
+
+impl Link {
+    async fn run(self) -> anyhow::Result<()> {
+        let request = LinkRequest { login: self.login, app: self.app, hours: self.hours };
+        let link: SoftPhoneLink = self.server.client()?.send_json(Method::POST, "/api/v1/links", &request).await?;
+        if self.json {
+            return json(&link);
+        }
+        say!("{}", picture(&link.url)?);
+        say!("{}", link.url);
+        say!("for {}, once, until {}", link.display_name, link.until);
+        Ok(())
+    }
+}
+
+/// The text as a QR code for a terminal, two rows in a line. Most terminals are dark: what is written is the light in it.
+fn picture(text: &str) -> anyhow::Result<String> {
+    let code = QrCode::with_error_correction_level(text, EcLevel::L)?;
+    Ok(code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build())
 }
 
 impl Import {
@@ -191,5 +245,20 @@ impl Swap {
             false => say!("nothing is done yet: without --dry-run it is"),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_is_square_and_light_at_its_edges() {
+        let picture = picture("http://10.0.0.2:8080/l/AgECAwQFaz.VuYwqs").expect("fits");
+        let lines: Vec<Vec<char>> = picture.lines().map(|line| line.chars().collect()).collect();
+        let width = lines[0].len();
+        assert!(lines.iter().all(|line| line.len() == width) && lines.len() == width.div_ceil(2), "two rows in a line:\n{picture}");
+        assert!(lines[..2].concat().iter().all(|c| *c == '█'), "four light rows above:\n{picture}");
+        assert!(lines.iter().all(|line| line[..4].iter().all(|c| "█▀".contains(*c))), "four light columns beside:\n{picture}");
     }
 }

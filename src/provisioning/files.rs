@@ -4,7 +4,7 @@
 //! `pipeline.rs`. A file that could not be rendered is missing for the phone, which then keeps what it has.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
@@ -18,6 +18,7 @@ use super::{
     FileAnswer, FileRequest, FileService, History, Identity, Onboarding, PhoneBook, ServedFile, Transfer,
     access::{Claims, Proof, Window},
     identify::{Peer, locate, plain},
+    links::{self, DeadLink, Link},
     onboarding::Sighting,
     pipeline::{Asking, Holding, Verdict, decide},
     preview::{self, Preview, Side},
@@ -26,6 +27,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
+    directory::Directory,
     model::{DeviceRecord, Event, Events, FamilyName, Generation, MacAddr, Secret, Timestamp, event::Door},
     store::Store,
     template::{FileRef, Line, MASK, Subject, TemplateSet, Templates, UploadRule},
@@ -52,6 +54,16 @@ pub trait Devices: Send + Sync + 'static {
     async fn known(&self, mac: MacAddr) -> Known;
 }
 
+/// Those who give a device that comes by a link to its owner.
+#[async_trait]
+pub trait Guests: Send + Sync + 'static {
+    /// Gives the device, which reads this family's files, to whoever has this login.
+    ///
+    /// # Errors
+    /// In words: nobody has the login, or the directory or the store does not answer.
+    async fn welcome(&self, mac: MacAddr, family: &str, login: &str) -> Result<(), String>;
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub mac: MacAddr,
@@ -70,6 +82,7 @@ pub struct Neighbours {
     pub templates: Templates,
     pub leases: Arc<dyn Leases>,
     pub devices: Arc<dyn Devices>,
+    pub guests: Arc<dyn Guests>,
     pub keys: Arc<dyn Keys>,
     pub store: Arc<dyn Store>,
     pub history: History,
@@ -84,6 +97,8 @@ struct Inner {
     started: Timestamp,
     claims: Mutex<Claims>,
     watch: Mutex<Watch>,
+    /// Whose links are being used now: none is used twice.
+    welcoming: Mutex<HashSet<MacAddr>>,
     /// Account files on their way by a door that tells the end of it.
     under_way: Mutex<HashMap<(IpAddr, String), (MacAddr, Generation)>>,
 }
@@ -92,8 +107,16 @@ impl Files {
     pub fn new(settings: Settings, endpoints: Endpoints, neighbours: Neighbours) -> Self {
         let claims = Mutex::new(Claims::new(i64::from(settings.open.claim_minutes) * 60));
         let endpoints = ArcSwap::from_pointee(endpoints);
-        let watch = Mutex::default();
-        Self(Arc::new(Inner { neighbours, settings, endpoints, started: now(), claims, watch, under_way: Mutex::default() }))
+        Self(Arc::new(Inner {
+            neighbours,
+            settings,
+            endpoints,
+            started: now(),
+            claims,
+            watch: Mutex::default(),
+            welcoming: Default::default(),
+            under_way: Mutex::default(),
+        }))
     }
 
     /// Where phones reach the services, once the sockets are open.
@@ -106,6 +129,13 @@ impl Files {
         let inner = &self.0;
         let key = inner.neighbours.keys.url_token(mac);
         super::variables::server(&inner.settings, &inner.endpoints.load(), None, Some((mac, &key))).url
+    }
+
+    /// A link by which whoever has this login gets a soft phone that reads the family's files, once, until then. `mac` is nobody's.
+    pub fn link_url(&self, link: &Link) -> String {
+        let inner = &self.0;
+        let server = super::variables::server(&inner.settings, &inner.endpoints.load(), None, None);
+        format!("{}/{}", server.url, link.path(&*inner.neighbours.keys))
     }
 
     /// What this phone would get now, every file of its family: for `plugtone render` and the console. It proves nothing and
@@ -176,6 +206,10 @@ impl Hidden {
 }
 
 impl Keys for Hidden {
+    fn seal(&self, _: &[u8]) -> Secret {
+        self.secret()
+    }
+
     fn url_token(&self, _: MacAddr) -> Secret {
         self.secret()
     }
@@ -266,6 +300,52 @@ impl Inner {
             self.taken(request, mac, known.generation);
         }
         answer
+    }
+
+    /// The file of a soft phone that comes by a link: it has its owner from here on, and the link is dead.
+    async fn welcomed(&self, set: &TemplateSet, request: &FileRequest, sealed: &str) -> FileAnswer {
+        // The link itself would open what it names to everybody who reads the events.
+        let refused = |mac, reason: String| {
+            self.refused(request, mac, "l/…", reason);
+            FileAnswer::NotFound
+        };
+        let link = match Link::open(sealed, &*self.neighbours.keys, now()) {
+            Ok(link) => link,
+            Err(dead) => return refused(None, dead.to_string()),
+        };
+        let mac = link.mac;
+        let used = || self.welcoming.lock().unwrap_or_else(PoisonError::into_inner);
+        if !used().insert(mac) {
+            return refused(Some(mac), DeadLink::Used.to_string());
+        }
+        let welcome = self.welcome(&link).await;
+        used().remove(&mac);
+        if let Err(reason) = welcome {
+            return refused(Some(mac), reason);
+        }
+        let known = self.neighbours.devices.known(mac).await;
+        let source = plain(request.source);
+        let subject = self.own_subject(set, Own { mac, known: &known, model: None, source, local: request.local });
+        let Some(file) = set.files(&link.family, &subject).into_iter().find(|file| file.account) else {
+            return refused(Some(mac), format!("the templates have no file for {}", link.family));
+        };
+        let shown = || {
+            let mut known = known.clone();
+            known.lines.iter_mut().for_each(|line| line.secret = Hidden.secret());
+            own(set, &self.settings, &self.endpoints.load(), &Hidden, Own { mac, known: &known, model: None, source, local: request.local })
+        };
+        let answer = self.render(set, request, Some(mac), "l/…", &file, &subject, Some((mac, &shown)));
+        if matches!(answer, FileAnswer::Found(_)) {
+            self.taken(request, mac, known.generation);
+        }
+        answer
+    }
+
+    async fn welcome(&self, link: &Link) -> Result<(), String> {
+        if self.neighbours.devices.known(link.mac).await.generation > 0 {
+            return Err(DeadLink::Used.to_string());
+        }
+        self.neighbours.guests.welcome(link.mac, &link.family, &link.login).await
     }
 
     /// `whose`: the phone that is known to ask, and the subject with which people may see its file.
@@ -407,6 +487,9 @@ impl FileService for Files {
     async fn fetch(&self, request: FileRequest) -> FileAnswer {
         let inner = &self.0;
         let set = inner.neighbours.templates.current();
+        if let Some(sealed) = links::sealed(&request.path) {
+            return inner.welcomed(&set, &request, sealed).await;
+        }
         match inner.decide(&set, &request, now()) {
             Verdict::Own { mac, path, peer, proof } => inner.own(&set, &request, mac, &path, &peer, proof).await,
             Verdict::Common { file, path, peer } => {
@@ -481,6 +564,18 @@ impl FileService for Files {
             }
             Transfer::Failed { reason } => Event::FileFailed { mac, door, path, source, reason },
         });
+    }
+}
+
+/// By the directory, into the hands of onboarding.
+#[async_trait]
+impl Guests for (Onboarding, Arc<dyn Directory>) {
+    async fn welcome(&self, mac: MacAddr, family: &str, login: &str) -> Result<(), String> {
+        let (onboarding, directory) = self;
+        let user = directory.find(login).await.map_err(|denied| denied.to_string())?;
+        let user = user.ok_or_else(|| format!("nobody in the directory has the login '{login}'"))?;
+        onboarding.seen(Sighting { family: Some(family.to_owned()), phone: true, ..Sighting::of(mac) });
+        onboarding.bind(mac, 1, user, "a link").await.map(drop).map_err(|error| error.to_string())
     }
 }
 

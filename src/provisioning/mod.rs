@@ -11,6 +11,7 @@ pub mod history;
 pub mod identify;
 pub mod identities;
 pub mod inventory;
+pub mod links;
 pub mod onboarding;
 pub mod phone_book;
 pub mod pipeline;
@@ -24,7 +25,7 @@ mod watch;
 pub mod worker;
 
 pub use classify::PhoneClasses;
-pub use files::{Devices, Files, Leases, Neighbours, Seen};
+pub use files::{Devices, Files, Guests, Leases, Neighbours, Seen};
 pub use history::History;
 pub use identities::{Identities, Identity};
 pub use phone_book::PhoneBook;

@@ -51,6 +51,8 @@ impl Known {
 
 /// Gives what is derived from the master key.
 pub trait Keys: Send + Sync + 'static {
+    /// Proves that the server said this: letters, digits, `-` and `_`.
+    fn seal(&self, bytes: &[u8]) -> Secret;
     /// The phone's key in its URL: letters, digits, `-` and `_`.
     fn url_token(&self, mac: MacAddr) -> Secret;
     /// For the phones' own web pages and menus, another for each site. `""` is the site of phones without one.
@@ -58,6 +60,10 @@ pub trait Keys: Send + Sync + 'static {
 }
 
 impl Keys for MasterKey {
+    fn seal(&self, bytes: &[u8]) -> Secret {
+        MasterKey::seal(self, bytes)
+    }
+
     fn url_token(&self, mac: MacAddr) -> Secret {
         MasterKey::url_token(self, mac)
     }
