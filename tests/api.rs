@@ -645,6 +645,43 @@ async fn a_phone_is_given_to_somebody_and_taken_back() {
     office.node.stop().await;
 }
 
+/// Two old telephones at one adapter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ports_of_an_adapter_are_given_to_two_people() {
+    let office = Office::opens(|_| {}).await;
+    let program = Program::of(&office);
+    let mut adapter = office.plugs_in("grandstream_ht", 0xa6);
+    let mac = adapter.phone.mac;
+    let path = format!("/api/v1/devices/{mac}/binding");
+    adapter.until_registered().await.expect("its first port registers as nobody's");
+    for (line, login, extension) in [(1, "1001", "2041"), (2, "1002", "2042")] {
+        let answer = program.send("PUT", &path, &json!({ "login": login, "line": line })).await;
+        assert_eq!(
+            (answer.status, &answer.json()["line"], &answer.json()["extension"]),
+            (200, &json!(line), &json!(extension)),
+            "{answer:?}"
+        );
+        adapter.until_registered_as("2041").await.expect("it reloads, and its first port is Ada's");
+    }
+    let device = program.get(&format!("/api/v1/devices/{mac}")).await;
+    assert_eq!((&device["binding"]["extension"], &device["further_lines"][0]["extension"]), (&json!("2041"), &json!("2042")), "{device}");
+
+    let port = |line| office.node.onboarding().identities().identity(mac, line);
+    let registrar = office.node.addresses.sip_udp[0];
+    let old = port(2).expect("the second port has an account");
+    assert_eq!(program.ask("DELETE", &format!("{path}?line=2"), &[], "").await.status, 204);
+    assert_eq!(port(2).map(|port| port.user), None);
+    adapter.until_registered_as("2041").await.expect("it reloads, and its first port is Ada's still");
+    assert_eq!(program.ask("DELETE", &format!("{path}?line=2"), &[], "").await.status, 404, "once is enough");
+
+    assert_eq!(program.send("PUT", &path, &json!({ "login": "1002", "line": 2 })).await.status, 200);
+    adapter.until_registered_as("2041").await.expect("it reloads again");
+    assert_ne!(register_as(&old, registrar).await, 200, "what the second port once had is dead");
+    assert_eq!(register_as(&port(2).expect("it is Alan's again"), registrar).await, 200);
+    assert!(program.send("PUT", &path, &json!({ "login": "1002", "line": 0 })).await.status >= 400, "lines count from 1");
+    office.node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_guesses_passwords_is_shown_and_pardoned() {
     let office = Office::opens(|_| {}).await;

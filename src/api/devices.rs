@@ -16,8 +16,10 @@ use crate::{
     provisioning::{inventory::Searched, onboarding::Sighting},
 };
 
-/// The line that is bound.
-const FIRST_LINE: LineNumber = 1;
+/// The line that is meant where none is named: nearly every phone has no other.
+fn first_line() -> LineNumber {
+    1
+}
 
 /// A device as it stands now.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -52,6 +54,8 @@ pub struct Device {
     pub stands_for: Vec<String>,
     /// Whose it is; absent while it is nobody's.
     pub binding: Option<Binding>,
+    /// Whose the lines behind the first are: ports of an adapter, handsets of a base.
+    pub further_lines: Vec<Binding>,
 }
 
 /// Whose line it is.
@@ -96,6 +100,16 @@ pub struct BindRequest {
     /// As the user would key it in: employee number or extension.
     #[schema(example = "1001")]
     pub login: String,
+    /// Which line of the device, from 1.
+    #[serde(default = "first_line")]
+    pub line: LineNumber,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+pub struct Which {
+    /// Which line of the device, from 1; the first if absent.
+    #[serde(default = "first_line")]
+    pub line: LineNumber,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -136,8 +150,10 @@ impl From<User> for Person {
     }
 }
 
-fn device(record: DeviceRecord, site: Option<&str>, binding: Option<BindingRecord>) -> Device {
-    let binding = binding.map(Binding::from);
+/// `lines`: whose they are, in any order.
+fn device(record: DeviceRecord, site: Option<&str>, mut lines: Vec<BindingRecord>) -> Device {
+    lines.sort_unstable_by_key(|binding| binding.line);
+    let (first, further): (Vec<_>, Vec<_>) = lines.into_iter().map(Binding::from).partition(|binding| binding.line == first_line());
     let state = serde_json::to_value(record.state).ok().and_then(|state| state.as_str().map(str::to_owned)).unwrap_or_default();
     Device {
         mac: record.mac.to_string(),
@@ -156,7 +172,8 @@ fn device(record: DeviceRecord, site: Option<&str>, binding: Option<BindingRecor
         group: record.inventory.group,
         notes: record.inventory.notes,
         stands_for: record.inventory.stands_for.iter().map(MacAddr::to_string).collect(),
-        binding,
+        binding: first.into_iter().next(),
+        further_lines: further,
     }
 }
 
@@ -189,7 +206,7 @@ pub async fn list(State(context): State<Context>, Query(wanted): Query<Wanted>) 
     let found = devices.into_iter().filter_map(|record| {
         let (owned, site) = (bindings.remove(&record.mac).unwrap_or_default(), set.site(record.address.map(IpAddr::V4)));
         let searched = Searched { device: &record, bindings: &owned, site };
-        searched.matches(&wanted.q).then(|| device(record, site, owned.into_iter().next()))
+        searched.matches(&wanted.q).then(|| device(record, site, owned))
     });
     Ok(Json(found.take(Limit { limit: wanted.limit }.checked()).collect()))
 }
@@ -200,11 +217,11 @@ pub async fn list(State(context): State<Context>, Query(wanted): Query<Wanted>) 
 pub async fn show(State(context): State<Context>, Path(mac): Path<String>) -> Result<Json<DeviceDetail>, Problem> {
     let mac = mac_of(&mac)?;
     let record = context.owners.device(mac).await?.ok_or_else(|| unknown(mac))?;
-    let binding = context.store.bindings().await?.into_iter().find(|binding| binding.mac == mac);
+    let lines = context.store.bindings().await?.into_iter().filter(|binding| binding.mac == mac).collect();
     let timeline = context.store.timeline(mac, 500).await?;
     let set = context.templates.current();
     let site = set.site(record.address.map(IpAddr::V4));
-    Ok(Json(DeviceDetail { device: device(record, site, binding), timeline }))
+    Ok(Json(DeviceDetail { device: device(record, site, lines), timeline }))
 }
 
 /// All bindings.
@@ -213,7 +230,7 @@ pub async fn bindings(State(context): State<Context>) -> Result<Json<Vec<Binding
     Ok(Json(context.store.bindings().await?.into_iter().map(Binding::from).collect()))
 }
 
-/// Gives the device to a user, as the IVR would; the phone reloads by itself.
+/// Gives the device, or a line of it, to a user, as the IVR would; the phone reloads by itself.
 #[utoipa::path(put, path = "/devices/{mac}/binding", tag = "devices", request_body = BindRequest,
     params(("mac" = String, Path, description = "In any spelling")),
     responses((status = 200, body = Binding), (status = 404, body = Problem), (status = 409, body = Problem)))]
@@ -228,15 +245,16 @@ pub async fn bind(
     if context.owners.device(mac).await?.is_none() {
         return Err(unknown(mac));
     }
-    Ok(Json(context.owners.bind(mac, FIRST_LINE, user, "the API").await?.into()))
+    Ok(Json(context.owners.bind(mac, request.line, user, "the API").await?.into()))
 }
 
-/// Takes the device from its user; the phone reloads and is provisional again.
-#[utoipa::path(delete, path = "/devices/{mac}/binding", tag = "devices", params(("mac" = String, Path, description = "In any spelling")),
+/// Takes the device, or a line of it, from its user; the phone reloads, and without its first owner it is provisional again.
+#[utoipa::path(delete, path = "/devices/{mac}/binding", tag = "devices",
+    params(("mac" = String, Path, description = "In any spelling"), Which),
     responses((status = 204), (status = 404, body = Problem)))]
-pub async fn unbind(State(context): State<Context>, Path(mac): Path<String>) -> Result<StatusCode, Problem> {
+pub async fn unbind(State(context): State<Context>, Path(mac): Path<String>, Query(which): Query<Which>) -> Result<StatusCode, Problem> {
     let mac = mac_of(&mac)?;
-    context.owners.unbind(mac, FIRST_LINE, "the API").await?;
+    context.owners.unbind(mac, which.line, "the API").await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -62,12 +62,16 @@ pub struct Bindings {
 /// Gives a device to a user, as the user could by keying in number and PIN.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  plugtone bind 00:15:65:aa:bb:cc 1001")]
+  plugtone bind 00:15:65:aa:bb:cc 1001
+  plugtone bind 00:0b:82:aa:bb:cc 1002 --line 2    the second port of an adapter")]
 pub struct Bind {
     /// The device.
     mac: MacAddr,
     /// The user's login: employee number or extension.
     login: String,
+    /// Which line: the port of an adapter, the handset of a base.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    line: u8,
     #[command(flatten)]
     server: ServerArg,
     /// Print JSON.
@@ -78,10 +82,14 @@ pub struct Bind {
 /// Takes a device from its user: it reloads and reaches only the IVR again.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  plugtone unbind 00:15:65:aa:bb:cc")]
+  plugtone unbind 00:15:65:aa:bb:cc
+  plugtone unbind 00:0b:82:aa:bb:cc --line 2")]
 pub struct Unbind {
     /// The device.
     mac: MacAddr,
+    /// Which line: the port of an adapter, the handset of a base.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    line: u8,
     #[command(flatten)]
     server: ServerArg,
     /// Print JSON.
@@ -114,14 +122,15 @@ impl Devices {
 const DEVICE: [&str; 7] = ["MAC", "MAKE", "STATE", "ADDRESS", "OWNER", "LABEL", "LAST SEEN"];
 
 fn device_row(device: &Device) -> Vec<String> {
-    let owner = device.binding.as_ref().map(|binding| format!("{} {}", binding.extension, binding.display_name));
+    let owners = device.binding.iter().chain(&device.further_lines);
+    let owner = owners.map(|binding| format!("{} {}", binding.extension, binding.display_name)).collect::<Vec<_>>().join(", ");
     let make = [device.family.as_deref(), device.model.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
     vec![
         device.mac.clone(),
         make,
         device.state.clone(),
         device.address.clone().unwrap_or_default(),
-        owner.unwrap_or_default(),
+        owner,
         device.label.clone().unwrap_or_default(),
         device.last_seen.clone().unwrap_or_else(|| "never".to_owned()),
     ]
@@ -146,7 +155,8 @@ impl Bindings {
 impl Bind {
     pub async fn run(self) -> anyhow::Result<()> {
         let path = format!("/api/v1/devices/{}/binding", self.mac);
-        let binding: Binding = self.server.client()?.send_json(Method::PUT, &path, &BindRequest { login: self.login }).await?;
+        let binding: Binding =
+            self.server.client()?.send_json(Method::PUT, &path, &BindRequest { login: self.login, line: self.line }).await?;
         if self.json {
             return json(&binding);
         }
@@ -157,11 +167,14 @@ impl Bind {
 
 impl Unbind {
     pub async fn run(self) -> anyhow::Result<()> {
-        self.server.client()?.delete(&format!("/api/v1/devices/{}/binding", self.mac)).await?;
+        self.server.client()?.delete(&format!("/api/v1/devices/{}/binding?line={}", self.mac, self.line)).await?;
         if self.json {
-            return json(&serde_json::json!({ "mac": self.mac, "bound": false }));
+            return json(&serde_json::json!({ "mac": self.mac, "line": self.line, "bound": false }));
         }
-        say!("{} belongs to nobody now; it was told to reload", self.mac);
+        match self.line {
+            1 => say!("{} belongs to nobody now; it was told to reload", self.mac),
+            line => say!("line {line} of {} belongs to nobody now; it was told to reload", self.mac),
+        }
         Ok(())
     }
 }
@@ -169,5 +182,6 @@ impl Unbind {
 const BINDING: [&str; 4] = ["EXTENSION", "NAME", "DEVICE", "SINCE"];
 
 fn binding_row(binding: &Binding) -> Vec<String> {
-    vec![binding.extension.clone(), binding.display_name.clone(), binding.mac.clone(), binding.since.clone()]
+    let device = if binding.line == 1 { binding.mac.clone() } else { format!("{} line {}", binding.mac, binding.line) };
+    vec![binding.extension.clone(), binding.display_name.clone(), device, binding.since.clone()]
 }
