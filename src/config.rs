@@ -33,6 +33,8 @@ pub struct Settings {
     pub templates: template::Settings,
     /// Who may read which file.
     pub provisioning: provisioning::Settings,
+    /// How a change of templates goes over the phones.
+    pub rollout: provisioning::rollout::Settings,
     /// Which phone is whose, and how often one may try to log in.
     pub bindings: binding::Settings,
     /// Signalling.
@@ -178,6 +180,7 @@ impl Settings {
             self.ftp.check().err().map(|error| error.to_string()),
             http().err().map(|error| error.to_string()),
             self.provisioning.check().err().map(|error| error.to_string()),
+            self.rollout.check().err().map(|error| error.to_string()),
             self.bindings.check().err().map(|error| error.to_string()),
             self.sip.check().err().map(|error| error.to_string()),
             self.media.check(1).err().map(|error| error.to_string()),

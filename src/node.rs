@@ -30,11 +30,11 @@ use crate::{
     ivr::{loader, worker::Ivr},
     journal::{self, Journal},
     media::Media,
-    model::{BindingRecord, Event, Events, Keys, MacAddr, Secret, User},
+    model::{BindingRecord, CallId, Event, Events, Keys, MacAddr, Secret, User},
     provisioning::{
-        self, Endpoints, Files, History, Identities, Identity, Neighbours, Onboarding, PhoneBook, PhoneClasses, beside, classify,
+        self, Endpoints, Files, History, Identities, Identity, Neighbours, Onboarding, PhoneBook, PhoneClasses, Rollouts, beside, classify,
         onboarding::{self, CallKind, Output, Registration, Sighting},
-        pnp,
+        pnp, rollout,
     },
     routing,
     sip::{self, notify, registrar, transport::files::Certificates},
@@ -98,6 +98,7 @@ struct Live {
     files: Files,
     dhcp: Option<dhcp::socket::Running>,
     certificates: Option<Arc<Certificates>>,
+    rollouts: Rollouts,
     settings: ArcSwap<Settings>,
 }
 
@@ -170,6 +171,7 @@ impl Node {
         let key = binding::files::load_or_create(&data.join("master.key"))?;
         let identities = Identities::new(key.clone());
         let templates = Templates::load(settings.templates.path.as_deref())?;
+        let restored = rollout::worker::restore(&*shared, &templates).await?;
         let config = onboarding::Config {
             devices_per_extension: settings.bindings.devices_per_extension,
             extensions: (settings.extensions.range.first.clone(), settings.extensions.range.last.clone()),
@@ -280,6 +282,14 @@ impl Node {
             events: events.clone(),
         };
         let files = Files::new(settings.provisioning.clone(), endpoints.clone(), neighbours);
+        let with = rollout::worker::Neighbours {
+            templates: templates.clone(),
+            onboarding: onboarding.clone(),
+            files: files.clone(),
+            store: shared.clone(),
+            events: events.clone(),
+        };
+        let rollouts = Rollouts::start(settings.rollout.check()?, with, restored);
         let service: Arc<dyn provisioning::FileService> = Arc::new(files.clone());
         let tftp = tftp::start(&settings.tftp, service.clone(), shutdown.clone())?;
         let ftp = ftp::start(&settings.ftp, service.clone(), shutdown.clone())?;
@@ -331,6 +341,7 @@ impl Node {
             files: files.clone(),
             dhcp,
             certificates,
+            rollouts: rollouts.clone(),
             settings: ArcSwap::from_pointee(settings.clone()),
         });
         let reload: api::Reload = {
@@ -349,6 +360,7 @@ impl Node {
             owners: onboarding.clone(),
             files: files.clone(),
             templates,
+            rollouts,
             calls: engine.handle.clone(),
             voicemail,
             reload,
@@ -422,6 +434,7 @@ impl Node {
             voicemail.stop().await;
         }
         self.media.shutdown();
+        self.live.rollouts.stop().await;
         self.live.onboarding.stop().await;
         self.history.stop().await;
         self.tasks.iter().for_each(JoinHandle::abort);
@@ -456,7 +469,14 @@ impl Live {
         calls.voicemail = calls.voicemail.filter(|_| self.voicemail.is_some());
         let source = new.sip.certificate(tls_folder(&old));
         let identity = self.certificates.as_ref().map(|_| source.load()).transpose().map_err(|error| told(&error))?;
-        self.templates.reload().map_err(|faults| told(&faults))?;
+        let rollout = new.rollout.clone();
+        // The phones of a rollout have its templates, and all others the old ones, until it is over.
+        let held = self.rollouts.is_under_way();
+        match held {
+            true => drop(self.templates.on_disk().map_err(|faults| told(&faults))?),
+            false => self.templates.reload().map_err(|faults| told(&faults))?,
+        }
+        self.rollouts.reloaded(rollout).await;
 
         self.directory.0.store(Arc::new(people));
         self.phone_book.read_again();
@@ -473,7 +493,11 @@ impl Live {
         }
         let rest = unchanged_until_restart(&old, &new);
         self.settings.store(Arc::new(new));
-        let done = "templates, flows, prompts, users, DHCP's subnets, call rules, routes, certificates";
+        let done = if held {
+            "flows, prompts, users, DHCP's subnets, call rules, routes, certificates; not the templates, while a rollout is under way"
+        } else {
+            "templates, flows, prompts, users, DHCP's subnets, call rules, routes, certificates"
+        };
         Ok(if rest.is_empty() { done.to_owned() } else { format!("{done}; after a restart also: {}", rest.join(", ")) })
     }
 }
@@ -586,6 +610,10 @@ impl call::Office for Office {
         self.onboarding.registered(Registration::from(contact));
     }
 
+    fn leg(&self, mac: MacAddr, call: CallId, leg: u32, up: bool) {
+        self.onboarding.leg(mac, call, leg, up);
+    }
+
     fn unregistered(&self, contact: &registrar::Contact) {
         self.onboarding.unregistered(contact.mac, contact.line, contact.generation);
     }
@@ -669,6 +697,11 @@ fn noticing(told: Events, onboarding: Onboarding) -> Events {
             }
             Event::CallStarted { mac: Some(mac), call, .. } => onboarding.call_began(*mac, *call, CallKind::Other),
             Event::CallEnded { mac: Some(mac), call, .. } => onboarding.call_ended(*mac, *call),
+            Event::RegisterRefused { user, source, .. } => {
+                if let Some(mac) = MacAddr::find_in(user) {
+                    onboarding.refused(mac, *source);
+                }
+            }
             _ => {}
         }
         told.tell(event);

@@ -56,6 +56,7 @@ fn it_names_every_key() {
         ("templates", "templates: { zz: 1 }"),
         ("provisioning", "provisioning: { zz: 1 }"),
         ("provisioning.open", "provisioning: { open: { zz: 1 } }"),
+        ("rollout", "rollout: { zz: 1 }"),
         ("bindings", "bindings: { zz: 1 }"),
         ("bindings.reload", "bindings: { reload: { zz: 1 } }"),
         ("bindings.attempts", "bindings: { attempts: { zz: 1 } }"),

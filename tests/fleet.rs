@@ -7,7 +7,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{cli::Server, netns::need};
+use crate::{
+    cli::{Phones, Server},
+    netns::need,
+};
 
 const PHONE: &str = "00:15:65:00:00:01";
 const FILE: &str = "001565000001.cfg";
@@ -109,4 +112,166 @@ fn every_configuration_that_a_phone_was_given_is_shown_and_compared() {
     assert!(!changed.is_empty() && changed.iter().all(|line| line.contains("port = ") || line.contains("http://127.")), "{diff}");
     let still = history(&server, &["yealink-common.cfg", "--json"]).json();
     assert_eq!((still.as_array().map(Vec::len), &still[0]["hash"]), (Some(1), &common[0]["hash"]), "{still}");
+}
+
+/// Five phones of three makes with owners, and a server whose rollouts are quick.
+fn fleet() -> (Server, Vec<Phones>) {
+    let settings = "rollout: { canary: '1', growth: 2, per_minute: 6000, take_secs: 60, register_secs: 60, stay_secs: 2 }\n";
+    let server = Server::start(&(TEMPLATES.to_owned() + settings), &[]);
+    let phones = [("yealink", "2"), ("grandstream", "2"), ("poly", "1")].map(|(family, count)| {
+        let phones = server.phones(family, &["--family", family, "--count", count]);
+        let count = count.parse().expect("a number");
+        phones.until(count, |news| news["type"] == "registered");
+        phones
+    });
+    let owners = ["1001", "1002", "1003", "1004", "1005"];
+    let devices = server.until(&["devices", "--json"], |devices| devices.as_array().is_some_and(|all| all.len() == 5));
+    for (device, owner) in devices.as_array().expect("devices").iter().zip(owners) {
+        server.ask(&["bind", device["mac"].as_str().expect("a MAC"), owner]).good();
+    }
+    server.until(&["devices", "--json"], all_in_service);
+    (server, phones.into())
+}
+
+fn all_in_service(devices: &Value) -> bool {
+    devices.as_array().expect("devices").iter().all(|device| device["state"] == "in_service")
+}
+
+/// Which phones were told to reload since this event.
+fn told_since(server: &Server, seq: u64) -> Vec<String> {
+    events(server)
+        .into_iter()
+        .filter(|event| event["type"] == "reload_requested" && event["seq"].as_u64() > Some(seq))
+        .filter_map(|event| Some(event["mac"].as_str()?.to_owned()))
+        .collect()
+}
+
+/// All of every phone, by their numbers.
+fn events(server: &Server) -> Vec<Value> {
+    let devices = server.ask(&["devices", "--json"]).json();
+    let of = |device: &Value| {
+        let device = server.ask(&["devices", device["mac"].as_str().expect("a MAC"), "--json"]).json();
+        device["timeline"].as_array().expect("events").clone()
+    };
+    let mut all: Vec<Value> = devices.as_array().expect("devices").iter().flat_map(of).collect();
+    all.sort_by_key(|event| event["seq"].as_u64());
+    all
+}
+
+fn last_seq(server: &Server) -> u64 {
+    events(server).last().and_then(|event| event["seq"].as_u64()).expect("a number")
+}
+
+#[test]
+fn a_good_change_goes_to_one_phone_then_to_more_and_a_bad_one_comes_back_by_itself() {
+    let (server, _phones) = fleet();
+    let before = last_seq(&server);
+    assert!(server.ask(&["rollout", "show"]).bad().contains("no rollout is under way"));
+    assert!(server.ask(&["rollout", "start"]).bad().contains("no phone's files change"));
+
+    // A good one, for the Yealinks and the Poly; the files of the others stay as they are.
+    let german = |mac: &str| format!("  '{mac}': {{ variables: {{ language: de }} }}\n");
+    let three: String = [PHONE, "00:15:65:00:00:02", "64:16:7f:00:00:01"].map(german).concat();
+    fs::write(server.path("tpl/overrides.yaml"), format!("devices:\n{three}")).expect("written");
+    let diff = server.ask(&["template", "diff", "--json"]).json();
+    let changed: Vec<String> = diff["groups"]
+        .as_array()
+        .expect("groups")
+        .iter()
+        .flat_map(|group| group["phones"].as_array().expect("phones"))
+        .filter_map(|mac| mac.as_str().map(str::to_owned))
+        .collect();
+    let told = server.ask(&["rollout", "start", "--canary", "1", "--family", "yealink", "--wait"]).good();
+    assert!(told.starts_with("wave 1: running; ") && told.lines().last().is_some_and(|line| line.contains(": done; ")), "{told}");
+    assert!(told.contains("wave 2: "), "{told}");
+    let shown = server.ask(&["rollout", "show", "--json"]).json();
+    assert_eq!(shown["stage"], "done", "{shown}");
+    let phones = shown["phones"].as_array().expect("phones");
+    assert_eq!((phones.len(), changed.len()), (3, 3), "{shown}");
+    assert!(phones.iter().all(|phone| phone["step"] == "through"), "{shown}");
+    let mut told = told_since(&server, before);
+    told.dedup();
+    told.sort();
+    let mut wanted = changed.clone();
+    wanted.sort();
+    assert_eq!(told, wanted, "a phone whose files are the same is not told");
+    assert_eq!(server.ask(&["template", "diff", "--json"]).json()["changed"], 0, "it is live");
+    let steps: Vec<_> = events(&server).into_iter().filter(|event| event["type"] == "rollout_phone").collect();
+    assert_eq!(steps.len(), 4 * changed.len(), "told, fetched, registered, through: {steps:#?}");
+
+    // A bad one: the phones log in with a password that is not theirs.
+    let shipped = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/templates/yealink/account.cfg.j2")).expect("shipped");
+    let bad = shipped.replace("{{ line.secret }}", "{{ line.secret }}x");
+    assert_ne!(bad, shipped);
+    fs::create_dir_all(server.path("tpl/yealink")).expect("made");
+    fs::write(server.path("tpl/yealink/account.cfg.j2"), &bad).expect("written");
+    let before = last_seq(&server);
+    let failed = server.ask(&["rollout", "start", "--wait"]);
+    assert!(failed.bad().contains("the change was taken back: 1 of 1 phones failed"));
+    let shown = server.ask(&["rollout", "show", "--json"]).json();
+    assert_eq!(shown["stage"], "rolled_back", "{shown}");
+    let steps: Vec<_> = shown["phones"].as_array().expect("phones").iter().map(|phone| phone["step"].as_str().expect("a step")).collect();
+    assert!(steps.len() == 2 && steps.contains(&"restored") && steps.contains(&"spared"), "{shown}");
+    let mut harmed = told_since(&server, before);
+    harmed.sort();
+    harmed.dedup();
+    assert_eq!(harmed.len(), 1, "only the first was harmed: {harmed:?}");
+    server.until(&["devices", "--json"], all_in_service);
+    assert!(server.ask(&["rollout", "show"]).good().contains("the old templates are live, not those on disk"));
+    assert_eq!(server.ask(&["template", "diff", "--json"]).json()["changed"], 2, "the bad ones are on disk still");
+
+    // And so it is after `kill -9`, until somebody makes those on disk live.
+    let server = server.dies_and_starts_again();
+    assert!(server.log().contains("the templates from before the last rollout are live, not those on disk"));
+    assert_eq!(server.ask(&["template", "diff", "--json"]).json()["changed"], 2);
+    fs::remove_file(server.path("tpl/yealink/account.cfg.j2")).expect("removed");
+    server.ask(&["reload"]).good();
+    assert!(server.ask(&["rollout", "show"]).bad().contains("no rollout is under way"));
+}
+
+#[test]
+fn a_change_that_is_under_way_survives_kill_9_with_both_sets_of_templates() {
+    need("curl", "curl");
+    let server = Server::start(TEMPLATES, &[]);
+    let phones = server.phones("phones", &["--family", "yealink", "--count", "2"]);
+    phones.until(2, |news| news["type"] == "registered");
+    let devices = server.until(&["devices", "--json"], |devices| {
+        devices.as_array().is_some_and(|all| all.len() == 2 && all.iter().all(|device| device["address"].is_string()))
+    });
+    let addresses: Vec<String> = (0..2).map(|n| devices[n]["address"].as_str().expect("an address").to_owned()).collect();
+    drop(phones);
+    let language = |server: &Server| -> Vec<&str> {
+        let of = |address: &String| {
+            let file = curl(&format!("http://{}/yealink-common.cfg", server.http), address, &[]);
+            ["German", "French", "English"].into_iter().find(|language| file.contains(language)).expect("a language")
+        };
+        addresses.iter().map(of).collect()
+    };
+    let write = |server: &Server, language: &str| {
+        fs::write(server.path("tpl/overrides.yaml"), overrides(&format!("language: {language}"))).expect("written");
+    };
+    write(&server, "de");
+    server.ask(&["rollout", "start", "--phone", PHONE]).good();
+    assert!(server.ask(&["rollout", "pause"]).good().starts_with("wave 1: paused (somebody has paused it); "));
+    assert_eq!(language(&server), ["German", "English"], "only the first has the new files");
+    assert!(server.ask(&["rollout", "start"]).bad().contains("a rollout is under way"));
+
+    // Whatever becomes of the folder: this change is what it was when it began.
+    write(&server, "fr");
+    assert!(server.ask(&["reload"]).good().contains("not the templates, while a rollout is under way"));
+    assert_eq!(language(&server), ["German", "English"]);
+    let server = server.dies_and_starts_again();
+    assert_eq!(language(&server), ["German", "English"], "after kill -9 too");
+    let shown = server.ask(&["rollout", "show", "--json"]).json();
+    assert_eq!((&shown["stage"], &shown["wave"], shown["phones"].as_array().map(Vec::len)), (&"paused".into(), &1.into(), Some(2)));
+
+    server.ask(&["rollout", "abort"]).good();
+    assert_eq!(language(&server), ["English", "English"], "taken back");
+    assert_eq!(server.until(&["rollout", "show", "--json"], |shown| shown["stage"] == "rolled_back")["reason"], "somebody has aborted it");
+    let server = server.dies_and_starts_again();
+    assert_eq!(language(&server), ["English", "English"], "it stays taken back");
+    server.ask(&["reload"]).good();
+    assert_eq!(language(&server), ["French", "French"], "until somebody wants what is on disk");
+    let server = server.dies_and_starts_again();
+    assert_eq!(language(&server), ["French", "French"]);
 }

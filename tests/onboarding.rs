@@ -145,7 +145,7 @@ fn a_phone_is_bound_in_a_call_and_reloads_after_it() {
     let sent = "20500 NOTIFY check-sync;reboot=false 10.0.0.1:5060 holding 0";
     assert_eq!(script.until(21_000), [sent, "20500 Bound>Reloading"]);
     script.core.handle_reload_answered(script.at(20_600), mac(1), 1, 200);
-    script.core.handle_file_fetched(script.at(30_000), mac(1), 1);
+    script.core.handle_file_fetched(script.at(30_000), mac(1), 1, false);
     assert_eq!(script.said(), ["taken"]);
     script.core.handle_registered(script.at(31_000), registration(1, 0));
     assert_eq!(script.said(), [""; 0], "a registration that was under way with the old secret is not it");
@@ -189,7 +189,7 @@ fn a_phone_that_polls_by_itself_needs_no_notify() {
     script.core.handle_call_began(script.at(0), mac(1), CALL, CallKind::Ivr);
     script.bind(1000, 1, "ann", "2041");
     script.said();
-    script.core.handle_file_fetched(script.at(2000), mac(1), 1);
+    script.core.handle_file_fetched(script.at(2000), mac(1), 1, false);
     assert_eq!(script.said(), ["Bound>Reloading", "taken"]);
     script.core.handle_call_ended(script.at(9000), mac(1), CALL);
     assert_eq!(script.until(180_000), [""; 0]);
@@ -214,6 +214,34 @@ fn a_call_that_begins_before_the_notify_holds_it_back() {
     assert_eq!(script.until(60_000), [""; 0]);
     script.core.handle_call_ended(script.at(60_000), mac(1), CALL);
     assert_eq!(script.until(61_000).len(), 2);
+}
+
+#[test]
+fn a_phone_that_was_called_is_not_told_to_reload_however_long_the_call_is() {
+    let mut script = Script::new(1).with_phone(1);
+    let leg = (CALL, 2);
+    script.said();
+    script.core.handle_leg(script.at(0), mac(1), leg, true);
+    script.core.handle_reload_asked(script.at(1000), mac(1)).expect("known");
+    assert_eq!(script.until(3_600_000), [""; 0], "an hour");
+    script.core.handle_leg(script.at(3_600_000), mac(1), leg, false);
+    assert!(script.until(3_602_000)[0].contains("NOTIFY"), "then at once");
+}
+
+#[test]
+fn a_phone_with_a_wrong_password_is_told_where_it_is_heard() {
+    for (story, from, told) in [
+        ("it has another port since it started anew", "10.0.0.1:4444", "10.0.0.1:4444"),
+        ("anybody can say its name from elsewhere", "10.0.0.99:4444", "10.0.0.1:5060"),
+    ] {
+        let mut script = Script::new(1).with_phone(1);
+        script.core.handle_registered(script.at(0), registration(1, 0));
+        script.said();
+        script.core.handle_refused(script.at(1000), mac(1), from.parse().expect("an address"));
+        script.core.handle_reload_asked(script.at(2000), mac(1)).expect("known");
+        let said = script.until(3000);
+        assert!(said.iter().any(|said| said.contains(&format!("reboot=false {told} "))), "{story}: {said:?}");
+    }
 }
 
 #[test]
@@ -318,7 +346,7 @@ fn an_admin_reloads_a_phone_whose_file_is_the_same() {
     assert_eq!(script.until(1500), ["1500 NOTIFY check-sync;reboot=false 10.0.0.1:5060 holding 1"]);
     script.core.handle_registered(script.at(2000), registration(1, 1));
     assert!(script.core.poll_timeout().is_some(), "a refreshed registration proves nothing");
-    script.core.handle_file_fetched(script.at(3000), mac(1), 1);
+    script.core.handle_file_fetched(script.at(3000), mac(1), 1, false);
     assert_eq!((script.said(), script.core.poll_timeout()), (vec!["taken".to_owned()], None));
     assert!(matches!(script.core.handle_reload_asked(script.at(0), mac(9)), Err(Error::Unseen(_))));
 }
@@ -628,7 +656,7 @@ async fn perform(onboarding: &Onboarding, deed: Deed) {
         }
         Deed::Unbind { device, line } => drop(onboarding.unbind(mac(device), line, "test").await),
         Deed::Register { device, generation } => onboarding.registered(registration(device, generation)),
-        Deed::Fetch { device, generation } => onboarding.file_fetched(mac(device), generation),
+        Deed::Fetch { device, generation } => onboarding.file_fetched(mac(device), generation, false),
         Deed::Call { device, began: true } => onboarding.call_began(mac(device), CALL, CallKind::Ivr),
         Deed::Call { device, began: false } => onboarding.call_ended(mac(device), CALL),
         Deed::Restart => {}

@@ -28,7 +28,7 @@ use crate::{
     call,
     directory::Directory,
     journal::Journal,
-    provisioning::{Files, worker::Onboarding},
+    provisioning::{Files, Rollouts, worker::Onboarding},
     store::Store,
     template::Templates,
 };
@@ -45,6 +45,7 @@ pub mod links;
 pub mod messages;
 pub mod problem;
 pub mod records;
+pub mod rollout;
 pub mod templates;
 pub mod trunks;
 pub mod voicemail;
@@ -85,6 +86,7 @@ pub struct Context {
     pub owners: Onboarding,
     pub files: Files,
     pub templates: Templates,
+    pub rollouts: Rollouts,
     pub calls: call::Handle,
     /// `None`: it is switched off.
     pub voicemail: Option<crate::voicemail::Voicemail>,
@@ -146,6 +148,10 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(devices::bindings))
         .routes(routes!(devices::users))
         .routes(routes!(templates::diff))
+        .routes(routes!(rollout::start, rollout::show))
+        .routes(routes!(rollout::pause))
+        .routes(routes!(rollout::resume))
+        .routes(routes!(rollout::abort))
         .routes(routes!(features::show, features::set))
         .routes(routes!(features::nights))
         .routes(routes!(features::turn_night))

@@ -54,7 +54,7 @@ pub async fn diff(State(context): State<Context>) -> Result<Json<TemplateDiff>, 
     let new = read.map_err(|faults| Problem::new(StatusCode::CONFLICT, "the templates on disk have faults", faults.to_string()))?;
     let devices = context.owners.devices().await?;
     let phones = devices.len();
-    let groups = context.files.compare(new, devices).await;
+    let groups = context.files.compare(std::sync::Arc::new(new), devices).await;
     let changed = groups.iter().map(|group| group.phones.len()).sum();
     Ok(Json(TemplateDiff { phones, changed, groups: groups.into_iter().map(DiffGroup::from).collect() }))
 }

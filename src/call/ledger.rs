@@ -34,6 +34,16 @@ pub struct Ledger {
     /// Legs that are up and whose record is new.
     changed: VecDeque<LegId>,
     done: VecDeque<CallLeg>,
+    lines: VecDeque<LineNews>,
+}
+
+/// A leg has begun or ended at a phone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineNews {
+    pub mac: MacAddr,
+    pub call: CallId,
+    pub leg: u32,
+    pub up: bool,
 }
 
 struct Open {
@@ -128,6 +138,11 @@ impl Ledger {
         !self.done.is_empty() || !self.changed.is_empty()
     }
 
+    /// Which phones are in a call, and no more, oldest first.
+    pub fn poll_line(&mut self) -> Option<LineNews> {
+        self.lines.pop_front()
+    }
+
     /// The next record for the disk.
     pub fn poll_save(&mut self) -> Option<CallLeg> {
         while let Some(leg) = self.changed.pop_front() {
@@ -161,6 +176,7 @@ impl Ledger {
             codec: None,
             labels: known.labels.clone(),
         };
+        self.lines.extend(line_news(&record, true));
         self.by_media.insert(begins.media, begins.leg);
         self.legs.insert(begins.leg, Open { record, near: begins.near, changed: true });
         self.changed.push_back(begins.leg);
@@ -231,6 +247,7 @@ impl Ledger {
 
     fn close(&mut self, wall: Timestamp, leg: LegId, cause: &str, status: Option<u16>) {
         let Some(Open { mut record, .. }) = self.legs.remove(&leg) else { return };
+        self.lines.extend(line_news(&record, false));
         record.ended = Some(wall);
         record.cause = Some(cause.to_owned());
         // A phone that rang and was hung up answers 487 (RFC 3261 §9.2).
@@ -245,4 +262,8 @@ impl Ledger {
         }
         self.done.push_back(record);
     }
+}
+
+fn line_news(record: &CallLeg, up: bool) -> Option<LineNews> {
+    Some(LineNews { mac: record.mac?, call: record.call, leg: record.leg, up })
 }

@@ -88,6 +88,8 @@ pub trait Office: Send + Sync + 'static {
     }
     /// A phone has registered, or has refreshed its registration.
     fn registered(&self, contact: &registrar::Contact, refreshed: bool);
+    /// A leg of a call begins (`up`) or ends at a phone, whoever called. `leg`: its number in its call.
+    fn leg(&self, _mac: MacAddr, _call: CallId, _leg: u32, _up: bool) {}
     /// A contact is gone: taken back, expired, or of a binding that has ended.
     fn unregistered(&self, contact: &registrar::Contact);
 }
@@ -511,6 +513,9 @@ impl Engine {
                 self.apply(now, action);
             }
             self.records.settle(now);
+            while let Some(line) = self.records.poll_line() {
+                self.ground.office.leg(line.mac, line.call, line.leg, line.up);
+            }
             while let Some(action) = self.ground.registrar.poll_action() {
                 self.apply_registrar(action);
             }

@@ -25,6 +25,7 @@ mod phones;
 mod pin;
 mod records;
 mod render;
+mod rollout;
 mod route;
 mod schema;
 mod serve;
@@ -60,6 +61,7 @@ enum Command {
     Reload(serve::Reload),
     Render(render::Render),
     Template(template::Template),
+    Rollout(rollout::Rollout),
     Dhcp(dhcp::Dhcp),
     Devices(lists::Devices),
     Users(lists::Users),
@@ -98,6 +100,7 @@ impl Cli {
             Command::Reload(command) => command.run().await,
             Command::Render(command) => command.run().await,
             Command::Template(command) => command.run().await,
+            Command::Rollout(command) => command.run().await,
             Command::Dhcp(command) => command.run(),
             Command::Devices(command) => command.run().await,
             Command::Users(command) => command.run().await,

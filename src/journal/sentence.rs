@@ -45,6 +45,7 @@ fn level(event: &Event) -> Level {
         | ReloadOverdue { .. }
         | CallRefused { .. }
         | DuplicateMac { .. } => Level::Warn,
+        RolloutGoesBack { .. } | RolloutPaused { .. } => Level::Warn,
         DirectoryChecked { outcome: CheckOutcome::Unavailable, .. } => Level::Warn,
         PoolExhausted { .. } | RenderFailed { .. } | TrunkDown { .. } | DirectoryUnavailable { .. } | ConfigRejected { .. } => Level::Error,
         _ => Level::Info,
@@ -135,6 +136,13 @@ fn words(event: &Event) -> String {
         ReloadTaken { .. } => "has fetched its new file".into(),
         ReloadDone { extension, .. } => format!("is in service as {extension}"),
         ReloadOverdue { reason, .. } => format!("has not reloaded: {reason}"),
+        RolloutStarted { phones, canary } => format!("a change begins to go to {phones} phones, {canary} of them first"),
+        RolloutWave { wave, phones } => format!("wave {wave} of the change: {phones} phones"),
+        RolloutPhone { wave, step, reason, .. } => format!("wave {wave} of the change: {step}{}", maybe(", ", reason)),
+        RolloutPaused { reason } => format!("the change is paused: {reason}"),
+        RolloutResumed => "the change goes on".into(),
+        RolloutGoesBack { reason } => format!("the change is taken back: {reason}"),
+        RolloutEnded { outcome, well, left } => format!("the change is {outcome}: {well} phones as they should be, {left} not"),
         Registered { user, contact, source, expires_secs, .. } => {
             format!("registers as {user} at {contact} from {source} for {expires_secs} s")
         }

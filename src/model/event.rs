@@ -221,6 +221,43 @@ pub enum Event {
         reason: String,
     },
 
+    // --- a change of templates, some phones first
+    RolloutStarted {
+        /// Whose files change.
+        phones: usize,
+        /// Who gets them first.
+        canary: usize,
+    },
+    /// These phones have the new files from now on. 1: the canary.
+    RolloutWave {
+        wave: u32,
+        phones: usize,
+    },
+    RolloutPhone {
+        mac: MacAddr,
+        wave: u32,
+        /// `told`, `fetched`, `registered`, `through`, `failed`, `late`; on the way back `told to go back` and the like.
+        step: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    RolloutPaused {
+        reason: String,
+    },
+    RolloutResumed,
+    /// The phones that have the new files get the old ones back.
+    RolloutGoesBack {
+        reason: String,
+    },
+    RolloutEnded {
+        /// `done` or `rolled back`.
+        outcome: String,
+        /// Phones that are where they should be.
+        well: usize,
+        /// Those that are not.
+        left: usize,
+    },
+
     // --- SIP
     Registered {
         mac: MacAddr,
@@ -464,6 +501,7 @@ impl Event {
             | ReloadTaken { mac }
             | ReloadDone { mac, .. }
             | ReloadOverdue { mac, .. }
+            | RolloutPhone { mac, .. }
             | Registered { mac, .. }
             | Unregistered { mac, .. } => Some(*mac),
             FileServed { mac, .. }

@@ -71,7 +71,7 @@ impl<K: Keys> Urls for PhoneClasses<K> {
 
 impl<K: Keys> Classify for PhoneClasses<K> {
     fn class(&self, facts: &ClientFacts<'_>) -> Class {
-        let set = self.templates.current();
+        let (set, _) = self.templates.of(facts.mac);
         let said = DhcpFacts {
             mac: Some(facts.mac),
             vendor_class: facts.vendor_class,

@@ -49,7 +49,8 @@ pub trait Devices: Send + Sync + 'static {
     /// A phone that proved itself asked for a file.
     fn seen(&self, seen: Seen);
     /// It has every byte of the file with its account, of this generation.
-    fn fetched(&self, mac: MacAddr, generation: Generation);
+    /// `first`: by templates that go to some phones first.
+    fn fetched(&self, mac: MacAddr, generation: Generation, first: bool);
     /// Who it is now. A phone that nobody knows is provisional.
     async fn known(&self, mac: MacAddr) -> Known;
 }
@@ -100,7 +101,15 @@ struct Inner {
     /// Whose links are being used now: none is used twice.
     welcoming: Mutex<HashSet<MacAddr>>,
     /// Account files on their way by a door that tells the end of it.
-    under_way: Mutex<HashMap<(IpAddr, String), (MacAddr, Generation)>>,
+    under_way: Mutex<HashMap<(IpAddr, String), Account>>,
+}
+
+/// Whose account is on its way.
+struct Account {
+    mac: MacAddr,
+    generation: Generation,
+    /// By templates that go to some phones first.
+    first: bool,
 }
 
 impl Files {
@@ -147,7 +156,7 @@ impl Files {
         model: Option<&str>,
     ) -> Vec<Result<crate::template::Rendered, crate::yaml::Fault>> {
         let inner = &self.0;
-        let set = inner.neighbours.templates.current();
+        let (set, _) = inner.neighbours.templates.of(mac);
         let known = inner.known(mac).await;
         let family = family.or(known.family.as_deref()).or(set.recognise_mac(mac)).unwrap_or("generic").to_owned();
         let model = model.map(str::to_owned).or(known.model.clone());
@@ -156,7 +165,7 @@ impl Files {
     }
 
     /// What each of these phones would get by `new`, beside what it gets now: whose files change how. No secrets are in it.
-    pub async fn compare(&self, new: TemplateSet, devices: Vec<DeviceRecord>) -> Vec<preview::Group> {
+    pub async fn compare(&self, new: Arc<TemplateSet>, devices: Vec<DeviceRecord>) -> Vec<preview::Group> {
         let inner = self.0.clone();
         let mut phones = Vec::new();
         for device in devices {
@@ -237,6 +246,25 @@ impl Inner {
         )
     }
 
+    /// By the templates of the phone that asks. `true`: they go to some phones first.
+    fn verdict(&self, request: &FileRequest) -> (Arc<TemplateSet>, bool, Verdict) {
+        let templates = &self.neighbours.templates;
+        let set = templates.current();
+        let verdict = self.decide(&set, request, now());
+        let mac = match &verdict {
+            Verdict::Own { mac, .. } => Some(*mac),
+            Verdict::Common { peer, .. } => peer.mac,
+            Verdict::Missing { mac, .. } | Verdict::Refused { mac, .. } => *mac,
+        };
+        match mac.map(|mac| templates.of(mac)) {
+            Some((own, true)) => {
+                let verdict = self.decide(&own, request, now());
+                (own, true, verdict)
+            }
+            _ => (set, false, verdict),
+        }
+    }
+
     fn window(&self, now: Timestamp, source: IpAddr, mac: MacAddr) -> Window {
         let open = &self.settings.open;
         let ended = open.minutes > 0 && self.started.plus_secs(i64::from(open.minutes) * 60) < now;
@@ -260,7 +288,15 @@ impl Inner {
     }
 
     /// A proven phone's file: rendered, or what it uploaded.
-    async fn own(&self, set: &TemplateSet, request: &FileRequest, mac: MacAddr, path: &str, peer: &Peer, proof: Proof) -> FileAnswer {
+    async fn own(
+        &self,
+        (set, first): (&TemplateSet, bool),
+        request: &FileRequest,
+        mac: MacAddr,
+        path: &str,
+        peer: &Peer,
+        proof: Proof,
+    ) -> FileAnswer {
         let source = plain(request.source);
         if proof == Proof::OpenWindow {
             self.claims.lock().unwrap_or_else(PoisonError::into_inner).claim(now(), source, mac);
@@ -297,7 +333,7 @@ impl Inner {
         };
         let answer = self.render(set, request, Some(mac), path, &file, &subject, Some((mac, &shown)));
         if file.account && matches!(answer, FileAnswer::Found(_)) {
-            self.taken(request, mac, known.generation);
+            self.taken(request, Account { mac, generation: known.generation, first });
         }
         answer
     }
@@ -447,21 +483,21 @@ impl Inner {
     }
 
     /// The account is on its way. Doors that know when the last byte was taken say so by [`FileService::ended`].
-    fn taken(&self, request: &FileRequest, mac: MacAddr, generation: Generation) {
+    fn taken(&self, request: &FileRequest, account: Account) {
         if request.door == Door::Http {
-            return self.neighbours.devices.fetched(mac, generation);
+            return self.neighbours.devices.fetched(account.mac, account.generation, account.first);
         }
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if under_way.len() >= UNDER_WAY_MAX {
             under_way.clear();
         }
-        under_way.insert((request.source, request.path.clone()), (mac, generation));
+        under_way.insert((request.source, request.path.clone()), account);
     }
 
     /// Whose upload it would be, by proof and name.
     async fn upload(&self, request: &FileRequest) -> Result<(MacAddr, String, UploadRule, Known), Refused> {
-        let set = self.neighbours.templates.current();
-        let (mac, path, peer) = match self.decide(&set, request, now()) {
+        let (set, _, verdict) = self.verdict(request);
+        let (mac, path, peer) = match verdict {
             Verdict::Own { mac, path, peer, .. } if self.settings.uploads => (mac, path, peer),
             Verdict::Refused { mac, path, reason } => return Err(Refused { mac, path, reason: reason.to_string() }),
             Verdict::Own { mac, path, .. } => return Err(Refused { mac: Some(mac), path, reason: "uploads are switched off".into() }),
@@ -486,12 +522,13 @@ struct Refused {
 impl FileService for Files {
     async fn fetch(&self, request: FileRequest) -> FileAnswer {
         let inner = &self.0;
-        let set = inner.neighbours.templates.current();
         if let Some(sealed) = links::sealed(&request.path) {
+            let set = inner.neighbours.templates.current();
             return inner.welcomed(&set, &request, sealed).await;
         }
-        match inner.decide(&set, &request, now()) {
-            Verdict::Own { mac, path, peer, proof } => inner.own(&set, &request, mac, &path, &peer, proof).await,
+        let (set, first, verdict) = inner.verdict(&request);
+        match verdict {
+            Verdict::Own { mac, path, peer, proof } => inner.own((&set, first), &request, mac, &path, &peer, proof).await,
             Verdict::Common { file, path, peer } => {
                 let model = peer.model.clone().or_else(|| file.model.clone());
                 let local = request.local.map(|local: SocketAddr| local.ip());
@@ -557,8 +594,8 @@ impl FileService for Files {
         let (door, path, source) = (request.door, super::identify::shown(&request.path), plain(request.source));
         self.0.tell(match transfer {
             Transfer::Delivered => {
-                if let Some((mac, generation)) = account {
-                    self.0.neighbours.devices.fetched(mac, generation);
+                if let Some(Account { mac, generation, first }) = account {
+                    self.0.neighbours.devices.fetched(mac, generation, first);
                 }
                 Event::FileDelivered { mac, door, path, source }
             }
@@ -586,8 +623,8 @@ impl Devices for Onboarding {
         Onboarding::seen(self, Sighting { family, model, firmware, address: Some(address), phone: true, ..Sighting::of(mac) });
     }
 
-    fn fetched(&self, mac: MacAddr, generation: Generation) {
-        self.file_fetched(mac, generation);
+    fn fetched(&self, mac: MacAddr, generation: Generation, first: bool) {
+        self.file_fetched(mac, generation, first);
     }
 
     async fn known(&self, mac: MacAddr) -> Known {

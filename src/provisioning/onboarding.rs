@@ -7,13 +7,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::Instant,
 };
 
 use super::{
     duplicates::Heard,
     reload::{Proof, Run, Step},
+    rollout::Standing,
 };
 use crate::{
     binding::{Effect, Fact, Life, Limits, ReloadSettings},
@@ -172,6 +173,9 @@ pub(super) struct Device {
     pub(super) record: DeviceRecord,
     pub(super) bindings: Bindings,
     pub(super) calls: HashMap<CallId, CallKind>,
+    /// Legs of calls that end at it, also where somebody else called.
+    pub(super) legs: Vec<(CallId, u32)>,
+    standing: Standing,
     /// Lines registered with the present generation.
     registered: BTreeSet<LineNumber>,
     /// The last contact, of whatever generation.
@@ -275,7 +279,7 @@ impl Core {
         let Some(device) = self.devices.get_mut(&mac) else { return };
         let ended = device.calls.remove(&call);
         let others_in_ivr = device.calls.values().any(|kind| *kind == CallKind::Ivr);
-        let waits = device.calls.is_empty() && device.reload.as_ref().is_some_and(|run| run.step == Step::Idle);
+        let waits = device.waits_for_idle();
         if ended == Some(CallKind::Ivr) && !others_in_ivr {
             self.apply(now, mac, Fact::CallEnded);
         }
@@ -284,9 +288,55 @@ impl Core {
         }
     }
 
-    /// The device has every byte of its own file, rendered for `generation`.
-    pub fn handle_file_fetched(&mut self, now: Now, mac: MacAddr, generation: Generation) {
+    /// A leg of a call begins or ends at the device, whoever called. While there is one the phone is not told to reload.
+    pub fn handle_leg(&mut self, now: Now, mac: MacAddr, leg: (CallId, u32), up: bool) {
+        let Some(device) = self.devices.get_mut(&mac) else { return };
+        device.legs.retain(|held| *held != leg);
+        if up {
+            if device.legs.len() < MOST_CALLS {
+                device.legs.push(leg);
+            }
+        } else if device.waits_for_idle() {
+            self.wait_for(mac, Step::Settled, now.instant + self.config.reload.settle());
+        }
+    }
+
+    /// A log-in of the device was refused for its password. It is heard from there.
+    pub fn handle_refused(&mut self, now: Now, mac: MacAddr, source: SocketAddr) {
+        let Some(device) = self.devices.get_mut(&mac) else { return };
+        if device.record.address.map(IpAddr::V4) != Some(source.ip().to_canonical()) {
+            // Anybody can say any name.
+            return;
+        }
+        let Standing { registered_at, fetched_old_at, fetched_new_at, refused_at, .. } = device.standing;
+        if refused_at <= registered_at.max(fetched_old_at).max(fetched_new_at) {
+            device.standing.refused_at = Some(now.wall);
+        }
+        // It has started anew and has another port: there it can be told to fetch its files.
+        if let Some(contact) =
+            device.contact.as_mut().filter(|contact| contact.flow.peer != source && contact.flow.transport == sip::Transport::Udp)
+        {
+            contact.flow.peer = source;
+            contact.uri = format!("sip:{}@{source}", contact.user);
+        }
+    }
+
+    /// How these devices stand.
+    pub fn standings(&self, macs: &[MacAddr]) -> Vec<(MacAddr, Standing)> {
+        let of = |mac: &MacAddr| {
+            let device = self.devices.get(mac)?;
+            Some((*mac, Standing { registered: !device.registered.is_empty(), in_call: device.is_busy(), ..device.standing }))
+        };
+        macs.iter().filter_map(of).collect()
+    }
+
+    /// The device has every byte of its own file, rendered for `generation`; `first`: by templates that go to some phones first.
+    pub fn handle_file_fetched(&mut self, now: Now, mac: MacAddr, generation: Generation, first: bool) {
         if self.admit(now, mac).is_some() {
+            if let Some(device) = self.devices.get_mut(&mac) {
+                let Standing { fetched_new_at, fetched_old_at, .. } = &mut device.standing;
+                *(if first { fetched_new_at } else { fetched_old_at }) = Some(now.wall);
+            }
             self.apply(now, mac, Fact::FileTaken { generation });
         }
     }
@@ -302,6 +352,7 @@ impl Core {
             device.registered.insert(registration.contact.line);
             device.contact = Some(registration.contact);
             device.holds = Some(registration.generation);
+            device.standing.registered_at = Some(now.wall);
         }
         self.tell_duplicate(mac, duplicate, "both register by turns");
         self.apply(now, mac, Fact::Registered { generation: registration.generation });
@@ -552,12 +603,23 @@ impl Device {
             record,
             bindings: BTreeMap::new(),
             calls: HashMap::new(),
+            legs: Vec::new(),
+            standing: Standing::default(),
             registered: BTreeSet::new(),
             contact: None,
             holds: None,
             reload: None,
             heard: Heard::default(),
         }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        !self.calls.is_empty() || !self.legs.is_empty()
+    }
+
+    /// A reload waits for the end of its calls, and that is now.
+    fn waits_for_idle(&self) -> bool {
+        !self.is_busy() && self.reload.as_ref().is_some_and(|run| run.step == Step::Idle)
     }
 
     fn update(&mut self, now: Now, sighting: Sighting) -> News {

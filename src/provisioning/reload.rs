@@ -22,6 +22,8 @@ use crate::{
 
 /// An overdue phone that shows itself is told to reload at most so often.
 const NUDGE_AGAIN: Duration = Duration::from_secs(60);
+/// The longest that a leg of a call is believed to be up.
+const LONGEST_CALL: Duration = Duration::from_secs(12 * 3600);
 
 /// How the phones of a family are made to reload, from its template.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,6 +107,7 @@ pub(super) struct Run {
     attempt: u32,
     last_sent: Option<Instant>,
     overdue_told: bool,
+    began: Instant,
 }
 
 /// What shows that a reload is done.
@@ -168,13 +171,10 @@ impl Core {
             self.timers.remove(&(run.deadline, mac));
         }
         let settings = &self.config.reload;
-        let (step, wait) = if device.calls.is_empty() {
-            (Step::Settled, settings.settle())
-        } else {
-            (Step::Idle, Duration::from_secs(settings.hold_secs))
-        };
+        let (step, wait) =
+            if !device.is_busy() { (Step::Settled, settings.settle()) } else { (Step::Idle, Duration::from_secs(settings.hold_secs)) };
         let deadline = now.instant + wait;
-        device.reload = Some(Run { proof, step, deadline, next: 0, attempt: 0, last_sent: None, overdue_told: false });
+        device.reload = Some(Run { proof, step, deadline, next: 0, attempt: 0, last_sent: None, overdue_told: false, began: now.instant });
         self.timers.insert((deadline, mac));
     }
 
@@ -189,9 +189,15 @@ impl Core {
         let Some(device) = self.devices.get_mut(&mac) else { return };
         let Some(run) = device.reload.as_mut() else { return };
         match run.step {
+            // The engine knows of each leg when it ends.
+            Step::Idle if !device.legs.is_empty() && now.instant < run.began + LONGEST_CALL => {
+                let hold = Duration::from_secs(self.config.reload.hold_secs);
+                self.wait_for(mac, Step::Idle, now.instant + hold);
+            }
             Step::Idle => {
                 // No call is this long here; its end was missed.
                 device.calls.clear();
+                device.legs.clear();
                 self.tell_phone(now, mac);
             }
             Step::Settled | Step::Answer | Step::Fetch => self.tell_phone(now, mac),
@@ -208,8 +214,9 @@ impl Core {
     fn tell_phone(&mut self, now: Now, mac: MacAddr) {
         let settings = self.config.reload.clone();
         let Some(device) = self.devices.get_mut(&mac) else { return };
+        let busy = device.is_busy();
         let Some(run) = device.reload.as_mut() else { return };
-        if !device.calls.is_empty() {
+        if busy {
             self.wait_for(mac, Step::Idle, now.instant + Duration::from_secs(settings.hold_secs));
             return;
         }

@@ -8,7 +8,7 @@
 
 use std::{
     collections::VecDeque,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -28,6 +28,7 @@ use super::{
         swap::{self, Swapped},
     },
     onboarding::{Action, CallKind, Config, Core, Error, Now, Order, Output, Registration, Reload, ReloadMethods, Sighting},
+    rollout,
 };
 use crate::{
     binding::{Attempts, Outcome, Verdict, Who},
@@ -65,7 +66,10 @@ enum Message {
     Seen(Sighting),
     CallBegan(MacAddr, CallId, CallKind),
     CallEnded(MacAddr, CallId),
-    FileFetched(MacAddr, Generation),
+    Leg(MacAddr, (CallId, u32), bool),
+    FileFetched(MacAddr, Generation, bool),
+    Refused(MacAddr, SocketAddr),
+    Standings(Vec<MacAddr>, oneshot::Sender<Vec<(MacAddr, rollout::Standing)>>),
     Registered(Registration),
     Unregistered(MacAddr, LineNumber, Generation),
     ReloadAnswered(MacAddr, Generation, u16),
@@ -89,10 +93,10 @@ impl Message {
     fn is_asked(&self) -> bool {
         use Message::*;
         match self {
-            Seen(..) | CallBegan(..) | CallEnded(..) | FileFetched(..) | Registered(..) | Unregistered(..) => false,
-            ReloadAnswered(..) | Settle(..) | Pardon(..) => false,
+            Seen(..) | CallBegan(..) | CallEnded(..) | Leg(..) | FileFetched(..) | Registered(..) | Unregistered(..) => false,
+            Refused(..) | ReloadAnswered(..) | Settle(..) | Pardon(..) => false,
             ReloadAsked(..) | Bind { .. } | Unbind { .. } | Enter { .. } | Swap { .. } | Claim(..) | Admit(..) => true,
-            Devices(..) | Device(..) | Standing(..) | Stop(..) => true,
+            Devices(..) | Device(..) | Standing(..) | Standings(..) | Stop(..) => true,
         }
     }
 }
@@ -164,8 +168,24 @@ impl Onboarding {
     }
 
     /// The device has every byte of its own file, rendered with [`Identities::generation`] as it was then.
-    pub fn file_fetched(&self, mac: MacAddr, generation: Generation) {
-        self.tell(Message::FileFetched(mac, generation));
+    /// `first`: by templates that go to some phones first.
+    pub fn file_fetched(&self, mac: MacAddr, generation: Generation, first: bool) {
+        self.tell(Message::FileFetched(mac, generation, first));
+    }
+
+    /// A leg of a call begins (`up`) or ends at the device, whoever called.
+    pub fn leg(&self, mac: MacAddr, call: CallId, leg: u32, up: bool) {
+        self.tell(Message::Leg(mac, (call, leg), up));
+    }
+
+    /// A log-in of the device was refused for its password.
+    pub fn refused(&self, mac: MacAddr, source: SocketAddr) {
+        self.tell(Message::Refused(mac, source));
+    }
+
+    /// How these devices stand; those that nobody knows are left out.
+    pub async fn standings(&self, macs: Vec<MacAddr>) -> Result<Vec<(MacAddr, rollout::Standing)>, Error> {
+        self.ask(|reply| Message::Standings(macs, reply)).await
     }
 
     /// A REGISTER was accepted, also a refreshing one.
@@ -363,7 +383,10 @@ impl Service {
             }
             Message::CallBegan(mac, call, kind) => self.core.handle_call_began(now, mac, call, kind),
             Message::CallEnded(mac, call) => self.core.handle_call_ended(now, mac, call),
-            Message::FileFetched(mac, generation) => self.core.handle_file_fetched(now, mac, generation),
+            Message::Leg(mac, leg, up) => self.core.handle_leg(now, mac, leg, up),
+            Message::FileFetched(mac, generation, first) => self.core.handle_file_fetched(now, mac, generation, first),
+            Message::Refused(mac, source) => self.core.handle_refused(now, mac, source),
+            Message::Standings(macs, reply) => answer(reply, self.core.standings(&macs)),
             Message::Registered(registration) => self.core.handle_registered(now, registration),
             Message::Unregistered(mac, line, generation) => self.core.handle_unregistered(now, mac, line, generation),
             Message::ReloadAnswered(mac, generation, status) => self.core.handle_reload_answered(now, mac, generation, status),

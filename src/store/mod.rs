@@ -196,6 +196,14 @@ pub struct ServedConfig {
     pub last: Timestamp,
 }
 
+/// A change of templates, and the templates before and after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRollout {
+    pub state: String,
+    pub old: Option<String>,
+    pub new: Option<String>,
+}
+
 /// One that the phone was not given last: its text goes with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewConfig {
@@ -342,6 +350,15 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets until the texts take `most` bytes or less: those that were given last the longest ago, and first of all those
     /// that a newer one has followed. Gives what the rest takes.
     async fn prune_configs(&self, most: u64) -> Result<u64>;
+
+    // --- a change of templates: one at a time
+    async fn rollout(&self) -> Result<Option<StoredRollout>>;
+    /// In the place of the last.
+    async fn save_rollout(&self, rollout: StoredRollout) -> Result<()>;
+    /// Of the one that is there.
+    async fn save_rollout_state(&self, state: &str) -> Result<()>;
+    async fn forget_rollout_sets(&self) -> Result<()>;
+    async fn remove_rollout(&self) -> Result<()>;
 
     // --- wishes
     /// Documents by key: what people wish of their telephones, and where night switches stand.

@@ -10,7 +10,7 @@ use rusqlite::{
 };
 
 use super::{
-    CUT_OFF, CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, LegDirection, NewConfig, Result, ServedConfig,
+    CUT_OFF, CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, LegDirection, NewConfig, Result, ServedConfig, StoredRollout,
     SubscriptionRecord, TokenRecord, VoiceMail, VoiceMessage,
 };
 use crate::model::{
@@ -846,6 +846,30 @@ pub(super) fn prune_configs(db: &Connection, most: u64) -> Result<u64> {
         }
     }
     config_bytes(db).map_err(refused(what))
+}
+
+// --- a change of templates
+
+pub(super) fn rollout(db: &Connection) -> rusqlite::Result<Option<StoredRollout>> {
+    let row = |row: &Row<'_>| Ok(StoredRollout { state: row.get(0)?, old: row.get(1)?, new: row.get(2)? });
+    db.query_row("SELECT state, old_set, new_set FROM rollout WHERE id = 1", [], row).optional()
+}
+
+pub(super) fn save_rollout(db: &Connection, StoredRollout { state, old, new }: &StoredRollout) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO rollout (id, state, old_set, new_set) VALUES (1, ?1, ?2, ?3)";
+    run(db, "keep a rollout", sql, params![state, old, new]).map(drop)
+}
+
+pub(super) fn save_rollout_state(db: &Connection, state: &str) -> Result<()> {
+    run(db, "keep how far a rollout is", "UPDATE rollout SET state = ?1 WHERE id = 1", params![state]).map(drop)
+}
+
+pub(super) fn forget_rollout_sets(db: &Connection) -> Result<()> {
+    run(db, "forget a rollout's templates", "UPDATE rollout SET old_set = NULL, new_set = NULL WHERE id = 1", []).map(drop)
+}
+
+pub(super) fn remove_rollout(db: &Connection) -> Result<()> {
+    run(db, "forget a rollout", "DELETE FROM rollout WHERE id = 1", []).map(drop)
 }
 
 // --- wishes

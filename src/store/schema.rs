@@ -292,6 +292,15 @@ ALTER TABLE devices ADD COLUMN in_group TEXT;
 ALTER TABLE devices ADD COLUMN notes TEXT;
 ALTER TABLE devices ADD COLUMN stands_for TEXT NOT NULL DEFAULT '';
 "#,
+    r#"
+-- A change of templates that is under way or was the last, one JSON document; and the templates before and after, while they matter.
+CREATE TABLE rollout (
+  id          INTEGER PRIMARY KEY CHECK (id = 1),
+  state       TEXT NOT NULL,
+  old_set     TEXT,
+  new_set     TEXT
+) STRICT;
+"#,
 ];
 
 /// The newest schema that this program knows.

@@ -21,8 +21,8 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{
-    CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, NewConfig, Result, ServedConfig, Store, SubscriptionRecord,
-    TokenRecord, VoiceMail, VoiceMessage, rows, schema,
+    CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, NewConfig, Result, ServedConfig, Store, StoredRollout,
+    SubscriptionRecord, TokenRecord, VoiceMail, VoiceMessage, rows, schema,
 };
 use crate::model::{BindingRecord, DeviceRecord, Extension, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
 
@@ -530,6 +530,27 @@ impl Store for Sqlite {
 
     async fn prune_configs(&self, most: u64) -> Result<u64> {
         self.write(move |db| rows::prune_configs(db, most)).await
+    }
+
+    async fn rollout(&self) -> Result<Option<StoredRollout>> {
+        self.read("read the rollout", rows::rollout).await
+    }
+
+    async fn save_rollout(&self, rollout: StoredRollout) -> Result<()> {
+        self.write(move |db| rows::save_rollout(db, &rollout)).await
+    }
+
+    async fn save_rollout_state(&self, state: &str) -> Result<()> {
+        let state = state.to_owned();
+        self.write(move |db| rows::save_rollout_state(db, &state)).await
+    }
+
+    async fn forget_rollout_sets(&self) -> Result<()> {
+        self.write(rows::forget_rollout_sets).await
+    }
+
+    async fn remove_rollout(&self) -> Result<()> {
+        self.write(rows::remove_rollout).await
     }
 
     async fn wishes(&self) -> Result<Vec<(String, String)>> {

@@ -3,16 +3,18 @@
 //! [`Templates::reload`] swaps the whole set in one step; when anything is wrong with the new one, the last good stays.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rust_embed::RustEmbed;
 
 use super::fault::{Fault, Faults, fault};
 use super::set::{Source, TemplateSet};
+use crate::model::MacAddr;
 
 #[derive(RustEmbed)]
 #[folder = "templates/"]
@@ -33,18 +35,43 @@ pub struct Templates(Arc<Live>);
 struct Live {
     path: Option<PathBuf>,
     set: ArcSwap<TemplateSet>,
+    /// Phones that have another set already.
+    ring: ArcSwapOption<Ring>,
+}
+
+struct Ring {
+    set: Arc<TemplateSet>,
+    phones: BTreeSet<MacAddr>,
 }
 
 impl Templates {
     /// The shipped templates, with those in `path` over them.
     pub fn load(path: Option<&Path>) -> Result<Self, Faults> {
         let set = TemplateSet::load(&read(path)?).map_err(Faults)?;
-        Ok(Self(Arc::new(Live { path: path.map(Path::to_owned), set: ArcSwap::from_pointee(set) })))
+        Ok(Self(Arc::new(Live { path: path.map(Path::to_owned), set: ArcSwap::from_pointee(set), ring: ArcSwapOption::empty() })))
     }
 
     /// The set that is live now. Hold it for one request: all of a request comes from one set.
     pub fn current(&self) -> Arc<TemplateSet> {
         self.0.set.load_full()
+    }
+
+    /// The set for this phone: the live one, or the one that goes to some phones first. `true`: the latter.
+    pub fn of(&self, mac: MacAddr) -> (Arc<TemplateSet>, bool) {
+        match self.0.ring.load().as_deref() {
+            Some(ring) if ring.phones.contains(&mac) => (ring.set.clone(), true),
+            _ => (self.current(), false),
+        }
+    }
+
+    /// From now on these phones have this set, and only they.
+    pub fn serve_ring(&self, ring: Option<(Arc<TemplateSet>, BTreeSet<MacAddr>)>) {
+        self.0.ring.store(ring.map(|(set, phones)| Arc::new(Ring { set, phones })));
+    }
+
+    /// Makes it live for all.
+    pub fn replace(&self, set: Arc<TemplateSet>) {
+        self.0.set.store(set);
     }
 
     /// Reads everything again. With any fault the last good set stays live.

@@ -8,6 +8,7 @@ use std::{
 
 use minijinja::{Environment, Error, ErrorKind, Value, value::ValueKind};
 use regex::Regex;
+use serde::{Deserialize, Serialize};
 use serde_yaml::Location;
 
 use super::fault::{Fault, Suggest, fault};
@@ -37,7 +38,7 @@ const OVERRIDES: &str = "overrides.yaml";
 const ZONES: &str = "timezones.yaml";
 
 /// One template file as read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Below the templates' folder: `yealink.yaml`, `poly/user.xml.j2`.
     pub name: String,
@@ -48,6 +49,7 @@ pub struct Source {
 
 /// Everything that is needed to render; see the module's documentation.
 pub struct TemplateSet {
+    sources: Vec<Source>,
     families: BTreeMap<FamilyName, Family>,
     defaults: LayerMap,
     overrides: Overrides,
@@ -164,7 +166,8 @@ impl TemplateSet {
         });
         let defaults = defaults.unwrap_or_default();
         let overrides = overrides.unwrap_or_default();
-        let mut set = Self { families: BTreeMap::new(), defaults: defaults.clone(), overrides, zones, memo: Memo::default() };
+        let (kept, memo) = (sources.to_vec(), Memo::default());
+        let mut set = Self { sources: kept, families: BTreeMap::new(), defaults: defaults.clone(), overrides, zones, memo };
 
         for source in sources {
             let Some(id) = source.name.strip_suffix(".yaml").filter(|id| !id.contains('/')) else { continue };
@@ -185,6 +188,11 @@ impl TemplateSet {
         set.check(find(OVERRIDES).map_or(OVERRIDES, |source| &source.origin), &mut faults);
         faults.iter_mut().for_each(|fault| point(fault, sources));
         if faults.is_empty() { Ok(set) } else { Err(faults) }
+    }
+
+    /// What it was made of.
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
     }
 
     pub fn families(&self) -> impl Iterator<Item = &Family> {

@@ -12,7 +12,10 @@ use std::{
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
-    call::{ledger::Ledger, switch::Action},
+    call::{
+        ledger::{Ledger, LineNews},
+        switch::Action,
+    },
     model::{CallId, Timestamp},
     sip::ua::LegId,
     store::{CallLeg, Store},
@@ -63,6 +66,10 @@ impl Records {
             };
             permit.send(std::iter::from_fn(|| self.ledger.poll_save()).take(AT_ONCE).collect());
         }
+    }
+
+    pub(super) fn poll_line(&mut self) -> Option<LineNews> {
+        self.ledger.poll_line()
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
