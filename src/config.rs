@@ -170,6 +170,34 @@ impl Settings {
             .for_each(|path| *path = folder.join(&*path));
     }
 
+    /// Each section by its name, and what it means; secrets are masked.
+    fn sections(&self) -> Vec<(&'static str, String)> {
+        let Self { extensions, directory, dhcp, tftp, ftp, http, templates, provisioning, rollout, bindings, sip, media, .. } = self;
+        let Self { calls, features, ivr, voicemail, api, store, log, .. } = self;
+        let means: [(&'static str, &dyn fmt::Debug); 19] = [
+            ("extensions", extensions),
+            ("directory", directory),
+            ("dhcp", dhcp),
+            ("tftp", tftp),
+            ("ftp", ftp),
+            ("http", http),
+            ("templates", templates),
+            ("provisioning", provisioning),
+            ("rollout", rollout),
+            ("bindings", bindings),
+            ("sip", sip),
+            ("media", media),
+            ("calls", calls),
+            ("features", features),
+            ("ivr", ivr),
+            ("voicemail", voicemail),
+            ("api", api),
+            ("store", store),
+            ("log", log),
+        ];
+        means.into_iter().map(|(name, means)| (name, format!("{means:?}"))).collect()
+    }
+
     /// What the sections find wrong with themselves, each with the line of the key that it names.
     pub fn check(&self, file: &str, text: &str) -> Result<(), Vec<Fault>> {
         let http = || fileserver::http::Settings::check(&self.http);
@@ -197,6 +225,66 @@ impl Settings {
             true => Ok(()),
             false => Err(found.into_iter().map(|message| placed(file, text, message)).collect()),
         }
+    }
+}
+
+/// A key that is written otherwise in two files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// As `dhcp.lease_secs`.
+    pub key: String,
+    /// As JSON, secrets masked; `None`: not set.
+    pub old: Option<String>,
+    pub new: Option<String>,
+}
+
+/// Stands where a secret would be.
+const MASK: &str = "••••••";
+
+/// What is written otherwise and means something else, by two files with what they mean. A default that is only written out is no
+/// change; a list that differs is shown whole.
+pub fn changes(old: (&Settings, &str), new: (&Settings, &str)) -> Result<Vec<Change>, Fault> {
+    let read = |text: &str| -> Result<Map, Fault> {
+        let mut keys = Map::new();
+        flatten(String::new(), yaml::read_untyped("plugtone.yaml", text)?, &mut keys);
+        Ok(keys)
+    };
+    let (before, after) = (read(old.1)?, read(new.1)?);
+    let (was, is) = (old.0.sections(), new.0.sections());
+    let means_another = |key: &str| {
+        let section = key.split('.').next().unwrap_or_default();
+        is_secret(key) || was.iter().zip(&is).any(|((name, was), (_, is))| *name == section && was != is)
+    };
+    let keys: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let changed = keys.into_iter().filter(|key| before.get(*key) != after.get(*key) && means_another(key));
+    let shown = |map: &Map, key: &str| map.get(key).map(|value| masked(key, value.clone()).to_string());
+    Ok(changed.map(|key| Change { key: key.clone(), old: shown(&before, key), new: shown(&after, key) }).collect())
+}
+
+type Map = std::collections::BTreeMap<String, serde_json::Value>;
+
+fn flatten(path: String, value: serde_json::Value, keys: &mut Map) {
+    match value {
+        serde_json::Value::Object(map) if !map.is_empty() => {
+            for (name, value) in map {
+                flatten(if path.is_empty() { name } else { format!("{path}.{name}") }, value, keys);
+            }
+        }
+        value => drop(keys.insert(path, value)),
+    }
+}
+
+fn is_secret(key: &str) -> bool {
+    key.ends_with("password") || key.ends_with("secret")
+}
+
+fn masked(key: &str, value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => map.into_iter().map(|(name, value)| (name.clone(), masked(&name, value))).collect(),
+        Value::Array(list) => list.into_iter().map(|value| masked(key, value)).collect(),
+        _ if is_secret(key) => MASK.into(),
+        value => value,
     }
 }
 
@@ -262,6 +350,27 @@ mod tests {
             assert!(found.as_ref().err().map(String::as_str).is_none_or(|fault| told.is_some_and(|told| fault.contains(told))), "{level}");
             assert_eq!(found.is_err(), told.is_some(), "{level}");
         }
+    }
+
+    #[test]
+    fn what_changes_between_two_files_is_named_by_key() {
+        let read = |text: &str| Settings::read("plugtone.yaml", text).expect("good");
+        let compared = |old: &str, new: &str| {
+            let changes = changes((&read(old), old), (&read(new), new)).expect("good");
+            changes.into_iter().map(|c| (c.key, c.old.unwrap_or_default(), c.new.unwrap_or_default())).collect::<Vec<_>>()
+        };
+        let change = |key: &str, old: &str, new: &str| (key.to_owned(), old.to_owned(), new.to_owned());
+        let old = "tftp: { retries: 6 }\nftp: { password: one }\nlog: { level: info }\n";
+        assert_eq!(compared(old, old), []);
+        assert_eq!(compared(old, "ftp: { password: one }\n"), [], "what is only written out is no change");
+        assert_eq!(
+            compared(old, "tftp: { retries: 9 }\nftp: { password: two }\nlog: { level: info }\nhttp: { listen: ['0.0.0.0:81'] }\n"),
+            [
+                change("ftp.password", "\"••••••\"", "\"••••••\""),
+                change("http.listen", "", "[\"0.0.0.0:81\"]"),
+                change("tftp.retries", "6", "9"),
+            ]
+        );
     }
 
     #[test]

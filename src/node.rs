@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api, binding, call,
-    config::Settings,
+    config::{self, Settings},
     dhcp, directory,
     directory::Directory,
     fileserver::{self, ftp, http, tftp},
@@ -99,7 +99,12 @@ struct Live {
     dhcp: Option<dhcp::socket::Running>,
     certificates: Option<Arc<Certificates>>,
     rollouts: Rollouts,
+    files: Files,
     settings: ArcSwap<Settings>,
+    /// The text that they were read from.
+    written: ArcSwap<String>,
+    /// Both as they were at the start: what only a restart changes is still so.
+    started: (Settings, String),
 }
 
 /// Overrides `directory.ldap.bind_password`, so that the password need be in no file.
@@ -108,6 +113,11 @@ const LDAP_PASSWORD: &str = "PLUGTONE_LDAP_BIND_PASSWORD";
 /// Reads a configuration file whole: secrets from files and the environment, paths relative to its folder, every section
 /// checked.
 pub fn read_settings(path: &Path) -> Result<Settings, Vec<Fault>> {
+    read_written(path).map(|(settings, _)| settings)
+}
+
+/// The same, and the text.
+fn read_written(path: &Path) -> Result<(Settings, String), Vec<Fault>> {
     let file = path.display().to_string();
     let unreadable = |error: std::io::Error| {
         vec![Fault::in_file(&*file, format!("cannot be read: {error}")).hint("name the configuration with --config")]
@@ -139,7 +149,7 @@ pub fn read_settings(path: &Path) -> Result<Settings, Vec<Fault>> {
         mail.password = Some(Secret::new(std::fs::read_to_string(&secret).map_err(fault)?.trim_end_matches(['\r', '\n'])));
     }
     settings.check(&file, &text)?;
-    Ok(settings)
+    Ok((settings, text))
 }
 
 /// The first line of a device, the one that is bound.
@@ -328,6 +338,10 @@ impl Node {
             api::auth::new_token().map_err(|error| anyhow::anyhow!("the system gives no random numbers: {error}"))?;
         write_private(&data.join(api::LOCAL_TOKEN_FILE), local_token.expose())?;
         let addresses_dhcp = dhcp.as_ref().map(|dhcp| dhcp.addresses.clone()).unwrap_or_default();
+        let written = match &origin {
+            Origin::File(path) => std::fs::read_to_string(path).unwrap_or_default(),
+            Origin::Embedded => String::new(),
+        };
         let live = Arc::new(Live {
             origin,
             events: events.clone(),
@@ -342,13 +356,23 @@ impl Node {
             dhcp,
             certificates,
             rollouts: rollouts.clone(),
+            files: files.clone(),
             settings: ArcSwap::from_pointee(settings.clone()),
+            written: ArcSwap::from_pointee(written.clone()),
+            started: (settings.clone(), written),
         });
         let reload: api::Reload = {
             let live = live.clone();
             Arc::new(move || {
                 let live = live.clone();
                 Box::pin(async move { live.reload().await })
+            })
+        };
+        let differs: api::config::Differs = {
+            let live = live.clone();
+            Arc::new(move || {
+                let live = live.clone();
+                Box::pin(async move { live.differs().await })
             })
         };
         let listener = http::bind("API", "api", settings.api.listen)?;
@@ -364,6 +388,7 @@ impl Node {
             calls: engine.handle.clone(),
             voicemail,
             reload,
+            differs,
             metrics: metrics.clone(),
             local_token: local_hash,
             open_metrics: settings.api.open_metrics,
@@ -453,14 +478,40 @@ impl Live {
         result
     }
 
+    fn on_disk(&self) -> Result<(Settings, String), String> {
+        match &self.origin {
+            Origin::Embedded => Ok((Settings::clone(&self.settings.load()), self.written.load().to_string())),
+            Origin::File(path) => read_written(path).map_err(|faults| listed(&faults)),
+        }
+    }
+
+    /// What a reload or a restart would change, and what phones would get by it.
+    async fn differs(&self) -> Result<api::config::Difference, String> {
+        let (new, written) = self.on_disk()?;
+        let (live, text) = (self.settings.load_full(), self.written.load_full());
+        let told = |fault: Fault| fault.to_string();
+        let since_start = config::changes((&self.started.0, &self.started.1), (&new, &written)).map_err(told)?;
+        let since_reload = config::changes((&live, &text), (&new, &written)).map_err(told)?;
+        let key = |config::Change { key, old, new }| api::config::Key { key, old, new };
+        let mut keys: Vec<_> =
+            since_start.into_iter().filter(|change| needs_restart(&change.key)).map(|change| (key(change), true)).collect();
+        keys.extend(since_reload.into_iter().filter(|change| !needs_restart(&change.key)).map(|change| (key(change), false)));
+        keys.sort_by(|(a, _), (b, _)| a.key.cmp(&b.key));
+        let set = match new.templates == self.started.0.templates {
+            true => self.templates.current(),
+            false => Templates::load(new.templates.path.as_deref()).map_err(|faults| faults.to_string())?.current(),
+        };
+        let devices = self.onboarding.devices().await.map_err(|error| error.to_string())?;
+        let (phones, reached) = (devices.len(), reached_by(&self.started.0, &new, self.files.endpoints()));
+        let groups = self.files.compare_with(set, new.provisioning.clone(), reached, devices).await;
+        Ok(api::config::Difference { keys, phones, groups })
+    }
+
     /// Everything is read and checked before anything changes.
     async fn try_reload(&self) -> Result<String, String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let old = self.settings.load_full();
-        let new = match &self.origin {
-            Origin::Embedded => (*old).clone(),
-            Origin::File(path) => read_settings(path).map_err(|faults| listed(&faults))?,
-        };
+        let (new, written) = self.on_disk()?;
         let loaded = loader::load(&new.ivr).map_err(|error| told(&error))?;
         let people = new.directory.check().and_then(|config| directory::open(config, self.events.clone())).map_err(|error| told(&error))?;
         let dhcp = new.dhcp.check().map_err(|error| told(&error))?;
@@ -491,8 +542,9 @@ impl Live {
         if let (Some(certificates), Some(identity)) = (&self.certificates, identity) {
             certificates.replace(source, identity);
         }
-        let rest = unchanged_until_restart(&old, &new);
+        let rest = unchanged_until_restart(&self.started.0, &new);
         self.settings.store(Arc::new(new));
+        self.written.store(Arc::new(written));
         let done = if held {
             "flows, prompts, users, DHCP's subnets, call rules, routes, certificates; not the templates, while a rollout is under way"
         } else {
@@ -520,6 +572,34 @@ fn listed(faults: &[Fault]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
+/// Is the key read at start only? As [`unchanged_until_restart`] has it.
+fn needs_restart(key: &str) -> bool {
+    let section = key.split('.').next().unwrap_or_default();
+    let reloaded_tls = ["sip.tls_certificate", "sip.tls_key", "sip.tls_trust"].contains(&key);
+    let whole = ["tftp", "ftp", "http", "provisioning", "bindings", "extensions", "sip", "voicemail", "media", "api", "store", "log"];
+    let listens = ["dhcp.listen", "dhcp.interfaces", "dhcp.mode", "templates.path"].contains(&key);
+    whole.contains(&section) && !reloaded_tls || listens
+}
+
+/// Where phones would reach the services after a restart with these settings.
+fn reached_by(old: &Settings, new: &Settings, now: Endpoints) -> Endpoints {
+    let port = |old: Option<&SocketAddr>, new: Option<&SocketAddr>, now: u16| match new {
+        Some(at) if Some(at) != old && at.port() != 0 => at.port(),
+        _ => now,
+    };
+    fn sip(settings: &Settings) -> Option<&SocketAddr> {
+        settings.sip.udp.first().or(settings.sip.tcp.first())
+    }
+    let http = port(old.http.listen.first(), new.http.listen.first(), now.http_port.unwrap_or(80));
+    Endpoints {
+        address: if own_address(new) == own_address(old) { now.address } else { own_address(new) },
+        http_port: new.http.enabled.then_some(http),
+        tftp_port: port(old.tftp.listen.first(), new.tftp.listen.first(), now.tftp_port),
+        sip_port: port(sip(old), sip(new), now.sip_port),
+        realm: new.sip.realm.clone(),
+    }
+}
+
 /// Sections that differ and are read at start only.
 fn unchanged_until_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
     let sip = |settings: &Settings| sip::Settings { tls_certificate: None, tls_key: None, tls_trust: None, ..settings.sip.clone() };
@@ -538,6 +618,7 @@ fn unchanged_until_restart(old: &Settings, new: &Settings) -> Vec<&'static str> 
         ("media", old.media != new.media),
         ("api", old.api != new.api),
         ("store", old.store != new.store),
+        ("log", format!("{:?}", old.log) != format!("{:?}", new.log)),
     ]
     .into_iter()
     .filter_map(|(name, differs)| differs.then_some(name))

@@ -275,3 +275,39 @@ fn a_change_that_is_under_way_survives_kill_9_with_both_sets_of_templates() {
     let server = server.dies_and_starts_again();
     assert_eq!(language(&server), ["French", "French"]);
 }
+
+#[test]
+fn what_the_configuration_on_disk_would_change_is_seen_before_it_is_live() {
+    let server = Server::start(&(TEMPLATES.to_owned() + "log: { level: info }\n"), &[]);
+    let phones = server.phones("phones", &["--family", "yealink", "--count", "2"]);
+    phones.until(2, |news| news["type"] == "registered");
+    server.until(&["devices", "--json"], |devices| devices.as_array().is_some_and(|all| all.len() == 2));
+    assert_eq!(server.ask(&["config", "diff"]).good(), "what is on disk is live\n");
+
+    let text = fs::read_to_string(server.path("plugtone.yaml")).expect("read");
+    let changed = text
+        .replace("level: info", "level: debug")
+        .replace("ftp: { listen: ['127.0.0.1:0'] }", "ftp: { listen: ['127.0.0.1:0'], password: new-secret }")
+        + "provisioning: { sip_host: pbx.example.org }\nrollout: { canary: '7' }\nbindings: { devices_per_extension: 1 }\n";
+    fs::write(server.path("plugtone.yaml"), &changed).expect("written");
+    let keys = || -> Vec<String> {
+        let found = server.ask(&["config", "diff", "--json"]).json();
+        let key = |change: &Value| format!("{} {}", change["key"].as_str().expect("a key"), change["restart"]);
+        found["keys"].as_array().expect("keys").iter().map(key).collect()
+    };
+    let restart = ["ftp.password true", "log.level true", "provisioning.sip_host true"];
+    assert_eq!(keys(), [&restart[..], &["rollout.canary false"]].concat(), "a default that is written out is no change");
+    let told = server.ask(&["config", "diff"]).good();
+    assert!(told.contains("2 of 2 phones get other files by it") && !told.contains("-secret"), "{told}");
+    assert!(told.contains("+account.1.sip_server.1.address = pbx.example.org"), "{told}");
+    let canary = told.lines().find(|line| line.starts_with("rollout.canary")).expect("a line");
+    assert_eq!(canary.split_whitespace().collect::<Vec<_>>(), ["rollout.canary", "(default)", "\"7\"", "a", "reload"]);
+
+    // What only a restart changes is not live by a reload.
+    assert!(server.ask(&["reload"]).good().contains("after a restart also: ftp, provisioning, log"));
+    assert_eq!(keys(), restart);
+    let server = server.dies_and_starts_again();
+    assert_eq!(server.ask(&["config", "diff"]).good(), "what is on disk is live\n");
+    fs::write(server.path("plugtone.yaml"), "log: { levle: x }\n").expect("written");
+    assert!(server.ask(&["config", "diff"]).bad().contains("the configuration on disk has faults"));
+}

@@ -36,6 +36,7 @@ use crate::{
 pub mod auth;
 pub mod bans;
 pub mod calls;
+pub mod config;
 pub mod configs;
 pub mod devices;
 pub mod events;
@@ -91,6 +92,7 @@ pub struct Context {
     /// `None`: it is switched off.
     pub voicemail: Option<crate::voicemail::Voicemail>,
     pub reload: Reload,
+    pub differs: config::Differs,
     pub metrics: PrometheusHandle,
     /// Hash of the token in [`LOCAL_TOKEN_FILE`].
     pub local_token: [u8; 32],
@@ -148,6 +150,7 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(devices::bindings))
         .routes(routes!(devices::users))
         .routes(routes!(templates::diff))
+        .routes(routes!(config::diff))
         .routes(routes!(rollout::start, rollout::show))
         .routes(routes!(rollout::pause))
         .routes(routes!(rollout::resume))

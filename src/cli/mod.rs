@@ -10,6 +10,7 @@ use crate::{config::Settings, node::read_settings};
 mod bench;
 mod check;
 mod client;
+mod config;
 mod demo;
 mod dhcp;
 mod dial;
@@ -57,6 +58,7 @@ enum Command {
     Demo(demo::Demo),
     Serve(serve::Serve),
     Check(check::Check),
+    Config(config::Config),
     Doctor(doctor::Doctor),
     Reload(serve::Reload),
     Render(render::Render),
@@ -96,6 +98,7 @@ impl Cli {
             Command::Demo(command) => command.run().await,
             Command::Serve(command) => command.run().await,
             Command::Check(command) => command.run(),
+            Command::Config(command) => command.run().await,
             Command::Doctor(command) => command.run().await,
             Command::Reload(command) => command.run().await,
             Command::Render(command) => command.run().await,

@@ -215,7 +215,7 @@ impl Diff {
         }
         let colour = out::may_colour(&std::io::stdout());
         for group in &found.groups {
-            self.show(group, colour);
+            show(group, self.phones, colour);
         }
         match found.changed {
             0 => say!("no file of any of the {} phones changes", found.phones),
@@ -223,23 +223,24 @@ impl Diff {
         }
         Ok(())
     }
+}
 
-    fn show(&self, group: &DiffGroup, colour: bool) {
-        let named = if self.phones { group.phones.len() } else { NAMED };
-        let mut phones = group.phones.iter().take(named).map(String::as_str).collect::<Vec<_>>().join(", ");
-        if group.phones.len() > named {
-            phones += " …";
-        }
-        let word = if group.phones.len() == 1 { "phone" } else { "phones" };
-        say!("──── {} {word}: {phones}", group.phones.len());
-        for file in &group.files {
-            say!("  {}", file.file);
-            for line in file.diff.lines() {
-                say!("    {}", painted(line, colour));
-            }
-        }
-        say!();
+/// Phones whose files change in the same way, and how; `all`: each by name.
+pub(super) fn show(group: &DiffGroup, all: bool, colour: bool) {
+    let named = if all { group.phones.len() } else { NAMED };
+    let mut phones = group.phones.iter().take(named).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if group.phones.len() > named {
+        phones += " …";
     }
+    let word = if group.phones.len() == 1 { "phone" } else { "phones" };
+    say!("──── {} {word}: {phones}", group.phones.len());
+    for file in &group.files {
+        say!("  {}", file.file);
+        for line in file.diff.lines() {
+            say!("    {}", painted(line, colour));
+        }
+    }
+    say!();
 }
 
 impl History {

@@ -164,8 +164,24 @@ impl Files {
         set.files(&family, &subject).iter().map(|file| set.render(file, &subject)).collect()
     }
 
+    /// Where phones reach the services.
+    pub fn endpoints(&self) -> Endpoints {
+        Endpoints::clone(&self.0.endpoints.load())
+    }
+
     /// What each of these phones would get by `new`, beside what it gets now: whose files change how. No secrets are in it.
     pub async fn compare(&self, new: Arc<TemplateSet>, devices: Vec<DeviceRecord>) -> Vec<preview::Group> {
+        self.compare_with(new, self.0.settings.clone(), self.endpoints(), devices).await
+    }
+
+    /// The same, where the server is another too.
+    pub async fn compare_with(
+        &self,
+        new: Arc<TemplateSet>,
+        settings: Settings,
+        reached: Endpoints,
+        devices: Vec<DeviceRecord>,
+    ) -> Vec<preview::Group> {
         let inner = self.0.clone();
         let mut phones = Vec::new();
         for device in devices {
@@ -179,14 +195,15 @@ impl Files {
             let mut preview = Preview::default();
             for (device, known) in &phones {
                 let mac = device.mac;
-                let source = device.address.map_or(endpoints.address, IpAddr::V4);
-                let side = |set: &TemplateSet| {
+                let side = |set: &TemplateSet, settings: &Settings, endpoints: &Endpoints| {
+                    let source = device.address.map_or(endpoints.address, IpAddr::V4);
                     let forced = set.forced(mac).map(|forced| forced.family);
                     let family = forced.or(known.family.clone()).or_else(|| set.recognise_mac(mac).map(str::to_owned));
                     let phone = Own { mac, known, model: known.model.clone(), source, local: None };
-                    (family.unwrap_or_else(|| "generic".to_owned()), own(set, &inner.settings, &endpoints, &Hidden, phone))
+                    (family.unwrap_or_else(|| "generic".to_owned()), own(set, settings, endpoints, &Hidden, phone))
                 };
-                let ((old_family, old_subject), (new_family, new_subject)) = (side(&old), side(&new));
+                let (old_family, old_subject) = side(&old, &inner.settings, &endpoints);
+                let (new_family, new_subject) = side(&new, &settings, &reached);
                 preview.compare(
                     mac,
                     &Side { set: &old, family: &old_family, subject: &old_subject },
