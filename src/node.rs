@@ -603,18 +603,20 @@ fn reached_by(old: &Settings, new: &Settings, now: Endpoints) -> Endpoints {
 /// Sections that differ and are read at start only.
 fn unchanged_until_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
     let sip = |settings: &Settings| sip::Settings { tls_certificate: None, tls_key: None, tls_trust: None, ..settings.sip.clone() };
+    let mail = |settings: &Settings| settings.voicemail.mail.as_ref().and_then(|mail| mail.password.clone());
     let listens = |settings: &Settings| (settings.dhcp.listen, settings.dhcp.interfaces.clone(), settings.dhcp.mode);
     [
         ("where DHCP listens", listens(old) != listens(new)),
         ("tftp", format!("{:?}", old.tftp) != format!("{:?}", new.tftp)),
-        ("ftp", format!("{:?}", old.ftp) != format!("{:?}", new.ftp)),
+        // A password shows nothing of itself.
+        ("ftp", format!("{:?}", old.ftp) != format!("{:?}", new.ftp) || old.ftp.password != new.ftp.password),
         ("http", format!("{:?}", old.http) != format!("{:?}", new.http)),
         ("templates.path", old.templates != new.templates),
         ("provisioning", old.provisioning != new.provisioning),
         ("bindings", old.bindings != new.bindings),
         ("extensions", old.extensions != new.extensions),
         ("sip", sip(old) != sip(new)),
-        ("voicemail", format!("{:?}", old.voicemail) != format!("{:?}", new.voicemail)),
+        ("voicemail", format!("{:?}", old.voicemail) != format!("{:?}", new.voicemail) || mail(old) != mail(new)),
         ("media", old.media != new.media),
         ("api", old.api != new.api),
         ("store", old.store != new.store),
