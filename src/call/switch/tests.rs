@@ -115,6 +115,8 @@ struct Bed {
     /// Who is shown whom.
     seen: Vec<String>,
     ledger: Ledger,
+    /// Legs by which phones are in a call, as the ledger tells it.
+    busy: std::collections::BTreeSet<(CallId, u32)>,
     began: Instant,
     /// Calls that wait for something to be stored.
     keeping: Vec<CallId>,
@@ -149,7 +151,18 @@ impl Bed {
         let world = Paper { phones: phones.to_vec(), q: HashMap::new(), next: 0, ports: 100, open: BTreeSet::new(), places: 10 };
         let switch = Switch::new(Arc::new(settings.check().unwrap()));
         let now = Instant::now();
-        Self { now, switch, world, called: vec![], events: vec![], seen: vec![], keeping: vec![], ledger: Ledger::default(), began: now }
+        Self {
+            now,
+            switch,
+            world,
+            called: vec![],
+            events: vec![],
+            seen: vec![],
+            keeping: vec![],
+            ledger: Ledger::default(),
+            busy: Default::default(),
+            began: now,
+        }
     }
 
     fn dials(&mut self, leg: LegId, number: &str, offer: Option<&str>) -> Vec<String> {

@@ -19,6 +19,19 @@ impl Bed {
             }
         }
         assert!(!self.ledger.has_unsaved());
+        while let Some(line) = self.ledger.poll_line() {
+            let (known, leg) = (self.busy.contains(&(line.call, line.leg)), (line.call, line.leg));
+            assert_ne!(known, line.up, "each begins once and ends once: {line:?}");
+            if line.up {
+                self.busy.insert(leg)
+            } else {
+                self.busy.remove(&leg)
+            };
+        }
+        for leg in last.iter().filter(|leg| leg.mac.is_some()) {
+            let busy = self.busy.contains(&(leg.call, leg.leg));
+            assert_eq!(busy, leg.cause.is_none(), "a phone is in a call as long as its leg: {}", words(leg));
+        }
         let calls: Vec<_> = last.iter().map(|leg| leg.call).collect();
         let first = |leg: &CallLeg| calls.iter().position(|call| *call == leg.call);
         last.sort_by_key(|leg| (first(leg), leg.leg));
@@ -43,6 +56,7 @@ fn a_call_that_is_answered_has_two_legs() {
     bed.dials(CALLER, "2042", Some(OFFER));
     // A server that is killed now leaves this.
     assert_eq!(bed.account(), ["1 in 2041>2042 0-x-x", "2 out 2041>2042 0-x-x"]);
+    assert_eq!(bed.busy.len(), 2, "the phone that is called is in a call as the one that calls");
     bed.leg(bed.called[0], LegEvent::Ringing { sdp: None });
     bed.later(2);
     bed.answers(0, 8);
