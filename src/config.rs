@@ -23,6 +23,8 @@ pub struct Settings {
     pub directory: directory::Settings,
     /// Addresses for phones.
     pub dhcp: dhcp::Settings,
+    /// Options for phones, by IPv6.
+    pub dhcp6: dhcp::v6::Settings,
     /// Files for phones over TFTP.
     pub tftp: fileserver::tftp::Settings,
     /// Files for phones over FTP.
@@ -204,6 +206,7 @@ impl Settings {
         let found: Vec<String> = [
             self.directory.check().err().map(|error| error.to_string()),
             self.dhcp.check().err().map(|error| error.to_string()),
+            self.dhcp6.check().err().map(|error| error.to_string()),
             self.tftp.check().err().map(|error| error.to_string()),
             self.ftp.check().err().map(|error| error.to_string()),
             http().err().map(|error| error.to_string()),

@@ -97,6 +97,7 @@ struct Live {
     phone_book: PhoneBook,
     files: Files,
     dhcp: Option<dhcp::socket::Running>,
+    dhcp6: Option<dhcp::v6::socket::Running>,
     certificates: Option<Arc<Certificates>>,
     rollouts: Rollouts,
     files: Files,
@@ -268,6 +269,7 @@ impl Node {
         let mut endpoints = Endpoints {
             address: own_address(&settings),
             http_port: None,
+            http_port_v6: None,
             tftp_port: 69,
             sip_port: engine.udp.first().or(engine.tcp.first()).map_or(5060, SocketAddr::port),
             realm: settings.sip.realm.clone(),
@@ -305,11 +307,12 @@ impl Node {
         let ftp = ftp::start(&settings.ftp, service.clone(), shutdown.clone())?;
         let probes = api::probes(shared.clone(), metrics.clone(), settings.api.open_metrics);
         let http = http::start(&settings.http, service, probes, shutdown.clone())?;
-        endpoints.http_port = http.addrs().first().map(SocketAddr::port);
+        endpoints.set_http(http.addrs());
         endpoints.tftp_port = tftp.addrs().first().map_or(69, SocketAddr::port);
         files.reachable_at(endpoints.clone());
 
         // --- addresses: last, as a phone that has one comes for everything else
+        let duid = key.server_duid();
         let classes = Arc::new(PhoneClasses::new(templates.clone(), settings.provisioning.clone(), endpoints, key));
         if settings.provisioning.pnp {
             let mut seed = [0; 32];
@@ -329,7 +332,18 @@ impl Node {
                 for remark in beside::remarks(&templates.current(), &config, &settings.provisioning) {
                     tracing::warn!("dhcp.mode is `beside`: {remark}");
                 }
-                Some(dhcp::socket::serve(config, classes, shared.clone(), events.clone(), lease_view, shutdown.clone()).await?)
+                Some(dhcp::socket::serve(config, classes.clone(), shared.clone(), events.clone(), lease_view, shutdown.clone()).await?)
+            }
+        };
+        let dhcp6 = match settings.dhcp6.mode {
+            dhcp::v6::settings::Mode::Off => None,
+            _ => {
+                let config = settings.dhcp6.check()?;
+                let http = http.addrs().iter().any(SocketAddr::is_ipv6);
+                for remark in beside::remarks_v6(&config, &settings.provisioning, http) {
+                    tracing::warn!("dhcp6: {remark}");
+                }
+                Some(dhcp::v6::socket::serve(config, classes, duid, events.clone(), shutdown.clone()).await?)
             }
         };
 
@@ -354,6 +368,7 @@ impl Node {
             phone_book,
             files: files.clone(),
             dhcp,
+            dhcp6,
             certificates,
             rollouts: rollouts.clone(),
             files: files.clone(),
@@ -515,6 +530,7 @@ impl Live {
         let loaded = loader::load(&new.ivr).map_err(|error| told(&error))?;
         let people = new.directory.check().and_then(|config| directory::open(config, self.events.clone())).map_err(|error| told(&error))?;
         let dhcp = new.dhcp.check().map_err(|error| told(&error))?;
+        let dhcp6 = new.dhcp6.check().map_err(|error| told(&error))?;
         let mut calls = call_rules(&new).map_err(|faults| listed(&faults))?;
         let voicemail = new.voicemail.check().map_err(|error| told(&error))?;
         calls.voicemail = calls.voicemail.filter(|_| self.voicemail.is_some());
@@ -538,6 +554,9 @@ impl Live {
         }
         if let Some(running) = &self.dhcp {
             running.reload(dhcp).await;
+        }
+        if let Some(running) = &self.dhcp6 {
+            running.reload(dhcp6).await;
         }
         if let (Some(certificates), Some(identity)) = (&self.certificates, identity) {
             certificates.replace(source, identity);
@@ -605,8 +624,10 @@ fn unchanged_until_restart(old: &Settings, new: &Settings) -> Vec<&'static str> 
     let sip = |settings: &Settings| sip::Settings { tls_certificate: None, tls_key: None, tls_trust: None, ..settings.sip.clone() };
     let mail = |settings: &Settings| settings.voicemail.mail.as_ref().and_then(|mail| mail.password.clone());
     let listens = |settings: &Settings| (settings.dhcp.listen, settings.dhcp.interfaces.clone(), settings.dhcp.mode);
+    let listens_v6 = |settings: &Settings| (settings.dhcp6.interfaces.clone(), settings.dhcp6.mode);
     [
         ("where DHCP listens", listens(old) != listens(new)),
+        ("where DHCPv6 listens", listens_v6(old) != listens_v6(new)),
         ("tftp", format!("{:?}", old.tftp) != format!("{:?}", new.tftp)),
         // A password shows nothing of itself.
         ("ftp", format!("{:?}", old.ftp) != format!("{:?}", new.ftp) || old.ftp.password != new.ftp.password),
@@ -770,8 +791,11 @@ fn noticing(told: Events, onboarding: Onboarding) -> Events {
             Event::DhcpDiscover { mac, family, .. } => {
                 onboarding.seen(Sighting { family: family.clone(), phone: family.is_some(), ..Sighting::of(*mac) });
             }
+            Event::DhcpInform { mac, family: Some(family), .. } => {
+                onboarding.seen(Sighting { family: Some(family.clone()), phone: true, ..Sighting::of(*mac) });
+            }
             Event::LeaseGranted { mac, address, family, port, .. } => {
-                let (address, family, port) = (Some(IpAddr::V4(*address)), family.clone(), port.clone());
+                let (address, family, port) = (Some(*address), family.clone(), port.clone());
                 onboarding.seen(Sighting { phone: family.is_some(), family, address, port, ..Sighting::of(*mac) });
             }
             Event::PnpAsked { mac, address, family, model, .. } => {

@@ -18,7 +18,7 @@ fn it_works_as_it_stands() {
 /// The text with every "#key: default" in force, but for those that say "not set".
 pub fn uncommented(text: &str) -> String {
     let is_key = |rest: &str| {
-        let name: String = rest.trim_start().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+        let name: String = rest.trim_start().chars().take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '_').collect();
         !name.is_empty() && rest.trim_start()[name.len()..].starts_with(':') && !rest.contains("# not set")
     };
     let line = |line: &str| match line.split_once('#') {
@@ -50,6 +50,8 @@ fn it_names_every_key() {
         ("directory.ldap.attributes", "directory: { ldap: { attributes: { zz: 1 } } }"),
         ("dhcp", "dhcp: { zz: 1 }"),
         ("dhcp.subnets", "dhcp: { subnets: [{ zz: 1 }] }"),
+        ("dhcp6", "dhcp6: { zz: 1 }"),
+        ("dhcp6.subnets", "dhcp6: { subnets: [{ zz: 1 }] }"),
         ("tftp", "tftp: { zz: 1 }"),
         ("ftp", "ftp: { zz: 1 }"),
         ("http", "http: { zz: 1 }"),

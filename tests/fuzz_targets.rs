@@ -3,6 +3,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -11,6 +12,7 @@ use plugtone::{
     dhcp::{
         lease,
         options::{self, Packet},
+        v6,
     },
     fileserver::{
         ftp::{command::Command, session::Session as Ftp},
@@ -20,7 +22,7 @@ use plugtone::{
             packet::{Packet as TftpPacket, Request as TftpRequest},
         },
     },
-    model::{MacAddr, Secret, event::Door},
+    model::{MacAddr, Secret, Timestamp, event::Door},
     provisioning::{FileRequest, identify::Asked, pnp::Ask},
     rtp::{packet as rtp, rtcp, telephone_event},
     sdp::{Codec, Description, Direction, Session, Terms},
@@ -51,6 +53,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("header", header_value),
     ("replaces", replaces),
     ("dhcp", dhcp),
+    ("dhcp6", dhcp6),
     ("tftp", tftp),
     ("media", media),
     ("http", http),
@@ -258,6 +261,30 @@ pub fn dhcp(data: &[u8]) {
     }
     let again: Vec<_> = packet.options.iter().map(|(code, value)| (code, value.to_vec())).collect();
     let _ = options::encode(&packet.head, &again, 1400);
+}
+
+/// A datagram of DHCPv6 to a server, as if from a client and as if from a relay: answers go to whoever asked.
+pub fn dhcp6(data: &[u8]) {
+    let prefix = "fd00:77::/64".parse().expect("a prefix");
+    let subnet = v6::settings::SubnetSettings { prefix, domains: vec!["office.example".into()], ..Default::default() };
+    let settings = v6::Settings { mode: v6::settings::Mode::Stateless, subnets: vec![subnet], ..Default::default() };
+    let classify = |facts: &v6::ClientFacts<'_>| v6::Class {
+        phone: facts.mac.is_some(),
+        boot_file_url: facts.server.map(|server| format!("http://[{server}]")),
+        ..Default::default()
+    };
+    let mut server = v6::server::Server::new(settings.check().expect("settings"), Arc::new(classify), b"\0\x04the-server-itself".to_vec());
+    let locals = ["fe80::1", "fd00:77::1"].map(|address| address.parse().expect("an address"));
+    for source in ["fe80::2", "fd00:77::2"] {
+        let source = source.parse().expect("an address");
+        let arrival = v6::server::Arrival { link: 1, locals: &locals, destination: v6::ALL_SERVERS_AND_RELAYS, source };
+        server.handle_packet(Timestamp(0), &arrival, data);
+        while let Some(action) = server.poll_action() {
+            if let v6::server::Action::Send(answer) = action {
+                assert!(*answer.to.ip() == source && answer.bytes.len() > 4);
+            }
+        }
+    }
 }
 
 /// A datagram of TFTP.

@@ -14,6 +14,7 @@ mod call_transfer;
 mod cli;
 mod config;
 mod dhcp;
+mod dhcp6;
 mod dhcp_sheet;
 mod doctor;
 mod door_abuse;

@@ -36,6 +36,12 @@ impl MasterKey {
         self.text(&[b"url", &mac.0])
     }
 
+    /// Who our DHCPv6 server is, in every run (DUID-UUID, RFC 6355).
+    pub fn server_duid(&self) -> Vec<u8> {
+        let tag = self.tag(&[b"duid"]);
+        [&[0, 4][..], &tag[..16]].concat()
+    }
+
     /// For the web pages and menus of the phones of one site, `""` where there are no sites: 12 letters and digits (59 bits)
     /// that a person can key in, without those that look alike.
     pub fn admin_password(&self, site: &str) -> Secret {

@@ -1,5 +1,7 @@
 //! `check`: reads configuration, templates, flows and users as `serve` would, and tells everything that is wrong.
 
+use std::net::SocketAddr;
+
 use clap::Args;
 
 use super::{
@@ -54,7 +56,9 @@ impl Check {
                 let settings = self.config.load()?;
                 let templates = Templates::load(settings.templates.path.as_deref())?;
                 let remarks = beside::remarks(&templates.current(), &settings.dhcp.check()?, &settings.provisioning);
-                remarks.iter().for_each(|remark| say!("  note: {remark}"));
+                let http = settings.http.enabled && settings.http.listen.iter().any(SocketAddr::is_ipv6);
+                let remarks_v6 = beside::remarks_v6(&settings.dhcp6.check()?, &settings.provisioning, http);
+                remarks.iter().chain(&remarks_v6).for_each(|remark| say!("  note: {remark}"));
                 if let Some((says, remedy)) = doctor::neighbours(&settings.dhcp.check()?) {
                     say!("  note: {says}: {remedy}");
                 }

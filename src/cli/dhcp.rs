@@ -78,13 +78,15 @@ impl SheetArgs {
             !settings.provisioning.url.is_empty() || !address.is_loopback(),
             "nothing says at which address phones reach this server: add `--address 192.168.40.2`, or set `provisioning.url`"
         );
-        let endpoints = Endpoints {
+        let mut endpoints = Endpoints {
             address,
-            http_port: settings.http.enabled.then(|| settings.http.listen.first().map_or(80, |at| at.port())),
+            http_port: None,
+            http_port_v6: None,
             tftp_port: settings.tftp.listen.first().map_or(69, |at| at.port()),
             sip_port: settings.sip.udp.first().or(settings.sip.tcp.first()).map_or(5060, |at| at.port()),
             realm: settings.sip.realm.clone(),
         };
+        endpoints.set_http(if settings.http.enabled { &settings.http.listen } else { &[] });
         let templates = Templates::load(settings.templates.path.as_deref())?;
         let sheet = Sheet::new(&templates.current(), &settings.provisioning, &endpoints)?;
         out::text(&sheet.write(match self.server {

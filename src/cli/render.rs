@@ -153,13 +153,15 @@ impl Wanted {
             let names: Vec<&str> = set.families().map(|family| &*family.id).collect();
             anyhow::bail!("there is no family '{family}'; there are {}", names.join(", "));
         }
-        let endpoints = Endpoints {
+        let mut endpoints = Endpoints {
             address: own_address(&settings),
-            http_port: settings.http.enabled.then(|| settings.http.listen.first().map_or(80, |at| at.port())),
+            http_port: None,
+            http_port_v6: None,
             tftp_port: settings.tftp.listen.first().map_or(69, |at| at.port()),
             sip_port: settings.sip.udp.first().or(settings.sip.tcp.first()).map_or(5060, |at| at.port()),
             realm: settings.sip.realm.clone(),
         };
+        endpoints.set_http(if settings.http.enabled { &settings.http.listen } else { &[] });
         let model = self.model.clone().or(known.model.clone());
         let own = Own { mac, known: &known, model, source: address.unwrap_or(endpoints.address), local: None };
         let subject = variables::own(&set, &settings.provisioning, &endpoints, &key, own);

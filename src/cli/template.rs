@@ -178,7 +178,10 @@ impl Learn {
             match &recorded.event {
                 Event::DhcpDiscover { vendor_class, asked, .. } => {
                     shown.vendor_class = vendor_class.clone().or(shown.vendor_class);
-                    shown.asked.clone_from(asked);
+                    // DHCPv6 says it in other numbers.
+                    if !asked.is_empty() {
+                        shown.asked.clone_from(asked);
+                    }
                 }
                 Event::FileMissing { path, user_agent, .. } => {
                     put(&mut shown.files, path);

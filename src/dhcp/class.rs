@@ -145,7 +145,7 @@ fn tlv(parts: &[(u8, Vec<u8>)]) -> Result<Vec<u8>, ValueError> {
 }
 
 /// A name as labels (RFC 1035 §3.1).
-fn domain(name: &str, out: &mut Vec<u8>) -> Result<(), ValueError> {
+pub(super) fn domain(name: &str, out: &mut Vec<u8>) -> Result<(), ValueError> {
     for label in name.trim_end_matches('.').split('.') {
         let length = u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length));
         out.push(length.ok_or_else(|| ValueError::DomainName(name.to_owned()))?);

@@ -3,7 +3,7 @@
 //! `server.rs` decides, without sockets and clocks; `socket.rs` and `raw.rs` run it on a network. `options.rs` reads and
 //! writes packets, `lease.rs` knows who has which address and shows it to others, `class.rs` is what others say of a
 //! kind of client, `reply.rs` what is said to it, `limit.rs` how many strangers are served, `settings.rs` the YAML.
-//! `client_core.rs` is the other side, for simulated phones and load; `client.rs` runs it. Not here: what a phone then
+//! `client_core.rs` is the other side, for simulated phones and load; `client.rs` runs it. `v6/` is DHCPv6. Not here: what a phone then
 //! downloads, and which family reads which option.
 
 pub mod class;
@@ -17,6 +17,7 @@ mod reply;
 pub mod server;
 pub mod settings;
 pub mod socket;
+pub mod v6;
 
 pub use class::{Class, Classify, ClientFacts, OptionValue};
 pub use lease::{Holder, LeaseView};

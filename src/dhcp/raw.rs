@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
@@ -16,13 +16,14 @@ use crate::model::MacAddr;
 const IP_UDP: usize = 28;
 const ARP: usize = 28;
 
-/// A network interface with its IPv4 addresses.
+/// A network interface with its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     pub index: u32,
     pub name: String,
     pub mac: Option<MacAddr>,
     pub addresses: Vec<Ipv4Addr>,
+    pub addresses6: Vec<Ipv6Addr>,
 }
 
 /// The interfaces as they are now.
@@ -33,12 +34,19 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
             Some(at) => at,
             None => {
                 let index = nix::net::if_::if_nametoindex(entry.interface_name.as_str()).unwrap_or(0);
-                list.push(Interface { index, name: entry.interface_name.clone(), mac: None, addresses: Vec::new() });
+                list.push(Interface {
+                    index,
+                    name: entry.interface_name.clone(),
+                    mac: None,
+                    addresses: Vec::new(),
+                    addresses6: Vec::new(),
+                });
                 list.len() - 1
             }
         };
         if let Some(address) = entry.address {
             list[at].addresses.extend(address.as_sockaddr_in().map(|address| address.ip()));
+            list[at].addresses6.extend(address.as_sockaddr_in6().map(|address| address.ip()));
             if let Some(mac) = address.as_link_addr().and_then(|link| link.addr()) {
                 list[at].mac = Some(MacAddr(mac));
             }

@@ -14,7 +14,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     sync::Arc,
 };
 
@@ -224,7 +224,7 @@ impl Server {
         while let Some(lease) = self.table.pop_ended(now) {
             let (mac, address) = (lease.mac, lease.address);
             self.view.hide(address);
-            self.tell(Event::LeaseExpired { mac, address });
+            self.tell(Event::LeaseExpired { mac, address: address.into() });
         }
         if self.lapse_at.is_some_and(|at| at <= now) {
             self.table.lapse_offers(now);
@@ -390,7 +390,13 @@ impl Server {
             tracing::info!(mac = %ask.mac, family = ?ask.class.family, relay = ?ask.relay(), "DISCOVER");
             let asked = ask.packet.options.get(code::PARAMETER_LIST).unwrap_or_default().to_vec();
             if !ask.is_rehearsal() {
-                self.tell(Event::DhcpDiscover { mac: ask.mac, family: ask.class.family.clone(), vendor_class, relay: ask.relay(), asked });
+                self.tell(Event::DhcpDiscover {
+                    mac: ask.mac,
+                    family: ask.class.family.clone(),
+                    vendor_class,
+                    relay: ask.relay().map(IpAddr::V4),
+                    asked,
+                });
             }
         }
         // An offer without an address, as PXE knows it, is read by no phone.
@@ -439,7 +445,7 @@ impl Server {
         let Some(reply) = self.reply(now, MessageType::Offer, ask, address, Some(lease_secs), broadcast) else { return };
         self.actions.push_back(Action::Send(reply));
         if !ask.is_rehearsal() {
-            self.tell(Event::DhcpOffer { mac: ask.mac, address });
+            self.tell(Event::DhcpOffer { mac: ask.mac, address: address.into() });
         }
     }
 
@@ -460,7 +466,7 @@ impl Server {
         }
         let Some(address) = ciaddr.or(wish) else { return self.ignore(now, "no_address", "a REQUEST that names no address") };
         tracing::info!(mac = %ask.mac, %address, "REQUEST");
-        self.tell(Event::DhcpRequest { mac: ask.mac, address: Some(address) });
+        self.tell(Event::DhcpRequest { mac: ask.mac, address: Some(address.into()) });
         let verdict = match (ciaddr, chosen) {
             (Some(_), _) => self.judge_renewal(now, ask, address),
             (None, Some(_)) => self.judge_selection(now, ask, address),
@@ -555,7 +561,7 @@ impl Server {
             relay_info: ask.packet.options.get(code::RELAY_INFO).map(<[u8]>::to_vec),
         };
         let port = ask.packet.options.get(code::RELAY_INFO).and_then(port);
-        let event = Event::LeaseGranted { mac: ask.mac, address, family: ask.class.family.clone(), lease_secs, port };
+        let event = Event::LeaseGranted { mac: ask.mac, address: address.into(), family: ask.class.family.clone(), lease_secs, port };
         self.commit(now, lease, Some(reply), event);
     }
 
@@ -568,7 +574,7 @@ impl Server {
             None => Destination::Broadcast,
         };
         self.actions.push_back(Action::Send(Outgoing { bytes, to, link: ask.link, from: ask.from }));
-        self.tell(Event::LeaseRefused { mac: ask.mac, address: Some(address), reason: reason.into() });
+        self.tell(Event::LeaseRefused { mac: ask.mac, address: Some(address.into()), reason: reason.into() });
     }
 
     fn decline(&mut self, now: Timestamp, ask: &Ask) {
@@ -597,7 +603,7 @@ impl Server {
             relay_info: None,
         };
         self.view.hide(address);
-        self.commit(now, lease, None, Event::LeaseDeclined { mac: ask.mac, address });
+        self.commit(now, lease, None, Event::LeaseDeclined { mac: ask.mac, address: address.into() });
     }
 
     fn release(&mut self, now: Timestamp, ask: &Ask) {
@@ -606,7 +612,7 @@ impl Server {
         let Some(lease) = held.filter(|_| self.is_for_us(ask)).cloned() else { return };
         tracing::info!(mac = %ask.mac, %address, "RELEASE");
         self.view.hide(address);
-        let event = Event::LeaseReleased { mac: lease.mac, address };
+        let event = Event::LeaseReleased { mac: lease.mac, address: address.into() };
         self.commit(now, LeaseRecord { state: LeaseState::Released, expires: now, ..lease }, None, event);
     }
 
@@ -627,7 +633,7 @@ impl Server {
         }
         tracing::info!(mac = %ask.mac, %address, "INFORM");
         self.actions.push_back(Action::Send(reply));
-        self.tell(Event::DhcpInform { mac: ask.mac, address });
+        self.tell(Event::DhcpInform { mac: ask.mac, address: address.into(), family: ask.class.family.clone() });
     }
 
     // --- parts of them

@@ -31,23 +31,23 @@ pub enum Event {
         mac: MacAddr,
         family: Option<FamilyName>,
         vendor_class: Option<String>,
-        relay: Option<Ipv4Addr>,
+        relay: Option<IpAddr>,
         /// The options that it asks for (option 55).
         #[serde(default)]
         asked: Vec<u8>,
     },
     DhcpOffer {
         mac: MacAddr,
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     DhcpRequest {
         mac: MacAddr,
-        address: Option<Ipv4Addr>,
+        address: Option<IpAddr>,
     },
     /// The lease is on disk; the ACK leaves.
     LeaseGranted {
         mac: MacAddr,
-        address: Ipv4Addr,
+        address: IpAddr,
         family: Option<FamilyName>,
         lease_secs: u32,
         /// The switch port that it is plugged into, where something on the way says so (option 82).
@@ -56,24 +56,27 @@ pub enum Event {
     },
     LeaseRefused {
         mac: MacAddr,
-        address: Option<Ipv4Addr>,
+        address: Option<IpAddr>,
         reason: String,
     },
     LeaseReleased {
         mac: MacAddr,
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     LeaseDeclined {
         mac: MacAddr,
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     LeaseExpired {
         mac: MacAddr,
-        address: Ipv4Addr,
+        address: IpAddr,
     },
+    /// It has an address and asks for settings only: an INFORM, or an Information-request of DHCPv6.
     DhcpInform {
         mac: MacAddr,
-        address: Ipv4Addr,
+        address: IpAddr,
+        #[serde(default)]
+        family: Option<FamilyName>,
     },
     /// Asked the multicast group where its settings are, and is told.
     PnpAsked {

@@ -1,5 +1,7 @@
 //! What works, and for which makes, beside a DHCP server that must stay: said before a phone shows it. Pure.
 
+use ipnet::{IpNet, Ipv6Net};
+
 use super::settings::Settings;
 use crate::{
     dhcp::{self, settings::Mode},
@@ -53,6 +55,28 @@ pub fn remarks(set: &TemplateSet, dhcp: &dhcp::Config, settings: &Settings) -> V
     remarks
 }
 
+/// The same for DHCPv6: who asks for settings only has an address that proves nothing. `http`: is there HTTP by IPv6?
+pub fn remarks_v6(dhcp: &dhcp::v6::Config, settings: &Settings, http: bool) -> Vec<String> {
+    use dhcp::v6::settings::Mode;
+    let mut remarks = Vec::new();
+    if dhcp.mode == Mode::Off {
+        return remarks;
+    }
+    if !http && settings.url.is_empty() {
+        remarks.push("`http.listen` names no IPv6 address, so phones are sent to TFTP: add `[::]:80`".to_owned());
+    }
+    let closed = |prefix: Ipv6Net| !settings.open.subnets.iter().any(|open| open.contains(&IpNet::V6(prefix)));
+    let closed = dhcp.subnets.iter().map(|subnet| subnet.prefix).filter(|prefix| closed(*prefix));
+    let networks = closed.map(|prefix| prefix.to_string()).collect::<Vec<_>>().join(", ");
+    if dhcp.mode == Mode::Stateless && !settings.url_tokens && !networks.is_empty() {
+        remarks.push(format!(
+            "phones that have their address from a router get no files: switch `provisioning.url_tokens` on, which puts a key into \
+             the URL that DHCPv6 tells them, or name {networks} in `provisioning.open.subnets`"
+        ));
+    }
+    remarks
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +103,25 @@ mod tests {
         }
         let open = said(BARE, "open: { subnets: [10.0.0.0/16] }");
         assert!(open.contains("poly") && open.contains("yealink") && !open.contains("get no files"), "{open}");
+    }
+
+    #[test]
+    fn phones_that_ask_by_ipv6_need_a_door_and_a_key() {
+        let said = |dhcp: &str, provisioning: &str, http: bool| {
+            let dhcp = serde_yaml::from_str::<dhcp::v6::Settings>(dhcp).unwrap().check().unwrap();
+            remarks_v6(&dhcp, &serde_yaml::from_str(provisioning).unwrap(), http).join("\n")
+        };
+        let stateless = "{ mode: stateless, subnets: [{ prefix: fd00:40::/64 }] }";
+        for (dhcp, provisioning, http, lines, word) in [
+            ("{ mode: off }", "{}", false, 0, ""),
+            (stateless, "{}", false, 2, "[::]:80"),
+            (stateless, "{}", true, 1, "name fd00:40::/64 in"),
+            (stateless, "{ url_tokens: true }", true, 0, ""),
+            (stateless, "{ url_tokens: true, url: 'https://files.example' }", false, 0, ""),
+            (stateless, "{ open: { subnets: [fd00::/16] } }", true, 0, ""),
+        ] {
+            let said = said(dhcp, provisioning, http);
+            assert!(said.lines().count() == lines && said.contains(word), "{dhcp} {provisioning}: {said}");
+        }
     }
 }

@@ -17,9 +17,9 @@ use super::{
     variables::{Endpoints, Keys, common, server},
 };
 use crate::{
-    dhcp::{Class, Classify, ClientFacts, LeaseView, OptionValue},
+    dhcp::{Class, Classify, ClientFacts, LeaseView, OptionValue, v6},
     model::{FamilyName, MacAddr, Timestamp},
-    template::{DhcpFacts, DhcpValue, SendWhen, Subject, Templates},
+    template::{DhcpFacts, DhcpOption, DhcpValue, SendWhen, Subject, TemplateSet, Templates},
 };
 
 /// Knows makes of phones by the templates that are live.
@@ -36,20 +36,30 @@ impl<K: Keys> PhoneClasses<K> {
     }
 
     /// A phone that asks where its settings are, as templates may see it: nobody's.
-    fn subject(&self, mac: MacAddr, model: Option<String>, local: Ipv4Addr, address: Ipv4Addr) -> Subject {
-        let token = self.settings.url_tokens.then(|| self.keys.url_token(mac));
+    fn subject(&self, mac: Option<MacAddr>, model: Option<String>, local: Option<IpAddr>, address: IpAddr) -> Subject {
+        let token = mac.filter(|_| self.settings.url_tokens).map(|mac| (mac, self.keys.url_token(mac)));
         Subject {
-            mac: Some(mac),
+            mac,
             model,
             bound: false,
             lines: Vec::new(),
-            server: server(&self.settings, &self.endpoints, Some(local.into()), token.as_ref().map(|key| (mac, key))),
-            address: Some(address.into()),
+            server: server(&self.settings, &self.endpoints, local, token.as_ref().map(|(mac, key)| (*mac, key))),
+            address: Some(address),
             user_id: None,
             inventory: Default::default(),
             contacts: None,
             admin_password: None,
         }
+    }
+
+    /// The options of its make.
+    fn options(&self, set: &TemplateSet, family: &str, subject: &Subject) -> Vec<DhcpOption> {
+        set.dhcp_options(family, subject).unwrap_or_else(|fault| {
+            // The set was checked with samples; a value of a site or device may still not fit.
+            metrics::counter!("plugtone_provisioning_options_failed_total").increment(1);
+            tracing::warn!(mac = subject.mac.map(tracing::field::display), %fault, "the phone gets no options of its make");
+            Vec::new()
+        })
     }
 }
 
@@ -60,7 +70,7 @@ impl<K: Keys> Urls for PhoneClasses<K> {
         let recognised =
             set.forced(mac).or_else(said).or_else(|| set.recognise_dhcp(DhcpFacts { mac: Some(mac), ..Default::default() }))?;
         let model = recognised.model.or_else(|| ask.model.clone());
-        let subject = self.subject(mac, model, local, *ask.source().ip());
+        let subject = self.subject(Some(mac), model, Some(local.into()), (*ask.source().ip()).into());
         let url = set.pnp_url(&recognised.family, &subject).unwrap_or_else(|fault| {
             tracing::warn!(%mac, %fault, "the phone is not told where its settings are");
             None
@@ -80,13 +90,8 @@ impl<K: Keys> Classify for PhoneClasses<K> {
         };
         let Some(recognised) = set.recognise_dhcp(said) else { return Class::default() };
         let address = facts.address.unwrap_or(facts.subnet.network());
-        let subject = self.subject(facts.mac, recognised.model, facts.server, address);
-        let options = set.dhcp_options(&recognised.family, &subject).unwrap_or_else(|fault| {
-            // The set was checked with samples; a value of a site or device may still not fit.
-            metrics::counter!("plugtone_provisioning_options_failed_total").increment(1);
-            tracing::warn!(mac = %facts.mac, %fault, "the phone gets no options of its make");
-            Vec::new()
-        });
+        let subject = self.subject(Some(facts.mac), recognised.model, Some(facts.server.into()), address.into());
+        let options = self.options(&set, &recognised.family, &subject);
         Class {
             always_send: options.iter().filter(|option| option.when == SendWhen::Always).map(|option| option.code).collect(),
             options: options.into_iter().map(|option| (option.code, value(option.value))).collect(),
@@ -94,6 +99,43 @@ impl<K: Keys> Classify for PhoneClasses<K> {
             phone: true,
             ..Class::default()
         }
+    }
+}
+
+/// Options of IPv4 whose value is the URL that a make reads, the first that is one: told as option 59 of IPv6.
+const URLS: [u8; 4] = [66, 160, 159, 43];
+/// SIP servers, which nothing but a phone asks for (RFC 3319).
+const SIP_OPTIONS: [u16; 2] = [21, 22];
+
+impl<K: Keys> v6::Classify for PhoneClasses<K> {
+    fn class(&self, facts: &v6::ClientFacts<'_>) -> v6::Class {
+        let set = self.templates.current();
+        let said = || facts.vendor_classes.iter().chain(facts.user_classes).copied();
+        let forced = || set.forced(facts.mac?);
+        let by_class = || said().find_map(|text| set.recognise_dhcp(DhcpFacts { vendor_class: Some(text), ..Default::default() }));
+        let by_mac = || {
+            let parameter_list = if facts.asked.iter().any(|code| SIP_OPTIONS.contains(code)) { &URLS[..] } else { &[] };
+            set.recognise_dhcp(DhcpFacts { mac: facts.mac, vendor_class: said().next(), host_name: None, parameter_list })
+        };
+        let Some(recognised) = forced().or_else(by_class).or_else(by_mac) else { return v6::Class::default() };
+        let address = facts.address.unwrap_or(facts.subnet.network());
+        let subject = self.subject(facts.mac, recognised.model, facts.server.map(IpAddr::V6), address.into());
+        let options = self.options(&set, &recognised.family, &subject);
+        let url = |code: &u8| {
+            options.iter().filter(|option| option.code == *code).find_map(|option| match &option.value {
+                DhcpValue::Text(text) if text.contains("://") => Some(text.clone()),
+                _ => None,
+            })
+        };
+        let boot_file_url = URLS.iter().find_map(url);
+        let (mut sip_addresses, mut sip_domains) = (Vec::new(), Vec::new());
+        match subject.server.host.trim_matches(['[', ']']).parse() {
+            Ok(IpAddr::V6(address)) => sip_addresses.push(address),
+            // It cannot be reached by what speaks IPv6 only.
+            Ok(IpAddr::V4(_)) => {}
+            Err(_) => sip_domains.push(subject.server.host),
+        }
+        v6::Class { family: Some(recognised.family), phone: true, boot_file_url, sip_addresses, sip_domains }
     }
 }
 
@@ -184,6 +226,46 @@ mod tests {
         {
             assert_eq!(class("020000000001", vendor_class, parameter_list), Class::default());
         }
+    }
+
+    #[test]
+    fn makes_get_their_url_by_ipv6_too() {
+        let templates = Templates::load(None).expect("the shipped set is good");
+        let endpoints = Endpoints { http_port_v6: Some(8080), ..Default::default() };
+        let classes = |settings: Settings| PhoneClasses::new(templates.clone(), settings, endpoints.clone(), MasterKey::new([7; 32]));
+        let class = |settings: Settings, mac: Option<&str>, said: &[&[u8]], asked: &[u16]| {
+            let facts = v6::ClientFacts {
+                mac: mac.map(|mac| mac.parse().unwrap()),
+                vendor_classes: said,
+                user_classes: &[],
+                asked,
+                subnet: "fd00:40::/64".parse().unwrap(),
+                server: Some("fd00:40::1".parse().unwrap()),
+                address: None,
+            };
+            v6::Classify::class(&classes(settings), &facts)
+        };
+        let rows: [(Option<&str>, &[&[u8]], &[u16], Option<&str>, Option<&str>); 6] = [
+            (Some("001565000001"), &[], &[], Some("yealink"), Some("http://[fd00:40::1]:8080")),
+            (Some("020000000001"), &[b"Yealink"], &[], Some("yealink"), Some("http://[fd00:40::1]:8080")),
+            (None, &[b"other", b"Polycom-VVX411"], &[], Some("poly"), Some("http://[fd00:40::1]:8080/000000000000.cfg")),
+            (Some("020000000001"), &[], &[23, 22], Some("generic"), Some("http://[fd00:40::1]:8080")),
+            (Some("020000000001"), &[b"PXEClient:Arch:00007"], &[59, 22], None, None),
+            (Some("020000000001"), &[b"MSFT 5.0"], &[23, 24, 59], None, None),
+        ];
+        for (mac, said, asked, family, url) in rows {
+            let class = class(Settings::default(), mac, said, asked);
+            assert_eq!((class.family.as_deref(), class.boot_file_url.as_deref()), (family, url), "{mac:?} {said:?}");
+            assert_eq!((class.phone, class.sip_addresses.len()), (family.is_some(), usize::from(family.is_some())));
+        }
+        // The key is the phone's own: where nobody knows whose it would be there is none.
+        let with_keys = || Settings { url_tokens: true, sip_host: "sip.example".into(), ..Default::default() };
+        let known = class(with_keys(), Some("001565000001"), &[], &[]);
+        let key = MasterKey::new([7; 32]).url_token("001565000001".parse().unwrap());
+        assert_eq!(known.boot_file_url, Some(format!("http://[fd00:40::1]:8080/t/001565000001-{}", key.expose())));
+        assert_eq!((known.sip_domains, known.sip_addresses), (vec!["sip.example".to_owned()], vec![]));
+        let unknown = class(with_keys(), None, &[b"yealink"], &[]);
+        assert_eq!(unknown.boot_file_url.as_deref(), Some("http://[fd00:40::1]:8080"));
     }
 
     #[test]

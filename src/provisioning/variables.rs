@@ -16,6 +16,8 @@ pub struct Endpoints {
     pub address: IpAddr,
     /// `None`: no HTTP; phones are sent to TFTP.
     pub http_port: Option<u16>,
+    /// The same for phones that reach us by IPv6.
+    pub http_port_v6: Option<u16>,
     pub tftp_port: u16,
     pub sip_port: u16,
     pub realm: String,
@@ -23,7 +25,14 @@ pub struct Endpoints {
 
 impl Default for Endpoints {
     fn default() -> Self {
-        Self { address: Ipv4Addr::LOCALHOST.into(), http_port: Some(80), tftp_port: 69, sip_port: 5060, realm: "plugtone".into() }
+        Self {
+            address: Ipv4Addr::LOCALHOST.into(),
+            http_port: Some(80),
+            http_port_v6: Some(80),
+            tftp_port: 69,
+            sip_port: 5060,
+            realm: "plugtone".into(),
+        }
     }
 }
 
@@ -73,6 +82,14 @@ impl Keys for MasterKey {
     }
 }
 
+impl Endpoints {
+    /// With HTTP at these addresses.
+    pub fn set_http(&mut self, listens: &[SocketAddr]) {
+        let port = |v6| listens.iter().find(|at| at.is_ipv6() == v6).map(SocketAddr::port);
+        (self.http_port, self.http_port_v6) = (port(false), port(true));
+    }
+}
+
 /// The server as a phone sees it that reached us at `local`.
 pub fn server(settings: &Settings, endpoints: &Endpoints, local: Option<IpAddr>, token: Option<(MacAddr, &Secret)>) -> Server {
     let address = local.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_unspecified()).unwrap_or(endpoints.address);
@@ -80,7 +97,8 @@ pub fn server(settings: &Settings, endpoints: &Endpoints, local: Option<IpAddr>,
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("[{address}]"),
     };
-    let mut url = match endpoints.http_port {
+    let http_port = if address.is_ipv4() { endpoints.http_port } else { endpoints.http_port_v6 };
+    let mut url = match http_port {
         _ if !settings.url.is_empty() => settings.url.trim_end_matches('/').to_owned(),
         Some(80) => format!("http://{host}"),
         Some(port) => format!("http://{host}:{port}"),
@@ -146,13 +164,13 @@ mod tests {
     fn urls_name_what_the_phone_can_reach() {
         let url = |settings: &str, http_port, local: &str| {
             let settings = Settings { url: settings.into(), ..Default::default() };
-            let endpoints = Endpoints { http_port, address: "10.0.0.9".parse().unwrap(), ..Default::default() };
+            let endpoints = Endpoints { http_port, http_port_v6: Some(8081), address: "10.0.0.9".parse().unwrap(), ..Default::default() };
             server(&settings, &endpoints, local.parse().ok(), None).url
         };
         for (made, wanted) in [
             (url("", Some(8080), "10.0.0.2"), "http://10.0.0.2:8080"),
             (url("", Some(80), "::ffff:10.0.0.2"), "http://10.0.0.2"),
-            (url("", Some(80), "fd00::1"), "http://[fd00::1]"),
+            (url("", Some(80), "fd00::1"), "http://[fd00::1]:8081"),
             (url("", None, "10.0.0.2"), "tftp://10.0.0.2"),
             (url("", Some(80), "0.0.0.0"), "http://10.0.0.9"),
             (url("https://prov.example.org/", Some(80), "10.0.0.2"), "https://prov.example.org"),

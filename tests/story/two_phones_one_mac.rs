@@ -89,8 +89,7 @@ async fn contacts(office: &Office) -> Vec<String> {
 
 async fn secret_went_to_the_leaseholder_only(office: &Office, mac: MacAddr, elsewhere: IpAddr) {
     let told = office.events_of(mac).await;
-    let leased =
-        |address: &IpAddr| told.iter().any(|event| matches!(event, Event::LeaseGranted { address: of, .. } if IpAddr::V4(*of) == *address));
+    let leased = |address: &IpAddr| told.iter().any(|event| matches!(event, Event::LeaseGranted { address: of, .. } if of == address));
     let served = told.iter().filter_map(|event| match event {
         Event::FileServed { path, source, .. } if path.contains(&mac.bare()) => Some(source),
         _ => None,

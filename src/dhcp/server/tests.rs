@@ -272,7 +272,7 @@ fn leases_are_renewed_rebound_and_expire() {
     assert_eq!(lab.server.poll_timeout(), Some(lab.now.plus_secs(3600)));
     lab.sleep(3600);
     assert!(lab.view.holder(address, lab.now).is_none() && lab.view.is_empty());
-    assert_eq!(lab.told(|event| *event == Event::LeaseExpired { mac: mac(1), address }), 1);
+    assert_eq!(lab.told(|event| *event == Event::LeaseExpired { mac: mac(1), address: address.into() }), 1);
     assert_eq!(lab.lease(1), address, "and it gets the same again");
 }
 

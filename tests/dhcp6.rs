@@ -1,0 +1,223 @@
+//! DHCPv6 as phones use it, by clients that are not ours (ISC dhclient, dhcpcd) and a relay (ISC dhcrelay), in network namespaces: from
+//! the question to the phone's own file over HTTP on IPv6, and to everybody else who does not get it. The server is the real binary.
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::PermissionsExt,
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use super::netns::{Namespace, Running, need, within};
+
+const PATIENCE: Duration = Duration::from_secs(40);
+const PLUGTONE: &str = env!("CARGO_BIN_EXE_plugtone");
+const YEALINK: &str = "00:15:65:00:00:01";
+const STATELESS: &str = "
+dhcp6:
+  mode: stateless
+  subnets: [{ prefix: 'fd00:77::/64', dns: ['fd00:77::2'], domains: [office.example], ntp: ['fd00:77::4'] }]
+provisioning: { url_tokens: true }
+";
+
+/// Addresses are of use at once: nobody else can have them here (RFC 4862 §5.4 would take a second for each).
+fn without_detection(namespace: &Namespace, interface: &str) {
+    namespace.run("sysctl", &["-q", "-w", &format!("net.ipv6.conf.{interface}.accept_dad=0")]);
+}
+
+/// The server at fd00:77::1, on the bridge `lan`.
+struct Office {
+    child: Child,
+    folder: TempDir,
+    network: Namespace,
+}
+
+impl Office {
+    fn open(more: &str) -> Self {
+        let network = Namespace::new("office");
+        without_detection(&network, "default");
+        network.bridge("lan", "fd00:77::1/64");
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("users.yaml"), "users: []\n").expect("written");
+        let config = format!(
+            "extensions: {{ range: 2041-2099 }}\ndirectory: {{ file: {{ path: users.yaml }} }}\ndhcp: {{ mode: 'off' }}\n\
+             http: {{ listen: ['[::]:80'] }}\nstore: {{ path: data/plugtone.db }}\n{more}"
+        );
+        fs::write(folder.path().join("plugtone.yaml"), config).expect("written");
+        let child = network.command("true").spawn().expect("true");
+        let mut office = Self { child, folder, network };
+        office.serve();
+        office
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn serve(&mut self) {
+        let log = fs::File::create(self.path("log")).expect("a log");
+        let mut command = self.network.command(PLUGTONE);
+        command.args(["serve", "--config", &self.path("plugtone.yaml")]).stdout(Stdio::null()).stderr(log);
+        let _ = self.child.wait();
+        self.child = command.spawn().expect("the server starts");
+        assert!(within(PATIENCE, || self.log().contains("ready")), "{}", self.log());
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// What the server says of a phone, as JSON.
+    fn timeline(&self, mac: &str) -> String {
+        let output = self.network.command(PLUGTONE).args(["devices", mac, "--json", "--config", &self.path("plugtone.yaml")]).output();
+        String::from_utf8_lossy(&output.expect("it runs").stdout).into_owned()
+    }
+}
+
+impl Drop for Office {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the server's log\n{}", self.log());
+        }
+    }
+}
+
+/// A machine with `eth0`, and a place where the scripts of clients leave what they were told.
+struct Machine {
+    namespace: Namespace,
+    folder: TempDir,
+}
+
+impl Machine {
+    fn new(mac: &str, network: &Namespace) -> Self {
+        let machine = Self { namespace: Namespace::new("machine"), folder: tempfile::tempdir().expect("folder") };
+        without_detection(&machine.namespace, "default");
+        network.plug("lan", &machine.namespace);
+        // Its link-local address is made of its MAC when it comes up.
+        for change in ["down", &format!("address {mac}"), "up"] {
+            machine.namespace.ip(&format!("link set eth0 {change}"));
+        }
+        let folder = machine.folder.path().display().to_string();
+        let script = format!(
+            "#!/bin/sh\n\
+             case $reason in\n\
+             BOUND6|RENEW6|REBIND6) [ -z \"$new_ip6_address\" ] || ip -6 addr replace $new_ip6_address/64 dev $interface ;;\n\
+             EXPIRE6|RELEASE6|STOP6) [ -z \"$old_ip6_address\" ] || ip -6 addr del $old_ip6_address/64 dev $interface ;;\n\
+             esac\n\
+             env > {folder}/told.tmp; mv {folder}/told.tmp {folder}/told.$reason\n"
+        );
+        for (name, text) in [
+            ("script", &script[..]),
+            ("note", &format!("#!/bin/sh\nenv > {folder}/told.tmp; mv {folder}/told.tmp {folder}/told.$reason\n")),
+        ] {
+            fs::write(machine.folder.path().join(name), text).unwrap();
+            fs::set_permissions(machine.folder.path().join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        machine
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// Waits until the script was told one of these, and forgets it, so that the next can be waited for.
+    fn hears(&self, reasons: &[&str]) -> HashMap<String, String> {
+        let told = || reasons.iter().map(|reason| self.folder.path().join(format!("told.{reason}"))).find(|path| path.exists());
+        let others = || fs::read_dir(self.folder.path()).map(|list| list.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>());
+        assert!(within(PATIENCE, || told().is_some()), "the client was never told {reasons:?}, only {:?}", others());
+        let path = told().unwrap();
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+        fs::remove_file(path).unwrap();
+        text.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    fn dhclient_arguments(&self, more: &[&str]) -> Vec<String> {
+        let config = "also request dhcp6.bootfile-url, dhcp6.sip-servers-addresses, dhcp6.sntp-servers;\n";
+        fs::write(self.path("dhclient.conf"), config).unwrap();
+        let files =
+            ["-cf", &self.path("dhclient.conf"), "-lf", &self.path("leases"), "-pf", &self.path("pid"), "-sf", &self.path("script")]
+                .map(str::to_owned);
+        more.iter().map(|word| (*word).to_owned()).chain(files).chain(["eth0".to_owned()]).collect()
+    }
+
+    /// A dhclient that stays, with the MAC as its identifier.
+    fn dhclient(&self, more: &[&str]) -> Running {
+        need("dhclient", "isc-dhcp-client");
+        let arguments = self.dhclient_arguments(&[&["-6", "-d", "-v", "-D", "LL"][..], more].concat());
+        self.namespace.start("dhclient", &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The file at a URL, or the status that says why not.
+    fn fetch(&self, url: &str) -> Result<String, String> {
+        let written = self.path("fetched");
+        let status = self.namespace.run("curl", &["-6", "-g", "-sS", "-o", &written, "-w", "%{http_code}", url]);
+        if status.trim() == "200" { Ok(fs::read_to_string(written).expect("text")) } else { Err(status.trim().to_owned()) }
+    }
+}
+
+#[test]
+fn a_phone_with_an_address_from_its_router_gets_its_own_file_by_its_key() {
+    let office = Office::open(STATELESS);
+    let phone = Machine::new(YEALINK, &office.network);
+    // As its router would have it.
+    phone.namespace.ip("addr add fd00:77::1234/64 dev eth0");
+    let _dhclient = phone.dhclient(&["-S"]);
+    let told = phone.hears(&["RENEW6", "BOUND6"]);
+    let value = |name: &str| told.get(name).map(String::as_str).unwrap_or_default();
+    let url = value("new_dhcp6_bootfile_url");
+    assert!(url.starts_with("http://[fd00:77::1]/t/001565000001-"), "{told:?}");
+    assert_eq!((value("new_dhcp6_name_servers"), value("new_dhcp6_domain_search")), ("fd00:77::2", "office.example."), "{told:?}");
+    assert_eq!((value("new_dhcp6_sntp_servers"), value("new_dhcp6_sip_servers_addresses")), ("fd00:77::4", "fd00:77::1"), "{told:?}");
+    let file = phone.fetch(&format!("{url}/001565000001.cfg")).expect("its own file");
+    assert!(file.contains("001565000001-1"), "{file}");
+    assert!(within(PATIENCE, || office.timeline("001565000001").contains("dhcp_inform")), "{}", office.timeline("001565000001"));
+    assert!(office.timeline("001565000001").contains("yealink"));
+
+    // Its address alone proves nothing, its key proves nobody else.
+    assert_eq!(phone.fetch("http://[fd00:77::1]/001565000001.cfg"), Err("404".into()));
+    let other = Machine::new("00:15:65:00:00:02", &office.network);
+    other.namespace.ip("addr add fd00:77::5678/64 dev eth0");
+    assert_eq!(other.fetch(&format!("{}/001565000002.cfg", url)), Err("404".into()));
+}
+
+#[test]
+fn a_make_is_known_by_what_dhcpcd_says_of_itself() {
+    need("dhcpcd", "dhcpcd-base");
+    let office = Office::open(STATELESS);
+    let phone = Machine::new("02:00:00:00:00:07", &office.network);
+    let config = "ipv6only\nduid ll\nvendclass 13885 Polycom-VVX411\noption dhcp6_bootfile_url\noption dhcp6_name_servers\n";
+    fs::write(phone.path("dhcpcd.conf"), config).unwrap();
+    // It has helpers that would stay: they end with its namespace of processes.
+    let alone = ["--pid", "--fork", "--kill-child", "dhcpcd", "--nobackground", "--inform6", "--noipv6rs"];
+    let (file, script) = (phone.path("dhcpcd.conf"), phone.path("note"));
+    let _dhcpcd = phone.namespace.start("unshare", &[&alone[..], &["--config", &file, "--script", &script, "eth0"]].concat());
+    let told = phone.hears(&["INFORM6"]);
+    let value = |name: &str| told.iter().find(|(known, _)| known.ends_with(name)).map(|(_, value)| value.as_str()).unwrap_or_default();
+    let url = value("dhcp6_bootfile_url");
+    assert!(url.starts_with("http://[fd00:77::1]/t/020000000007-") && url.ends_with("/000000000000.cfg"), "{told:?}");
+    assert_eq!(value("dhcp6_name_servers"), "fd00:77::2", "{told:?}");
+}
+
+#[test]
+fn a_phone_behind_a_relay_is_answered_through_it() {
+    need("dhcrelay", "isc-dhcp-relay");
+    let settings = STATELESS.replace("subnets: [", "subnets: [{ prefix: 'fd00:78::/64', dns: ['fd00:78::2'] }, ");
+    let office = Office::open(&settings);
+    // A router between the two networks.
+    let router = Namespace::new("router");
+    without_detection(&router, "default");
+    router.bridge("lan", "fd00:78::1/64");
+    office.network.plug("lan", &router);
+    router.ip("addr add fd00:77::ff/64 dev eth0");
+    let _relay = router.start("dhcrelay", &["-6", "-d", "-l", "lan", "-u", "fd00:77::1%eth0"]);
+    let phone = Machine::new(YEALINK, &router);
+    let _dhclient = phone.dhclient(&["-S"]);
+    let told = phone.hears(&["RENEW6", "BOUND6"]);
+    assert_eq!(told.get("new_dhcp6_name_servers").map(String::as_str), Some("fd00:78::2"), "{told:?}");
+    assert!(told.get("new_dhcp6_bootfile_url").is_some_and(|url| url.starts_with("http://[fd00:77::1]/t/001565000001-")), "{told:?}");
+}
