@@ -100,7 +100,6 @@ struct Live {
     dhcp6: Option<dhcp::v6::socket::Running>,
     certificates: Option<Arc<Certificates>>,
     rollouts: Rollouts,
-    files: Files,
     settings: ArcSwap<Settings>,
     /// The text that they were read from.
     written: ArcSwap<String>,
@@ -371,7 +370,6 @@ impl Node {
             dhcp6,
             certificates,
             rollouts: rollouts.clone(),
-            files: files.clone(),
             settings: ArcSwap::from_pointee(settings.clone()),
             written: ArcSwap::from_pointee(written.clone()),
             started: (settings.clone(), written),
@@ -610,9 +608,11 @@ fn reached_by(old: &Settings, new: &Settings, now: Endpoints) -> Endpoints {
         settings.sip.udp.first().or(settings.sip.tcp.first())
     }
     let http = port(old.http.listen.first(), new.http.listen.first(), now.http_port.unwrap_or(80));
+    let v6 = new.http.listen.iter().find(|at| at.is_ipv6()).filter(|_| new.http.enabled).map(SocketAddr::port);
     Endpoints {
         address: if own_address(new) == own_address(old) { now.address } else { own_address(new) },
         http_port: new.http.enabled.then_some(http),
+        http_port_v6: if old.http.listen == new.http.listen { now.http_port_v6.filter(|_| new.http.enabled) } else { v6 },
         tftp_port: port(old.tftp.listen.first(), new.tftp.listen.first(), now.tftp_port),
         sip_port: port(sip(old), sip(new), now.sip_port),
         realm: new.sip.realm.clone(),

@@ -389,7 +389,7 @@ impl Inner {
         };
         let answer = self.render(set, request, Some(mac), "l/…", &file, &subject, Some((mac, &shown)));
         if matches!(answer, FileAnswer::Found(_)) {
-            self.taken(request, mac, known.generation);
+            self.taken(request, Account { mac, generation: known.generation, first: false });
         }
         answer
     }
