@@ -95,7 +95,7 @@ enum Message {
 /// anything is served.
 pub async fn restore(store: &dyn Store, templates: &Templates) -> store::Result<Option<Restored>> {
     let Some(stored) = store.rollout().await? else { return Ok(None) };
-    let Ok(mut rollout) = serde_json::from_str::<Rollout>(&stored.state) else {
+    let Ok(rollout) = serde_json::from_str::<Rollout>(&stored.state) else {
         tracing::error!("the rollout that was under way cannot be read: the templates on disk are live for all phones");
         return Ok(None);
     };
@@ -112,7 +112,10 @@ pub async fn restore(store: &dyn Store, templates: &Templates) -> store::Result<
                 templates.serve_ring(Some((candidate.clone(), rollout.ring())));
                 new = Some(candidate);
             }
-            _ => rollout.stage = Stage::RolledBack { reason: "its templates could not be read after a restart".to_owned() },
+            _ => {
+                tracing::error!("the templates of the last rollout cannot be used any more: those on disk are live for all phones");
+                return Ok(None);
+            }
         }
         if let Stage::RolledBack { reason } = &rollout.stage {
             tracing::warn!(
