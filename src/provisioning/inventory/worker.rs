@@ -162,7 +162,7 @@ impl People {
             }
         }
         // One that was given here is in no directory.
-        for held in spellings.iter().filter_map(|spelling| self.by_extension.get(spelling)) {
+        if let Some(held) = spellings.iter().find_map(|spelling| self.by_extension.get(spelling)) {
             let BindingRecord { user_id, display_name, extension, .. } = held.clone();
             let remark = remark(written, &extension);
             let user = User { id: user_id, login: String::new(), display_name, mail: None, extension: Some(extension), groups: Vec::new() };
