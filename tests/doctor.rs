@@ -42,8 +42,8 @@ impl Office {
     fn with_clock(config: &str, ahead_secs: i64) -> Self {
         let (network, folder) = (Namespace::new("lan"), tempfile::tempdir().expect("folder"));
         network.bridge("lan", "10.77.0.1/24");
-        let _clock = time_server(&network, ahead_secs);
-        Self::with(network, folder, _clock, config)
+        let clock = time_server(&network, ahead_secs);
+        Self::with(network, folder, clock, config)
     }
 
     fn with(network: Namespace, folder: TempDir, clock: Guest, config: &str) -> Self {

@@ -138,6 +138,8 @@ const REPLACE: &str = "correct that time server, or name another (`ntp` of the s
 
 fn apart(ms: i64) -> String {
     let secs = (ms.abs() + 500) / 1000;
+    // Of hours nobody counts the seconds.
+    let secs = if secs >= 3600 { (secs + 30) / 60 * 60 } else { secs };
     let parts = [(secs / 86_400, "d"), (secs % 86_400 / 3600, "h"), (secs % 3600 / 60, "min"), (secs % 60, "s")];
     let parts: Vec<_> = parts.iter().filter(|(number, _)| *number > 0).take(2).map(|(number, unit)| format!("{number} {unit}")).collect();
     format!("{} {}", listed(parts), if ms < 0 { "behind" } else { "ahead of" })
@@ -183,14 +185,14 @@ mod tests {
             ("lost", vec![(a, Err(NoTime::Unsynchronised))], None, false, "Wrong: the time server 10.0.0.1 says that it does not know"),
             (
                 "off",
-                vec![(a, Ok(2 * HOUR - 40))],
+                vec![(a, Ok(2 * HOUR - 1_400))],
                 Some(0),
                 false,
                 "Wrong: the time server 10.0.0.1 is 2 h ahead of this machine's clock; the Plugtone server agrees with this machine",
             ),
             (
                 "off, on the server",
-                vec![(a, Ok(-HOUR - 90_000))],
+                vec![(a, Ok(-HOUR - 80_000))],
                 Some(0),
                 true,
                 "Wrong: the time server 10.0.0.1 is 1 h and 1 min behind this machine's clock; phones would",
