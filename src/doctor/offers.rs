@@ -279,7 +279,7 @@ fn one_network(server: Ipv4Addr, packet: &Packet, expected: &Expected<'_>) -> Ve
         Some(router) if router == address => {
             wrong(format!("{server} offers {address}, the router's own address"), "exclude it from the range there")
         }
-        None if expected.server.addresses.first().is_some_and(|_| expected.server.addresses.iter().all(|address| far(address))) => {
+        None if expected.server.addresses.first().is_some_and(|_| expected.server.addresses.iter().all(far)) => {
             let at = listed(expected.server.addresses.first());
             wrong(
                 format!("{server} names no router, and {at} is not in {network}: phones cannot reach it"),

@@ -245,7 +245,8 @@ mod tests {
             };
             v6::Classify::class(&classes(settings), &facts)
         };
-        let rows: [(Option<&str>, &[&[u8]], &[u16], Option<&str>, Option<&str>); 6] = [
+        type Row<'a> = (Option<&'a str>, &'a [&'a [u8]], &'a [u16], Option<&'a str>, Option<&'a str>);
+        let rows: [Row<'_>; 6] = [
             (Some("001565000001"), &[], &[], Some("yealink"), Some("http://[fd00:40::1]:8080")),
             (Some("020000000001"), &[b"Yealink"], &[], Some("yealink"), Some("http://[fd00:40::1]:8080")),
             (None, &[b"other", b"Polycom-VVX411"], &[], Some("poly"), Some("http://[fd00:40::1]:8080/000000000000.cfg")),
