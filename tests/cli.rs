@@ -768,7 +768,7 @@ fn a_server_reads_its_files_again_and_a_bad_one_changes_nothing() {
     server.write(ITS, &good);
     fs::create_dir_all(server.path("ivr/flows")).expect("made");
     for (file, text, fault) in [
-        ("users.yaml", users.replace("login: \"1002\"", "login: \"10O2\""), "users.yaml:20:12: login '10O2' cannot be keyed in"),
+        ("users.yaml", users.replace("login: \"1002\"", "login: \"10O2\""), "users.yaml:21:12: login '10O2' cannot be keyed in"),
         ("ivr/flows/welcome.yaml", "start: by\nstates: { bye: { hang_up: x } }\n".to_owned(), "did you mean 'bye'?"),
         (
             "tpl/overrides.yaml",
@@ -1070,12 +1070,13 @@ fn the_bench_fetches_short_and_long_files() {
     let namespace = Namespace::new("bench");
     let out = namespace.run(PLUGTONE, &["bench", "tftp", "--count", "250"]);
     let rows: Vec<&str> = out.lines().filter(|line| line.starts_with("TFTP, ")).collect();
-    assert_eq!(rows.len(), 4, "{out}");
+    assert_eq!(rows.len(), 5, "{out}");
     for (row, name, done, bytes) in [
         (rows[0], "TFTP, short, blocks of 512 ", "250 in ", "; 604 bytes each"),
         (rows[1], "TFTP, short, blocks of 1428 ", "250 in ", "; 604 bytes each"),
         (rows[2], "TFTP, 20 KB, blocks of 512 ", "50 in ", "; 20480 bytes each"),
         (rows[3], "TFTP, 20 KB, blocks of 1428 ", "50 in ", "; 20480 bytes each"),
+        (rows[4], "TFTP, 20 KB, blocks of 512 ", "200 in ", "; 20480 bytes each, 200 at once"),
     ] {
         assert!(row.starts_with(name) && row.contains(done) && row.contains(bytes) && row.ends_with(", 0 failed"), "{row}");
     }

@@ -28,7 +28,7 @@ pub(super) struct Watch {
     sources: HashMap<IpAddr, Source>,
     macs: usize,
     /// Phones of which something was told, and when.
-    told: HashMap<MacAddr, Timestamp>,
+    told: HashMap<(MacAddr, Oddity), Timestamp>,
     /// Since when events are counted, and how many there were.
     events: (Timestamp, usize),
 }
@@ -46,7 +46,7 @@ struct Source {
 impl Watch {
     /// A file of this phone was refused. `owned`: somebody's extension is on it.
     pub(super) fn refused(&mut self, now: Timestamp, source: IpAddr, mac: MacAddr, owned: bool) -> Vec<Event> {
-        let foreign = owned && self.is_news(now, mac);
+        let foreign = owned && self.is_news(now, mac, Oddity::ForeignAddress);
         let room = self.macs < MACS_MAX;
         let seen = self.source(now, source);
         let new = room && seen.macs.insert(mac);
@@ -75,15 +75,15 @@ impl Watch {
 
     /// A phone that proved itself says to be of another make than it is known to be.
     pub(super) fn other_make(&mut self, now: Timestamp, source: IpAddr, mac: MacAddr) -> Option<Event> {
-        let news = self.is_news(now, mac) && self.may_tell(now);
+        let news = self.is_news(now, mac, Oddity::OtherMake) && self.may_tell(now);
         news.then_some(Event::OddFetches { mac: Some(mac), source, what: Oddity::OtherMake, count: 1 })
     }
 
     /// Of phones that exist, so that there are not more of them than devices.
-    fn is_news(&mut self, now: Timestamp, mac: MacAddr) -> bool {
-        let news = self.told.get(&mac).is_none_or(|at| at.plus_secs(TOGETHER_SECS) <= now);
+    fn is_news(&mut self, now: Timestamp, mac: MacAddr, what: Oddity) -> bool {
+        let news = self.told.get(&(mac, what)).is_none_or(|at| at.plus_secs(TOGETHER_SECS) <= now);
         if news {
-            self.told.insert(mac, now);
+            self.told.insert((mac, what), now);
         }
         news
     }
@@ -160,7 +160,8 @@ mod tests {
         let mut watch = Watch::default();
         assert_eq!(counts(&watch.refused(Timestamp(0), SOURCE, mac(1), true)), [(Oddity::ForeignAddress, 1)]);
         assert_eq!(watch.refused(Timestamp(1000), SOURCE, mac(1), true), []);
-        assert_eq!(watch.other_make(Timestamp(2000), SOURCE, mac(1)), None);
+        assert!(watch.other_make(Timestamp(2000), SOURCE, mac(1)).is_some(), "that is something else");
+        assert_eq!(watch.other_make(Timestamp(3000), SOURCE, mac(1)), None);
         assert_eq!(counts(&watch.refused(Timestamp(TOGETHER_SECS * 1000), SOURCE, mac(1), true)), [(Oddity::ForeignAddress, 1)]);
     }
 

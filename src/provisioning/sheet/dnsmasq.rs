@@ -4,6 +4,9 @@ use std::fmt::Write;
 
 use super::{Entry, Make, Match, Sheet, hex};
 
+/// Options that dnsmasq knows as lists of addresses, and takes in no other form.
+const ADDRESSES: [u8; 15] = [3, 6, 7, 9, 41, 42, 44, 45, 48, 49, 65, 68, 69, 70, 150];
+
 pub(super) fn write(sheet: &Sheet) -> String {
     let mut out = sheet.head("#", &["For dnsmasq: save as /etc/dnsmasq.d/plugtone.conf and restart it."]);
     for make in &sheet.makes {
@@ -48,9 +51,15 @@ fn option(out: &mut String, entry: &Entry, tags: &str, make: &str) {
         (Some(text), _) => quoted(text),
         // Two digits alone would be read as a decimal number.
         (None, [byte]) => byte.to_string(),
+        (None, bytes) if ADDRESSES.contains(&entry.code) => dotted(bytes),
         (None, bytes) => hex(bytes, ":"),
     };
     _ = writeln!(out, "{name}={tags},{},{value}    # {make}", entry.code);
+}
+
+fn dotted(bytes: &[u8]) -> String {
+    let address = |part: &[u8]| part.iter().map(u8::to_string).collect::<Vec<_>>().join(".");
+    bytes.chunks(4).map(address).collect::<Vec<_>>().join(",")
 }
 
 fn quoted(text: &str) -> String {
