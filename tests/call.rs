@@ -322,8 +322,17 @@ pub fn free_port() -> u16 {
 
 /// Whether somebody has bound the port; asked without touching it.
 pub fn is_bound(port: u16) -> bool {
-    let table = |name| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
-    let tables: String = ["udp", "udp6", "tcp", "tcp6"].map(table).concat();
+    is_in(port, &["udp", "udp6", "tcp", "tcp6"])
+}
+
+/// The same of UDP alone: a connection of any other test may have this number, and keeps it for a minute after its end.
+pub fn is_bound_by_udp(port: u16) -> bool {
+    is_in(port, &["udp", "udp6"])
+}
+
+fn is_in(port: u16, tables: &[&str]) -> bool {
+    let table = |name: &&str| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
+    let tables: String = tables.iter().map(table).collect();
     tables.lines().filter_map(|line| line.split_whitespace().nth(1)).any(|local| local.ends_with(&format!(":{port:04X}")))
 }
 

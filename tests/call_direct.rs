@@ -14,7 +14,7 @@ use plugtone::{
 };
 
 use super::{
-    call::{Bed, Sipp, free_port, is_bound, mac, password, user_of},
+    call::{Bed, Sipp, free_port, is_bound_by_udp, mac, password, user_of},
     e2e::{baresip, tap},
     netns::Namespace,
     trunks::{BY_ADDRESS, Office},
@@ -28,7 +28,7 @@ async fn is_let_go(phone: &Sipp) {
         let mut ports = log.split("m=audio ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse::<u16>().ok());
         ports.find(|port| ![7000, 7002].contains(port))
     };
-    while ours().is_none_or(is_bound) {
+    while ours().is_none_or(is_bound_by_udp) {
         assert!(Instant::now() < until, "{:?} is still taken", ours());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -367,15 +367,11 @@ impl Inner {
             Err(dead) => return refused(None, dead.to_string()),
         };
         let mac = link.mac;
-        let used = || self.welcoming.lock().unwrap_or_else(PoisonError::into_inner);
-        if !used().insert(mac) {
-            return refused(Some(mac), DeadLink::Used.to_string());
-        }
-        let welcome = self.welcome(&link).await;
-        used().remove(&mac);
-        if let Err(reason) = welcome {
+        let Some(welcoming) = Welcoming::begin(&self.welcoming, mac) else { return refused(Some(mac), DeadLink::Used.to_string()) };
+        if let Err(reason) = self.welcome(&link).await {
             return refused(Some(mac), reason);
         }
+        drop(welcoming);
         let known = self.neighbours.devices.known(mac).await;
         let source = plain(request.source);
         let subject = self.own_subject(set, Own { mac, known: &known, model: None, source, local: request.local });
@@ -526,6 +522,25 @@ impl Inner {
             Some(rule) => Ok((mac, path, rule, known)),
             None => Err(Refused { mac: Some(mac), path, reason: "its make does not upload that name".into() }),
         }
+    }
+}
+
+/// A link that is being used. It is not any more when this is dropped, also by a client that breaks off.
+struct Welcoming<'a> {
+    all: &'a Mutex<HashSet<MacAddr>>,
+    mac: MacAddr,
+}
+
+impl<'a> Welcoming<'a> {
+    /// `None`: somebody else uses it.
+    fn begin(all: &'a Mutex<HashSet<MacAddr>>, mac: MacAddr) -> Option<Self> {
+        all.lock().unwrap_or_else(PoisonError::into_inner).insert(mac).then_some(Self { all, mac })
+    }
+}
+
+impl Drop for Welcoming<'_> {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.mac);
     }
 }
 
