@@ -4,8 +4,9 @@
 //! [`Registrar::poll_action`] what changed, for the event stream. [`Registrar::restore`] puts back what was stored. A contact
 //! is reached over the flow that registered it: behind NAT no other works.
 //!
-//! The disk is written behind: [`Registrar::poll_save`] gives what it does not know yet, a new contact after a second, one that
-//! was only refreshed after half a minute, so that a thousand refreshes are one transaction and no phone waits for it.
+//! The disk is written behind: [`Registrar::poll_save`] gives what it does not know yet, a new contact at once, one that was only
+//! refreshed after half a minute, so that a thousand refreshes are one transaction and no phone waits for it; at once too if
+//! the disk would else take it for expired by then.
 //!
 //! One line of one device has one contact (one per `reg-id` with RFC 5626, see [`Registrar::devices`]): a phone that comes back from another port,
 //! or was restarted by a power cut, replaces itself. What is granted is spread ([`Config::jitter_percent`]): phones that came
@@ -69,8 +70,7 @@ impl Default for Config {
 /// How long what matters may be missing on disk: a new contact, another flow, one more `Path`. Long enough that phones that
 /// come back together share a commit, too short for a person to unplug the server in between.
 const SAVE_NEWS: Duration = Duration::from_millis(50);
-/// The same for a later end and a higher CSeq. A crash within it costs a phone that was about to expire its reachability until
-/// it refreshes.
+/// The same for a later end and a higher CSeq, of a contact that on disk does not end before: it is reached after a crash too.
 const SAVE_REFRESH: Duration = Duration::from_secs(30);
 /// A refresh that changes nothing is told this often, for the times at which devices were last seen.
 const TELL_REFRESH: Duration = Duration::from_secs(300);
@@ -137,6 +137,8 @@ struct Entry {
     contact: Contact,
     /// When the disk shall know it as it is now; `None`: it does.
     save: Option<Instant>,
+    /// Until when the disk takes it for reachable.
+    saved_until: Option<Instant>,
     told: Instant,
 }
 
@@ -244,6 +246,7 @@ impl Registrar {
                 queue.pop_front();
                 if let Some(entry) = self.contacts.get_mut(&id).filter(|entry| entry.save == Some(at)) {
                     entry.save = None;
+                    entry.saved_until = Some(entry.contact.expires);
                     return self.contacts.get(&id).map(|entry| &entry.contact);
                 }
             }
@@ -455,7 +458,8 @@ impl Registrar {
         let news = as_before(old) != as_before(&contact)
             || (&old.instance, &old.path, &old.user_agent) != (&contact.instance, &contact.path, &contact.user_agent);
         entry.contact = contact;
-        let (queue, save) = if news { (0, now + SAVE_NEWS) } else { (1, now + SAVE_REFRESH) };
+        let lapses = entry.saved_until.is_none_or(|end| end <= now + SAVE_REFRESH);
+        let (queue, save) = if news || lapses { (0, now + SAVE_NEWS) } else { (1, now + SAVE_REFRESH) };
         if entry.save.is_none_or(|due| save < due) {
             entry.save = Some(save);
             if let Some(queue) = self.unsaved.get_mut(queue) {
@@ -571,7 +575,8 @@ impl Registrar {
         if let (Some(save), [news, _]) = (save, &mut self.unsaved) {
             news.push_back((save, id));
         }
-        self.contacts.insert(id, Box::new(Entry { contact, save, told: now }));
+        let saved_until = save.is_none().then_some(contact.expires);
+        self.contacts.insert(id, Box::new(Entry { contact, save, saved_until, told: now }));
         self.gauge.set(self.contacts.len() as f64);
         id
     }
@@ -812,9 +817,15 @@ mod tests {
         bed.register(51, &ada, "Contact: <sip:2041@10.0.0.5>;expires=600;q=0.5\r\n");
         assert_eq!(saves(&mut bed, 52_000), [7], "what changes is not kept waiting by a refresh");
         assert!(saves(&mut bed, 200_000).is_empty());
-        bed.register(60, &ada, contact);
-        bed.register(61, &ada, "Contact: *\r\nExpires: 0\r\n");
-        assert!(saves(&mut bed, 200_000).is_empty(), "who has left is not saved");
+        let contact = "Contact: <sip:2041@10.0.0.5>;expires=600;q=0.5\r\n";
+        bed.register(620, &ada, contact);
+        assert!(saves(&mut bed, 649_000).is_empty(), "on disk it ends at 651");
+        assert_eq!(saves(&mut bed, 650_000), [8]);
+        bed.register(1200, &ada, contact);
+        assert_eq!(saves(&mut bed, 1_200_050), [9], "on disk it would end at 1220, before a refresh gets there");
+        bed.register(1210, &ada, contact);
+        bed.register(1211, &ada, "Contact: *\r\nExpires: 0\r\n");
+        assert!(saves(&mut bed, 2_000_000).is_empty(), "who has left is not saved");
     }
 
     #[test]
