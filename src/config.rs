@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use crate::{
     api, binding, call, dhcp, directory, features, fileserver, ivr, media,
     model::Extension,
-    provisioning, sip, store, template, voicemail,
+    provisioning, sip, store, template, tls, voicemail,
     yaml::{self, Fault},
 };
 
@@ -41,6 +41,8 @@ pub struct Settings {
     pub bindings: binding::Settings,
     /// Signalling.
     pub sip: sip::Settings,
+    /// Who the server is to those who speak TLS.
+    pub tls: tls::Settings,
     /// Sound.
     pub media: media::Settings,
     /// Who may call whom.
@@ -160,12 +162,12 @@ impl Settings {
         let users = self.directory.file.as_mut().map(|file| &mut file.path);
         let routes = self.calls.routes.as_mut();
         let others = [users, self.templates.path.as_mut(), self.ivr.path.as_mut(), routes, Some(&mut self.store.path)];
-        let sip = [&mut self.sip.tls_certificate, &mut self.sip.tls_key, &mut self.sip.tls_trust].map(Option::as_mut);
+        let tls = [&mut self.tls.certificate, &mut self.tls.key, &mut self.tls.trust].map(Option::as_mut);
         let mail = self.voicemail.mail.as_mut();
         let of_mail = mail.into_iter().flat_map(|mail| [mail.ca_file.as_mut(), mail.password_file.as_mut()]).flatten();
         // Joining an absolute path gives that path.
         of_ldap
-            .chain(sip.into_iter().flatten())
+            .chain(tls.into_iter().flatten())
             .chain(others.into_iter().flatten())
             .chain(of_mail)
             .chain(self.voicemail.path.as_mut())
@@ -174,9 +176,9 @@ impl Settings {
 
     /// Each section by its name, and what it means; secrets are masked.
     fn sections(&self) -> Vec<(&'static str, String)> {
-        let Self { extensions, directory, dhcp, tftp, ftp, http, templates, provisioning, rollout, bindings, sip, media, .. } = self;
+        let Self { extensions, directory, dhcp, tftp, ftp, http, templates, provisioning, rollout, bindings, sip, tls, media, .. } = self;
         let Self { calls, features, ivr, voicemail, api, store, log, .. } = self;
-        let means: [(&'static str, &dyn fmt::Debug); 19] = [
+        let means: [(&'static str, &dyn fmt::Debug); 20] = [
             ("extensions", extensions),
             ("directory", directory),
             ("dhcp", dhcp),
@@ -188,6 +190,7 @@ impl Settings {
             ("rollout", rollout),
             ("bindings", bindings),
             ("sip", sip),
+            ("tls", tls),
             ("media", media),
             ("calls", calls),
             ("features", features),
@@ -214,6 +217,7 @@ impl Settings {
             self.rollout.check().err().map(|error| error.to_string()),
             self.bindings.check().err().map(|error| error.to_string()),
             self.sip.check().err().map(|error| error.to_string()),
+            self.tls.check().err().map(|error| error.to_string()),
             self.media.check(1).err().map(|error| error.to_string()),
             self.calls.check().err().map(|error| error.to_string()),
             self.features.check().err().map(|error| error.to_string()),

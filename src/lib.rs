@@ -52,6 +52,8 @@ pub mod sip;
 pub mod store;
 /// Layered YAML and minijinja: (family, variables) → bytes.
 pub mod template;
+/// Who this server is to those who speak TLS: its certificate, and the authority behind it.
+pub mod tls;
 
 /// YAML that people edit → types, with faults that say where and what to do.
 pub mod yaml;

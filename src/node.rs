@@ -37,9 +37,10 @@ use crate::{
         pnp, rollout,
     },
     routing,
-    sip::{self, notify, registrar, transport::files::Certificates},
+    sip::{self, notify, registrar},
     store::{Store, sqlite::Sqlite},
     template::Templates,
+    tls::{self, Certificates},
     voicemail::{self, Voicemail},
     yaml::Fault,
 };
@@ -59,6 +60,7 @@ pub struct Addresses {
     pub tftp: Vec<SocketAddr>,
     pub ftp: Vec<SocketAddr>,
     pub http: Vec<SocketAddr>,
+    pub https: Vec<SocketAddr>,
     pub sip_udp: Vec<SocketAddr>,
     pub sip_tcp: Vec<SocketAddr>,
     pub sip_tls: Vec<SocketAddr>,
@@ -201,8 +203,8 @@ impl Node {
         let (groups, addresses) = (Arc::new(ArcSwap::from_pointee(HashMap::new())), voicemail::worker::Addresses::default());
         let office = Office { onboarding: onboarding.clone(), templates: templates.clone(), groups: groups.clone() };
         let mut sip = settings.sip.check()?;
-        let certificates = match sip.transports.needs_identity() {
-            true => Some(Certificates::open(settings.sip.certificate(tls_folder(&settings)))?),
+        let certificates = match sip.transports.needs_identity() || !settings.http.doors().1.is_empty() {
+            true => Some(Certificates::open(certificate_source(&settings, tls_folder(&settings)))?),
             false => None,
         };
         sip.transports.identity = certificates.as_ref().map(|certificates| certificates.tls());
@@ -267,11 +269,9 @@ impl Node {
         let lease_view = dhcp::LeaseView::default();
         let mut endpoints = Endpoints {
             address: own_address(&settings),
-            http_port: None,
-            http_port_v6: None,
-            tftp_port: 69,
             sip_port: engine.udp.first().or(engine.tcp.first()).map_or(5060, SocketAddr::port),
             realm: settings.sip.realm.clone(),
+            ..Endpoints::default()
         };
         let history = History::start(shared.clone(), u64::from(settings.store.config_history_mb) << 20).await?;
         let phone_book = PhoneBook::default();
@@ -305,10 +305,16 @@ impl Node {
         let tftp = tftp::start(&settings.tftp, service.clone(), shutdown.clone())?;
         let ftp = ftp::start(&settings.ftp, service.clone(), shutdown.clone())?;
         let probes = api::probes(shared.clone(), metrics.clone(), settings.api.open_metrics);
-        let http = http::start(&settings.http, service, probes, shutdown.clone())?;
-        endpoints.set_http(http.addrs());
+        let identity = certificates.as_ref().map(|certificates| certificates.tls());
+        let http = http::start(&settings.http, service, probes, identity, shutdown.clone())?;
+        endpoints.set_http((http.addrs(), http.secure()));
         endpoints.tftp_port = tftp.addrs().first().map_or(69, SocketAddr::port);
         files.reachable_at(endpoints.clone());
+
+        if let Some(remark) = provisioning::settings::remark_https(&templates.current(), &settings.provisioning, !http.secure().is_empty())
+        {
+            tracing::warn!("{remark}");
+        }
 
         // --- addresses: last, as a phone that has one comes for everything else
         let duid = key.server_duid();
@@ -338,8 +344,8 @@ impl Node {
             dhcp::v6::settings::Mode::Off => None,
             _ => {
                 let config = settings.dhcp6.check()?;
-                let http = http.addrs().iter().any(SocketAddr::is_ipv6);
-                for remark in beside::remarks_v6(&config, &settings.provisioning, http) {
+                let by_v6 = http.addrs().iter().chain(http.secure()).any(SocketAddr::is_ipv6);
+                for remark in beside::remarks_v6(&config, &settings.provisioning, by_v6) {
                     tracing::warn!("dhcp6: {remark}");
                 }
                 Some(dhcp::v6::socket::serve(config, classes, duid, events.clone(), shutdown.clone()).await?)
@@ -417,6 +423,7 @@ impl Node {
             tftp: tftp.addrs().to_vec(),
             ftp: ftp.addrs().to_vec(),
             http: http.addrs().to_vec(),
+            https: http.secure().to_vec(),
             sip_udp: engine.udp,
             sip_tcp: engine.tcp,
             sip_tls: engine.tls,
@@ -532,7 +539,7 @@ impl Live {
         let mut calls = call_rules(&new).map_err(|faults| listed(&faults))?;
         let voicemail = new.voicemail.check().map_err(|error| told(&error))?;
         calls.voicemail = calls.voicemail.filter(|_| self.voicemail.is_some());
-        let source = new.sip.certificate(tls_folder(&old));
+        let source = certificate_source(&new, tls_folder(&old));
         let identity = self.certificates.as_ref().map(|_| source.load()).transpose().map_err(|error| told(&error))?;
         let rollout = new.rollout.clone();
         // The phones of a rollout have its templates, and all others the old ones, until it is over.
@@ -592,10 +599,9 @@ fn listed(faults: &[Fault]) -> String {
 /// Is the key read at start only? As [`unchanged_until_restart`] has it.
 fn needs_restart(key: &str) -> bool {
     let section = key.split('.').next().unwrap_or_default();
-    let reloaded_tls = ["sip.tls_certificate", "sip.tls_key", "sip.tls_trust"].contains(&key);
     let whole = ["tftp", "ftp", "http", "provisioning", "bindings", "extensions", "sip", "voicemail", "media", "api", "store", "log"];
     let listens = ["dhcp.listen", "dhcp.interfaces", "dhcp.mode", "templates.path"].contains(&key);
-    whole.contains(&section) && !reloaded_tls || listens
+    whole.contains(&section) || listens
 }
 
 /// Where phones would reach the services after a restart with these settings.
@@ -607,12 +613,18 @@ fn reached_by(old: &Settings, new: &Settings, now: Endpoints) -> Endpoints {
     fn sip(settings: &Settings) -> Option<&SocketAddr> {
         settings.sip.udp.first().or(settings.sip.tcp.first())
     }
-    let http = port(old.http.listen.first(), new.http.listen.first(), now.http_port.unwrap_or(80));
-    let v6 = new.http.listen.iter().find(|at| at.is_ipv6()).filter(|_| new.http.enabled).map(SocketAddr::port);
+    // Port 0, which any free one took the place of, is the port that there is now.
+    let mut written = Endpoints::default();
+    written.set_http(new.http.doors());
+    let same =
+        |is: fn(&fileserver::http::Settings) -> &Vec<SocketAddr>| is(&old.http) == is(&new.http) && old.http.enabled == new.http.enabled;
+    let (http, https) = (same(|http| &http.listen), same(|http| &http.tls));
     Endpoints {
         address: if own_address(new) == own_address(old) { now.address } else { own_address(new) },
-        http_port: new.http.enabled.then_some(http),
-        http_port_v6: if old.http.listen == new.http.listen { now.http_port_v6.filter(|_| new.http.enabled) } else { v6 },
+        http_port: if http { now.http_port } else { written.http_port },
+        http_port_v6: if http { now.http_port_v6 } else { written.http_port_v6 },
+        https_port: if https { now.https_port } else { written.https_port },
+        https_port_v6: if https { now.https_port_v6 } else { written.https_port_v6 },
         tftp_port: port(old.tftp.listen.first(), new.tftp.listen.first(), now.tftp_port),
         sip_port: port(sip(old), sip(new), now.sip_port),
         realm: new.sip.realm.clone(),
@@ -621,7 +633,6 @@ fn reached_by(old: &Settings, new: &Settings, now: Endpoints) -> Endpoints {
 
 /// Sections that differ and are read at start only.
 fn unchanged_until_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let sip = |settings: &Settings| sip::Settings { tls_certificate: None, tls_key: None, tls_trust: None, ..settings.sip.clone() };
     let mail = |settings: &Settings| settings.voicemail.mail.as_ref().and_then(|mail| mail.password.clone());
     let listens = |settings: &Settings| (settings.dhcp.listen, settings.dhcp.interfaces.clone(), settings.dhcp.mode);
     let listens_v6 = |settings: &Settings| (settings.dhcp6.interfaces.clone(), settings.dhcp6.mode);
@@ -636,7 +647,7 @@ fn unchanged_until_restart(old: &Settings, new: &Settings) -> Vec<&'static str> 
         ("provisioning", old.provisioning != new.provisioning),
         ("bindings", old.bindings != new.bindings),
         ("extensions", old.extensions != new.extensions),
-        ("sip", sip(old) != sip(new)),
+        ("sip", old.sip != new.sip),
         ("voicemail", format!("{:?}", old.voicemail) != format!("{:?}", new.voicemail) || mail(old) != mail(new)),
         ("media", old.media != new.media),
         ("api", old.api != new.api),
@@ -849,6 +860,15 @@ async fn upkeep(metrics: PrometheusHandle) {
 
 fn folder_of(database: &Path) -> PathBuf {
     database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The certificate by these settings: for all names that phones are told.
+fn certificate_source(settings: &Settings, folder: PathBuf) -> tls::Source {
+    let provisioning = &settings.provisioning;
+    let of_url = provisioning.url.split_once("://").and_then(|(_, rest)| rest.parse::<axum::http::uri::Authority>().ok());
+    let of_url = of_url.map(|authority| authority.host().to_owned());
+    let of_sip = Some(provisioning.sip_host.clone()).filter(|host| !host.is_empty());
+    settings.tls.source(folder, settings.sip.external.iter().cloned().chain(of_sip).chain(of_url).collect())
 }
 
 /// Where our own certificate authority lives.

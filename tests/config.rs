@@ -63,6 +63,7 @@ fn it_names_every_key() {
         ("bindings.reload", "bindings: { reload: { zz: 1 } }"),
         ("bindings.attempts", "bindings: { attempts: { zz: 1 } }"),
         ("sip", "sip: { zz: 1 }"),
+        ("tls", "tls: { zz: 1 }"),
         ("media", "media: { zz: 1 }"),
         ("calls", "calls: { zz: 1 }"),
         ("features", "features: { zz: 1 }"),

@@ -360,18 +360,47 @@ fn a_time_server_that_is_two_hours_ahead_is_named() {
 }
 
 #[test]
+fn phones_that_are_sent_to_https_find_their_files_there() {
+    let (network, folder) = (Namespace::new("lan"), tempfile::tempdir().expect("folder"));
+    network.bridge("lan", "10.77.0.1/24");
+    fs::create_dir(folder.path().join("templates")).expect("made");
+    let overrides = "sites: { office: { subnets: [10.77.0.0/16], variables: { https: true } } }\n";
+    fs::write(folder.path().join("templates/overrides.yaml"), overrides).expect("written");
+    let clock = time_server(&network, 0);
+    let more = "http: { tls: ['0.0.0.0:443'] }\ntemplates: { path: templates }\nprovisioning: { open: { subnets: [10.77.0.200/32] } }\n";
+    let office = Office::with(network, folder, clock, &[LEASES, more].concat());
+    let desk = office.computer("desk", "10.77.0.200", "02:00:00:00:00:20");
+    let report = office.examined();
+    report.is_well();
+    report.says("good", &tells_all());
+    report.says("good", "TLS at 10.77.0.1:443 shows a certificate for ");
+    // What option 66 says leads there, with the certificate of an authority that the phone was given.
+    let authority = at(&office.folder, "tls/ca.pem");
+    let file = desk.run("curl", &["-sS", "--fail", "--noproxy", "*", "--cacert", &authority, "https://10.77.0.1/001565aabbcc.cfg"]);
+    assert!(file.contains("https://10.77.0.1") && !file.contains("http://10.77.0.1"), "{file}");
+    // Where it is not spoken, nobody is sent there, and the check says so.
+    let config = at(&office.folder, "plugtone.yaml");
+    let without = fs::read_to_string(&config).expect("there").replace("http: { tls: ['0.0.0.0:443'] }", "");
+    fs::write(&config, without).expect("written");
+    let said = office.network.run(PLUGTONE, &["check", "--config", &config]);
+    assert!(said.contains("note: templates send phones to HTTPS, which is off: name an address in `http.tls`"), "{said}");
+    let sheet = office.network.run(PLUGTONE, &["dhcp", "sheet", "dnsmasq", "--config", &config]);
+    assert!(!sheet.contains("https:"), "{sheet}");
+}
+
+#[test]
 fn certificates_that_phones_refuse_are_named() {
     let (network, folder) = (Namespace::new("lan"), tempfile::tempdir().expect("folder"));
     network.bridge("lan", "10.77.0.1/24");
     certificate(folder.path(), "old", "10.77.0.1", &["-days", "-1", "-sha256"], "2048");
     certificate(folder.path(), "weak", "10.77.0.33", &["-days", "20", "-sha1"], "1024");
     let (old, weak) = ((at(&folder, "old.pem"), at(&folder, "old.key")), (at(&folder, "weak.pem"), at(&folder, "weak.key")));
-    let tls = format!("{LEASES}sip: {{ tls: ['0.0.0.0:5061'], tls_certificate: {}, tls_key: {} }}\n", old.0, old.1);
+    let tls = format!("{LEASES}sip: {{ tls: ['0.0.0.0:5061'] }}\ntls: {{ certificate: {}, key: {} }}\n", old.0, old.1);
     let clock = time_server(&network, 0);
     let office = Office::with(network, folder, clock, &tls);
     let desk = office.computer("desk", "10.77.0.200", "02:00:00:00:00:20");
     for report in [office.examined(), examined(&desk, &["--server", "10.77.0.1"])] {
-        report.remedy("the certificate at 10.77.0.1:5061 expired on ", "`sip.tls_certificate`");
+        report.remedy("the certificate at 10.77.0.1:5061 expired on ", "`tls.certificate`");
         report.says("wrong", "the chain at 10.77.0.1:5061 ends with the server's certificate");
     }
     let other = office.computer("other", "10.77.0.5", "02:00:00:00:00:05");

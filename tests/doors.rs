@@ -22,6 +22,7 @@ use plugtone::{
     model::Secret,
     phone,
     provisioning::{FileAnswer, FileRequest, FileService, ServedFile, Transfer},
+    tls::Tls,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -151,6 +152,10 @@ impl Open {
     pub fn at(&self) -> SocketAddr {
         SocketAddr::new(HERE, self.port())
     }
+
+    pub fn secure(&self) -> SocketAddr {
+        SocketAddr::new(HERE, self.running.secure()[0].port())
+    }
 }
 
 fn any_port() -> Vec<SocketAddr> {
@@ -173,7 +178,14 @@ pub fn http_door(shelf: &Arc<Shelf>, settings: http::Settings) -> Open {
     let shutdown = CancellationToken::new();
     let settings = http::Settings { listen: any_port(), ..settings };
     let beside = Router::new().route("/healthz", get(|| async { "ok" }));
-    Open { running: http::start(&settings, shelf.clone(), beside, shutdown.clone()).expect("a free port"), shutdown }
+    Open { running: http::start(&settings, shelf.clone(), beside, None, shutdown.clone()).expect("a free port"), shutdown }
+}
+
+/// With TLS and without; [`Open::secure`] is the port of the first.
+pub fn https_door(shelf: &Arc<Shelf>, settings: http::Settings, tls: Arc<Tls>) -> Open {
+    let shutdown = CancellationToken::new();
+    let settings = http::Settings { listen: any_port(), tls: any_port(), ..settings };
+    Open { running: http::start(&settings, shelf.clone(), Router::new(), Some(tls), shutdown.clone()).expect("free ports"), shutdown }
 }
 
 /// Runs a tool of Debian's; a missing one fails the test by naming its package.
@@ -505,7 +517,7 @@ async fn doors_end_in_order_and_say_why_they_cannot_open() {
     let error = tftp::start(&taken, shelf.clone(), CancellationToken::new()).expect_err("the port is taken").to_string();
     assert!(error.contains("another server"), "{error}");
     let nowhere = http::Settings { listen: vec!["192.0.2.1:0".parse().expect("address")], ..Default::default() };
-    let error = http::start(&nowhere, shelf.clone(), Router::new(), CancellationToken::new()).expect_err("not ours").to_string();
+    let error = http::start(&nowhere, shelf.clone(), Router::new(), None, CancellationToken::new()).expect_err("not ours").to_string();
     assert!(error.contains("no interface"), "{error}");
     door.shutdown.cancel();
     timeout(Duration::from_secs(2), door.running.stopped()).await.expect("stops");
@@ -925,7 +937,7 @@ async fn every_door_speaks_ipv6() {
     let doors = [
         ("tftp", tftp::start(&tftp, shelf.clone(), shutdown.clone()).expect("open")),
         ("ftp", ftp::start(&ftp, shelf.clone(), shutdown.clone()).expect("open")),
-        ("http", http::start(&http, shelf.clone(), Router::new(), shutdown.clone()).expect("open")),
+        ("http", http::start(&http, shelf.clone(), Router::new(), None, shutdown.clone()).expect("open")),
     ];
     for (scheme, door) in &doors {
         let url = format!("{scheme}://[::1]:{}/20480.bin", door.addr().expect("listening").port());

@@ -24,6 +24,7 @@ mod files;
 mod fleet;
 mod fuzz;
 mod fuzz_targets;
+mod https;
 mod inventory;
 mod ivr;
 mod ivr_calls;

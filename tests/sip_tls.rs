@@ -11,12 +11,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use plugtone::sip::{
-    Flow, Ids, Transmit, Transport,
-    transport::{
-        Config, Inbound, Transports,
-        files::{Certificates, Source},
+use plugtone::{
+    sip::{
+        Flow, Ids, Transmit, Transport,
+        transport::{Config, Inbound, Transports},
     },
+    tls::{Certificates, Source},
 };
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tempfile::TempDir;
@@ -252,7 +252,7 @@ async fn we_connect_only_to_whom_we_believe() {
         } else {
             assert!(accepted.is_err(), "nothing may be said to a stranger");
             let why = next(&mut server.inbox).await;
-            assert!(matches!(&why, Inbound::Distrusted { reason, .. } if reason.contains("`sip.tls_trust`")), "{why:?}");
+            assert!(matches!(&why, Inbound::Distrusted { reason, .. } if reason.contains("`tls.trust`")), "{why:?}");
         }
         assert!(matches!(next(&mut server.inbox).await, Inbound::Closed { flow: closed } if closed.peer == flow.peer));
     }
@@ -273,7 +273,7 @@ impl Whole {
         let text = format!(
             "extensions: {{ range: 2041-2099 }}\ndirectory: {{ file: {{ path: users.yaml }} }}\ndhcp: {{ mode: off }}\ntftp: {{ enabled: false }}\n\
              ftp: {{ enabled: false }}\nhttp: {{ enabled: false }}\nstore: {{ path: plugtone.db }}\napi: {{ listen: \"127.0.0.1:{api}\" }}\n\
-             sip: {{ udp: [], tcp: [], tls: [\"{at}\"], tls_certificate: sip.pem, tls_key: sip.key }}\n"
+             sip: {{ udp: [], tcp: [], tls: [\"{at}\"] }}\ntls: {{ certificate: sip.pem, key: sip.key }}\n"
         );
         std::fs::write(folder.path().join("plugtone.yaml"), text).unwrap();
         let users = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/demo/users.yaml");

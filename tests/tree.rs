@@ -18,9 +18,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("routing", &[]),
     ("features", &["routing"]),
     ("sdp", &[]),
-    ("sip", &[]),
+    ("sip", &["tls"]),
     ("store", &[]),
     ("template", &[]),
+    ("tls", &[]),
     ("journal", &["store"]),
     ("media", &["rtp"]),
     // spines
@@ -31,7 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // `ivr` lends its voice and its log-in.
     ("voicemail", &["call", "ivr", "media", "store"]),
     // doors
-    ("fileserver", &["provisioning"]),
+    ("fileserver", &["provisioning", "tls"]),
     ("phone", &["dhcp", "media", "rtp", "sdp", "sip"]),
     // Asks as phones do.
     ("doctor", &["dhcp", "phone", "sip"]),
@@ -52,6 +53,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "sip",
             "store",
             "template",
+            "tls",
             "binding",
             "voicemail",
         ],

@@ -9,10 +9,8 @@ use std::{
 
 use plugtone::{
     model::Event,
-    sip::{
-        settings::Settings,
-        transport::files::{Certificates, Source},
-    },
+    sip::settings::Settings,
+    tls::{Certificates, Source},
 };
 
 use super::call::{Bed, Sipp, free_port, is_bound};

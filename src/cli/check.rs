@@ -13,7 +13,7 @@ use crate::{
     directory,
     ivr::{self, loader},
     node::read_settings,
-    provisioning::beside,
+    provisioning::{beside, settings::remark_https},
     routing,
     template::{TemplateSet, Templates},
     voicemail::client::Mailer,
@@ -56,9 +56,12 @@ impl Check {
                 let settings = self.config.load()?;
                 let templates = Templates::load(settings.templates.path.as_deref())?;
                 let remarks = beside::remarks(&templates.current(), &settings.dhcp.check()?, &settings.provisioning);
-                let http = settings.http.enabled && settings.http.listen.iter().any(SocketAddr::is_ipv6);
-                let remarks_v6 = beside::remarks_v6(&settings.dhcp6.check()?, &settings.provisioning, http);
+                let (http, https) = settings.http.doors();
+                let by_v6 = http.iter().chain(https).any(SocketAddr::is_ipv6);
+                let remarks_v6 = beside::remarks_v6(&settings.dhcp6.check()?, &settings.provisioning, by_v6);
                 remarks.iter().chain(&remarks_v6).for_each(|remark| say!("  note: {remark}"));
+                let remark = remark_https(&templates.current(), &settings.provisioning, !https.is_empty());
+                remark.iter().for_each(|remark| say!("  note: {remark}"));
                 if let Some((says, remedy)) = doctor::neighbours(&settings.dhcp.check()?) {
                     say!("  note: {says}: {remedy}");
                 }

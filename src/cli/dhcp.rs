@@ -80,13 +80,12 @@ impl SheetArgs {
         );
         let mut endpoints = Endpoints {
             address,
-            http_port: None,
-            http_port_v6: None,
             tftp_port: settings.tftp.listen.first().map_or(69, |at| at.port()),
             sip_port: settings.sip.udp.first().or(settings.sip.tcp.first()).map_or(5060, |at| at.port()),
             realm: settings.sip.realm.clone(),
+            ..Endpoints::default()
         };
-        endpoints.set_http(if settings.http.enabled { &settings.http.listen } else { &[] });
+        endpoints.set_http(settings.http.doors());
         let templates = Templates::load(settings.templates.path.as_deref())?;
         let sheet = Sheet::new(&templates.current(), &settings.provisioning, &endpoints)?;
         out::text(&sheet.write(match self.server {

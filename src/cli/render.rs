@@ -155,13 +155,12 @@ impl Wanted {
         }
         let mut endpoints = Endpoints {
             address: own_address(&settings),
-            http_port: None,
-            http_port_v6: None,
             tftp_port: settings.tftp.listen.first().map_or(69, |at| at.port()),
             sip_port: settings.sip.udp.first().or(settings.sip.tcp.first()).map_or(5060, |at| at.port()),
             realm: settings.sip.realm.clone(),
+            ..Endpoints::default()
         };
-        endpoints.set_http(if settings.http.enabled { &settings.http.listen } else { &[] });
+        endpoints.set_http(settings.http.doors());
         let model = self.model.clone().or(known.model.clone());
         let own = Own { mac, known: &known, model, source: address.unwrap_or(endpoints.address), local: None };
         let subject = variables::own(&set, &settings.provisioning, &endpoints, &key, own);

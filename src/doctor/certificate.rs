@@ -23,13 +23,14 @@ pub enum Shown {
     Failed(String),
 }
 
-/// `now` in seconds since 1970, by the clock of this machine. `sure`: the configuration says that TLS is on.
-pub fn findings(at: SocketAddr, shown: &Shown, now: i64, server: &Server, sure: bool) -> Vec<Finding> {
+/// `now` in seconds since 1970, by the clock of this machine. `key` sets the port; `sure`: the configuration says that TLS is on there.
+pub fn findings(at: SocketAddr, shown: &Shown, now: i64, server: &Server, (key, sure): (&str, bool)) -> Vec<Finding> {
     let area = Area::Tls;
     match shown {
         Shown::Refused if !sure => Vec::new(),
         Shown::Refused => {
-            vec![area.wrong(format!("nobody listens at {at} for TLS"), "is `plugtone serve` running there, and `sip.tls` this port?")]
+            let remedy = format!("is `plugtone serve` running there, and `{key}` this port?");
+            vec![area.wrong(format!("nobody listens at {at} for TLS"), remedy)]
         }
         Shown::Silent if !sure => Vec::new(),
         Shown::Silent => vec![area.wrong(
@@ -52,7 +53,7 @@ fn of_chain(at: SocketAddr, chain: &[Vec<u8>], now: i64, server: &Server) -> Vec
     let Some(own) = read.first().filter(|_| read.len() == chain.len()) else {
         return vec![area.wrong(format!("the certificate at {at} cannot be read"), "make it anew, as X.509 version 3")];
     };
-    const RENEW: &str = "replace the files of `sip.tls_certificate` and `sip.tls_key` and run `plugtone reload`; calls go on. Certificates of our \
+    const RENEW: &str = "replace the files of `tls.certificate` and `tls.key` and run `plugtone reload`; calls go on. Certificates of our \
         own are renewed by themselves: then the server's clock is wrong";
     let mut found = Vec::new();
     let day = |time: x509_parser::time::ASN1Time| {
@@ -87,7 +88,7 @@ fn of_chain(at: SocketAddr, chain: &[Vec<u8>], now: i64, server: &Server) -> Vec
             )),
             Ok(PublicKey::EC(_)) if index == 0 => found.push(area.note(
                 format!("{whose} has an elliptic key: phones of the time before about 2013 (SPA, old SoundPoint, Aastra 67xx) refuse it"),
-                "where there are such, have a certificate with an RSA key of 2048 bits and name it in `sip.tls_certificate`",
+                "where there are such, have a certificate with an RSA key of 2048 bits and name it in `tls.certificate`",
             )),
             _ => {}
         }
@@ -101,7 +102,7 @@ fn of_chain(at: SocketAddr, chain: &[Vec<u8>], now: i64, server: &Server) -> Vec
     if own.issuer() != own.subject() && read.len() == 1 {
         found.push(area.wrong(
             format!("the chain at {at} ends with the server's certificate: phones that know only the root of '{}' refuse it", own.issuer()),
-            "put the certificates of the intermediate authorities behind the server's in the file of `sip.tls_certificate`",
+            "put the certificates of the intermediate authorities behind the server's in the file of `tls.certificate`",
         ));
     }
     if found.iter().all(|finding| finding.severity < super::Severity::Wrong) {
@@ -160,7 +161,7 @@ mod tests {
     use x509_parser::pem::Pem;
 
     use super::*;
-    use crate::{doctor::tests::told, sip::transport::certificate};
+    use crate::{doctor::tests::told, tls::certificate};
 
     fn der(pem: &str) -> Vec<Vec<u8>> {
         Pem::iter_from_buffer(pem.as_bytes()).map(|pem| pem.unwrap().contents).collect()
@@ -212,7 +213,7 @@ mod tests {
             ("off, which is usual", Shown::Refused, june, &ours, false, ""),
             ("no TLS", Shown::Failed("eof".into()), june, &ours, false, "no TLS handshake comes about"),
         ] {
-            let found = told(&findings("10.0.0.1:5061".parse().unwrap(), &shown, now, server, sure));
+            let found = told(&findings("10.0.0.1:5061".parse().unwrap(), &shown, now, server, ("sip.tls", sure)));
             assert!(if says.is_empty() { found.is_empty() } else { found.contains(says) }, "{story}: {found}");
         }
     }

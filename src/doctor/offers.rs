@@ -449,6 +449,7 @@ fn service<'a>(server: &'a Server, scheme: &str) -> Option<&'a Service> {
         "tftp" => Some(&server.tftp),
         "ftp" => Some(&server.ftp),
         "http" => Some(&server.http),
+        "https" => Some(&server.https).filter(|https| !https.ports.is_empty()),
         _ => None,
     }
 }
@@ -507,6 +508,7 @@ mod tests {
             names: vec!["prov.example".into()],
             tftp: Service::sure([69]),
             http: Service::sure([80, 8080]),
+            https: Service::sure([]),
             ..Server::at(US.into())
         }
     }

@@ -163,12 +163,14 @@ async fn look_at_signalling(examination: &Examination, tell: &mut dyn FnMut(Prog
             }
         }
     }
-    for port in &server.sip_tls.ports {
-        let at = SocketAddr::new(address, *port);
-        tell(Progress::Looking(format!("looks at the certificate of {at}")));
-        let shown = certificate::shown(at).await;
-        let found = super::certificate::findings(at, &shown, now_ms() / 1000, server, server.sip_tls.sure);
-        found.into_iter().for_each(|finding| tell(Progress::Found(finding)));
+    for (key, service) in [("sip.tls", &server.sip_tls), ("http.tls", &server.https)] {
+        for port in &service.ports {
+            let at = SocketAddr::new(address, *port);
+            tell(Progress::Looking(format!("looks at the certificate of {at}")));
+            let shown = certificate::shown(at).await;
+            let found = super::certificate::findings(at, &shown, now_ms() / 1000, server, (key, service.sure));
+            found.into_iter().for_each(|finding| tell(Progress::Found(finding)));
+        }
     }
     for port in &server.http.ports {
         if let Some(ms) = clock::of_http(SocketAddr::new(address, *port)).await {

@@ -1,4 +1,4 @@
-//! TFTP, FTP and HTTP: three doors onto one provisioning pipeline.
+//! TFTP, FTP and HTTP, with TLS and without: doors onto one provisioning pipeline.
 //!
 //! Each door turns its protocol into one [`FileRequest`] and carries the bytes back; all ask one [`FileService`].
 //! Not here: what a phone is, which file it may have, what the file says (`provisioning`).
@@ -67,13 +67,25 @@ impl Error {
 #[derive(Debug)]
 pub struct Running {
     addrs: Vec<SocketAddr>,
+    /// Those with TLS.
+    secure: Vec<SocketAddr>,
     tasks: TaskTracker,
 }
 
 impl Running {
     pub(crate) fn new(addrs: Vec<SocketAddr>, tasks: TaskTracker) -> Self {
         tasks.close();
-        Self { addrs, tasks }
+        Self { addrs, secure: Vec::new(), tasks }
+    }
+
+    /// And by TLS at these addresses.
+    pub(crate) fn with_secure(self, secure: Vec<SocketAddr>) -> Self {
+        Self { secure, ..self }
+    }
+
+    /// Where it listens for TLS.
+    pub fn secure(&self) -> &[SocketAddr] {
+        &self.secure
     }
 
     /// Where it listens; with the port that was got where port 0 was asked for. Empty when the door is disabled.

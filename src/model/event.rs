@@ -440,6 +440,7 @@ pub enum Door {
     Tftp,
     Ftp,
     Http,
+    Https,
 }
 
 /// What is odd about fetches.
@@ -460,6 +461,7 @@ impl fmt::Display for Door {
             Self::Tftp => "TFTP",
             Self::Ftp => "FTP",
             Self::Http => "HTTP",
+            Self::Https => "HTTPS",
         })
     }
 }

@@ -497,7 +497,7 @@ impl Inner {
 
     /// The account is on its way. Doors that know when the last byte was taken say so by [`FileService::ended`].
     fn taken(&self, request: &FileRequest, account: Account) {
-        if request.door == Door::Http {
+        if matches!(request.door, Door::Http | Door::Https) {
             return self.neighbours.devices.fetched(account.mac, account.generation, account.first);
         }
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);

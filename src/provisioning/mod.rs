@@ -19,7 +19,7 @@ pub mod pnp;
 pub mod preview;
 pub mod reload;
 pub mod rollout;
-mod settings;
+pub mod settings;
 pub mod sheet;
 pub mod variables;
 mod watch;

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::phone_book;
+use crate::template::TemplateSet;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -81,5 +82,18 @@ impl Settings {
             return Err(SettingsError::Claim);
         }
         self.phone_book.check().map_err(|(key, reason)| SettingsError::PhoneBook { key, reason })
+    }
+}
+
+/// What `https: true` in the templates cannot do as things are. `served`: do we speak HTTPS?
+pub fn remark_https(set: &TemplateSet, settings: &Settings, served: bool) -> Option<&'static str> {
+    match (set.is_on_somewhere("https"), served) {
+        (true, false) if settings.url.is_empty() => {
+            Some("templates send phones to HTTPS, which is off: name an address in `http.tls`; until then they are told the usual URL")
+        }
+        (true, _) if !settings.url.is_empty() && !settings.url.starts_with("https:") => {
+            Some("templates send phones to HTTPS, and `provisioning.url` names another URL, which is what they are told")
+        }
+        _ => None,
     }
 }

@@ -18,6 +18,9 @@ pub struct Endpoints {
     pub http_port: Option<u16>,
     /// The same for phones that reach us by IPv6.
     pub http_port_v6: Option<u16>,
+    /// And with TLS.
+    pub https_port: Option<u16>,
+    pub https_port_v6: Option<u16>,
     pub tftp_port: u16,
     pub sip_port: u16,
     pub realm: String,
@@ -29,6 +32,8 @@ impl Default for Endpoints {
             address: Ipv4Addr::LOCALHOST.into(),
             http_port: Some(80),
             http_port_v6: Some(80),
+            https_port: None,
+            https_port_v6: None,
             tftp_port: 69,
             sip_port: 5060,
             realm: "plugtone".into(),
@@ -83,10 +88,11 @@ impl Keys for MasterKey {
 }
 
 impl Endpoints {
-    /// With HTTP at these addresses.
-    pub fn set_http(&mut self, listens: &[SocketAddr]) {
-        let port = |v6| listens.iter().find(|at| at.is_ipv6() == v6).map(SocketAddr::port);
-        (self.http_port, self.http_port_v6) = (port(false), port(true));
+    /// With HTTP at these addresses, and HTTPS at those.
+    pub fn set_http(&mut self, (http, https): (&[SocketAddr], &[SocketAddr])) {
+        let port = |listens: &[SocketAddr], v6| listens.iter().find(|at| at.is_ipv6() == v6).map(SocketAddr::port);
+        (self.http_port, self.http_port_v6) = (port(http, false), port(http, true));
+        (self.https_port, self.https_port_v6) = (port(https, false), port(https, true));
     }
 }
 
@@ -97,19 +103,30 @@ pub fn server(settings: &Settings, endpoints: &Endpoints, local: Option<IpAddr>,
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("[{address}]"),
     };
-    let http_port = if address.is_ipv4() { endpoints.http_port } else { endpoints.http_port_v6 };
-    let mut url = match http_port {
+    let (http_port, https_port) = match address {
+        IpAddr::V4(_) => (endpoints.http_port, endpoints.https_port),
+        IpAddr::V6(_) => (endpoints.http_port_v6, endpoints.https_port_v6),
+    };
+    // A URL that somebody wrote is the one that phones are told.
+    let mut secure_url = https_port.filter(|_| settings.url.is_empty()).map(|port| match port {
+        443 => format!("https://{host}"),
+        port => format!("https://{host}:{port}"),
+    });
+    let mut url = match (http_port, &secure_url) {
         _ if !settings.url.is_empty() => settings.url.trim_end_matches('/').to_owned(),
-        Some(80) => format!("http://{host}"),
-        Some(port) => format!("http://{host}:{port}"),
-        None if endpoints.tftp_port == 69 => format!("tftp://{host}"),
-        None => format!("tftp://{host}:{}", endpoints.tftp_port),
+        (Some(80), _) => format!("http://{host}"),
+        (Some(port), _) => format!("http://{host}:{port}"),
+        (None, Some(secure)) => secure.clone(),
+        (None, None) if endpoints.tftp_port == 69 => format!("tftp://{host}"),
+        (None, None) => format!("tftp://{host}:{}", endpoints.tftp_port),
     };
     if let Some((mac, key)) = token {
-        url += &format!("/t/{}-{}", mac.bare(), key.expose());
+        let key = format!("/t/{}-{}", mac.bare(), key.expose());
+        url += &key;
+        secure_url = secure_url.map(|url| url + &key);
     }
     let host = if settings.sip_host.is_empty() { host } else { settings.sip_host.clone() };
-    Server { host, sip_port: endpoints.sip_port, url, realm: endpoints.realm.clone() }
+    Server { host, sip_port: endpoints.sip_port, url, secure_url, realm: endpoints.realm.clone() }
 }
 
 /// For a file of this phone's own.
@@ -177,6 +194,17 @@ mod tests {
         ] {
             assert_eq!(made, wanted);
         }
+        let https = |http_port, url: &str| {
+            let settings = Settings { url: url.into(), ..Default::default() };
+            let endpoints = Endpoints { http_port, https_port: Some(443), https_port_v6: Some(8443), ..Default::default() };
+            let told = |local: &str| server(&settings, &endpoints, local.parse().ok(), None);
+            (told("10.0.0.2").url, told("10.0.0.2").secure_url, told("fd00::1").secure_url)
+        };
+        let text = |text: &str| Some(text.to_owned());
+        let (plain, v4, v6) = ("http://10.0.0.2", text("https://10.0.0.2"), text("https://[fd00::1]:8443"));
+        assert_eq!(https(Some(80), ""), (plain.into(), v4.clone(), v6.clone()));
+        assert_eq!(https(None, ""), ("https://10.0.0.2".into(), v4, v6), "without HTTP");
+        assert_eq!(https(Some(80), "http://prov"), ("http://prov".into(), None, None), "as it was written");
         let mac = MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcc]);
         let server = server(&Settings::default(), &Endpoints::default(), None, Some((mac, &Secret::new("k-1_x"))));
         assert_eq!(server.url, "http://127.0.0.1/t/001565aabbcc-k-1_x");

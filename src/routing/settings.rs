@@ -265,7 +265,7 @@ pub struct TrunkSettings {
     pub host: Text,
     #[serde(default)]
     pub transport: Transport,
-    /// For `tls`: PEM file of the authority that signed the provider's certificate, where it is none of `sip.tls_trust`.
+    /// For `tls`: PEM file of the authority that signed the provider's certificate, where it is none of `tls.trust`.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// The domain of the account, where it is not `host`.

@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -19,19 +18,12 @@ pub struct Settings {
     pub udp: Vec<SocketAddr>,
     /// Addresses for TCP; an empty list switches it off.
     pub tcp: Vec<SocketAddr>,
-    /// Addresses for TLS, as `0.0.0.0:5061`. Phones trust us once they have been given `tls/ca.pem`, which is made beside the
-    /// database at the first start with TLS; its certificates are renewed without anybody's doing.
+    /// Addresses for TLS, as `0.0.0.0:5061`. The certificate is that of `tls`.
     pub tls: Vec<SocketAddr>,
     /// Addresses for WebSocket (RFC 7118), for soft phones in browsers, as `0.0.0.0:5066`.
     pub ws: Vec<SocketAddr>,
     /// The same over TLS, which browsers want from any page that came by https.
     pub wss: Vec<SocketAddr>,
-    /// A certificate in PEM that was made elsewhere, with its chain, instead of ours. Read again at a reload; calls go on.
-    pub tls_certificate: Option<PathBuf>,
-    /// Its key in PEM, without a password.
-    pub tls_key: Option<PathBuf>,
-    /// More authorities in PEM whose certificates we believe where we connect by TLS. Ours is believed anyway.
-    pub tls_trust: Option<PathBuf>,
     /// Web pages whose scripts may connect by WebSocket, as `https://phone.example.com`; an empty list allows all.
     pub ws_origins: Vec<String>,
     /// Host name or address that phones reach the server by, where it is not the address that they talk to: behind a port
@@ -96,9 +88,6 @@ impl Default for Settings {
             tls: vec![],
             ws: vec![],
             wss: vec![],
-            tls_certificate: None,
-            tls_key: None,
-            tls_trust: None,
             ws_origins: vec![],
             external: None,
             realm: verifier.realm,
@@ -143,8 +132,6 @@ pub enum SettingsError {
     External(String),
     #[error("sip: min_expires_secs ≤ default_expires_secs ≤ max_expires_secs does not hold ({0}, {1}, {2})")]
     Expires(u32, u32, u32),
-    #[error("sip: `tls_certificate` and `tls_key` belong together: write both, or neither")]
-    HalfPair,
     #[error("sip.ws_origins: '{0}' is no origin: write scheme and host as browsers do, as https://phone.example.com")]
     Origin(String),
     #[error("sip.expires_jitter_percent: {0} is too much: write 0 to 50")]
@@ -170,12 +157,6 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const MESSAGE_TIME: Duration = Duration::from_secs(20);
 
 impl Settings {
-    /// Where the certificate for TLS comes from; `folder` is for what we make ourselves.
-    pub fn certificate(&self, folder: PathBuf) -> transport::files::Source {
-        let given = self.tls_certificate.clone().zip(self.tls_key.clone());
-        transport::files::Source { folder, given, trust: self.tls_trust.clone(), external: self.external.clone() }
-    }
-
     pub fn check(&self) -> Result<Config, SettingsError> {
         if [&self.udp, &self.tcp, &self.tls, &self.ws, &self.wss].into_iter().all(Vec::is_empty) {
             return Err(SettingsError::NoListener);
@@ -190,9 +171,6 @@ impl Settings {
             && !matches!(super::uri::split_host_port(host), Ok((_, None)))
         {
             return Err(SettingsError::External(host.clone()));
-        }
-        if self.tls_certificate.is_some() != self.tls_key.is_some() {
-            return Err(SettingsError::HalfPair);
         }
         let is_origin = |origin: &&String| origin.split_once("://").is_some_and(|(_, host)| !host.is_empty() && !host.contains('/'));
         if let Some(origin) = self.ws_origins.iter().find(|origin| !is_origin(origin)) {
@@ -293,7 +271,6 @@ mod tests {
             (Settings { realm: "a\"b".into(), ..Settings::default() }, SettingsError::Realm("a\"b".into())),
             (Settings { external: Some("a b".into()), ..Settings::default() }, SettingsError::External("a b".into())),
             (Settings { min_expires_secs: 700, ..Settings::default() }, SettingsError::Expires(700, 600, 3600)),
-            (Settings { tls_key: Some("k".into()), ..Settings::default() }, SettingsError::HalfPair),
             (Settings { ws_origins: vec!["phone".into()], ..Settings::default() }, SettingsError::Origin("phone".into())),
             (Settings { expires_jitter_percent: 51, ..Settings::default() }, SettingsError::Jitter(51)),
             (Settings { idle_secs: 0, ..Settings::default() }, SettingsError::Zero("idle_secs")),

@@ -400,6 +400,13 @@ impl TemplateSet {
         self.overrides.group_names()
     }
 
+    /// Is this switch on for any phone?
+    pub fn is_on_somewhere(&self, name: &str) -> bool {
+        let families = self.families.values();
+        let layers = families.flat_map(|family| std::iter::once(&family.base).chain(family.models.iter().map(|(_, layer)| layer)));
+        layers.chain(self.overrides.variables()).any(|layer| layer.get(name).is_some_and(|set| set.value.is_true()))
+    }
+
     /// Does `overrides.yaml` set anything for this very device?
     pub fn sets_for(&self, mac: MacAddr) -> bool {
         self.overrides.sets(mac)
@@ -434,7 +441,8 @@ impl TemplateSet {
         let layered = self.layered(family, subject);
         let zone = self.zone(&layered)?;
         let own = readers == Readers::Own;
-        let phone_book = layered.get("phone_book").is_some_and(|wanted| wanted.value.is_true());
+        let is_on = |name: &str| layered.get(name).is_some_and(|wanted| wanted.value.is_true());
+        let (phone_book, https) = (is_on("phone_book"), is_on("https"));
         let secret = |name: &str| name.contains("password") || name.contains("secret");
         let keys = keys::NAMES.map(|name| (name, if subject.bound { keys::seen(name, &layered) } else { Vec::<Value>::new().into() }));
         let mut context: BTreeMap<Arc<str>, Value> = layered
@@ -448,11 +456,12 @@ impl TemplateSet {
         let mut put = |name: &str, value: Value| context.insert(Arc::from(name), value);
         put("family", Value::from(&*family.id));
         put("model", Value::from(subject.model.as_deref().unwrap_or_default()));
-        put("server", server(subject));
+        let (scheme, address) = subject.server.told(https);
+        put("server", server(subject, scheme, address));
         put("tz", zone);
         // A book for whose phone is somebody's, and where it can be fetched as phones do it.
         let book = subject.contacts.as_ref().filter(|_| own && subject.bound && phone_book);
-        put("phone_book", Value::from(book.is_some() && subject.server.scheme().starts_with("http")));
+        put("phone_book", Value::from(book.is_some() && scheme.starts_with("http")));
         if own {
             let none = || Value::from(Vec::<Value>::new());
             put("contacts", book.map_or_else(none, |contacts| contacts.people.clone()));
@@ -911,14 +920,14 @@ fn zone_value(name: &str, posix: &str, zone: &Zone) -> Value {
     Value::from_pairs(value)
 }
 
-fn server(subject: &Subject) -> Value {
+fn server(subject: &Subject, scheme: &str, address: &str) -> Value {
     let server = &subject.server;
     Value::from_pairs([
         ("host", Value::from(&server.host)),
         ("sip_port", Value::from(server.sip_port)),
-        ("url", Value::from(&server.url)),
-        ("address", Value::from(server.address())),
-        ("scheme", Value::from(server.scheme())),
+        ("url", Value::from(format!("{scheme}://{address}"))),
+        ("address", Value::from(address)),
+        ("scheme", Value::from(scheme)),
         ("realm", Value::from(&server.realm)),
     ])
 }

@@ -82,18 +82,17 @@ pub struct Server {
     pub sip_port: u16,
     /// Where the phone fetches files, with scheme and without slash at the end: `http://10.0.0.2:8080`, perhaps with `/t/<token>`.
     pub url: String,
+    /// The same by HTTPS, for phones that `https` sends there; `None`: there is none.
+    pub secure_url: Option<String>,
     /// Name of the realm, for phones that must know it.
     pub realm: String,
 }
 
 impl Server {
-    /// The URL without its scheme, as Grandstream writes it: `10.0.0.2:8080/t/…`.
-    pub(super) fn address(&self) -> &str {
-        self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest)
-    }
-
-    /// `http`, `https`, `tftp` or `ftp`.
-    pub(super) fn scheme(&self) -> &str {
-        self.url.split_once("://").map_or("http", |(scheme, _)| scheme)
+    /// The URL that a phone is told, which wants HTTPS or not: its scheme (`http`, `https`, `tftp` or `ftp`), and the rest as
+    /// Grandstream writes it, `10.0.0.2:8080/t/…`.
+    pub(super) fn told(&self, https: bool) -> (&str, &str) {
+        let url = self.secure_url.as_deref().filter(|_| https).unwrap_or(&self.url);
+        url.split_once("://").unwrap_or(("http", url))
     }
 }

@@ -2,10 +2,9 @@
 
 use std::process::Stdio;
 
-use plugtone::sip::{
-    Transport,
-    settings::Settings,
-    transport::files::{Certificates, Source},
+use plugtone::{
+    sip::{Transport, settings::Settings},
+    tls::{Certificates, Source},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},

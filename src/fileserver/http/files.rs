@@ -44,7 +44,7 @@ async fn answer(State(files): State<Files>, Extension(peer): Extension<Peer>, re
         return StatusCode::NOT_FOUND.into_response();
     };
     let asked = FileRequest {
-        door: Door::Http,
+        door: if peer.secure { Door::Https } else { Door::Http },
         path,
         source: peer.remote.ip().to_canonical(),
         local: Some(peer.local),

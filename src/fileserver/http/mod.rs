@@ -1,7 +1,7 @@
-//! HTTP/1.1 for phones, and the loop that serves any axum router behind limits (the API's too).
+//! HTTP/1.1 for phones, with TLS and without, and the loop that serves any axum router behind limits (the API's too).
 //!
 //! `serve.rs` listens, limits and times; `files.rs` answers GET, HEAD and PUT from the pipeline; `range.rs` reads `Range`.
-//! Not here: TLS; which file a phone may have (`provisioning`); the API's resources (`api`).
+//! Not here: certificates (`tls`); which file a phone may have (`provisioning`); the API's resources (`api`).
 
 pub mod files;
 pub mod range;
@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use serve::{Limits, Peer, bind, serve};
 
 use super::{Error, Running};
-use crate::provisioning::FileService;
+use crate::{provisioning::FileService, tls::Tls};
 
 /// `http:` the door that most phones use.
 #[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
@@ -26,11 +26,14 @@ pub struct Settings {
     pub enabled: bool,
     /// Addresses and ports to listen on. Cisco's later loads ask at 6970 first: add it where there are any.
     pub listen: Vec<SocketAddr>,
+    /// Addresses for HTTPS, as `0.0.0.0:443`; the same files, the same limits. `https: true` in the templates' overrides sends phones
+    /// there; what they must know of our certificate is said at `tls`.
+    pub tls: Vec<SocketAddr>,
     /// Connections at once; one beyond is closed unanswered.
     pub max_connections: usize,
     /// Connections at once from one address; one beyond is closed unanswered.
     pub max_connections_per_client: usize,
-    /// How long a request's head may take to arrive, and how long an idle connection is kept.
+    /// How long TLS's handshake may take, how long a request's head, and how long an idle connection is kept.
     pub header_timeout_secs: u64,
     /// How long a client may take nothing of an answer, or bring nothing of an upload, before it is cut off.
     pub stall_timeout_secs: u64,
@@ -43,6 +46,7 @@ impl Default for Settings {
         Self {
             enabled: true,
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 80)), SocketAddr::from(([0, 0, 0, 0], 8080))],
+            tls: vec![],
             max_connections: 4096,
             max_connections_per_client: 64,
             header_timeout_secs: 15,
@@ -65,10 +69,15 @@ impl Settings {
         if self.max_head_bytes < 8192 {
             return fault("max_head_bytes", "less than 8192 refuses honest requests");
         }
-        if self.enabled && self.listen.is_empty() {
+        if self.enabled && self.listen.is_empty() && self.tls.is_empty() {
             return Err(Error::NowhereToListen { section: "http", port: 80 });
         }
         Ok(())
+    }
+
+    /// Where it is to listen: without TLS, and with it.
+    pub fn doors(&self) -> (&[SocketAddr], &[SocketAddr]) {
+        if self.enabled { (&self.listen, &self.tls) } else { (&[], &[]) }
     }
 
     /// The limits of [`serve`] in these settings.
@@ -84,27 +93,34 @@ impl Settings {
 }
 
 /// Opens the door. `beside` is served along with the files and goes first: `/healthz`, `/metrics`.
-/// Call within a tokio runtime; stops when `shutdown` is cancelled.
-pub fn start(settings: &Settings, service: Arc<dyn FileService>, beside: Router, shutdown: CancellationToken) -> Result<Running, Error> {
+/// `tls`: who we are at `settings.tls`. Call within a tokio runtime; stops when `shutdown` is cancelled.
+pub fn start(
+    settings: &Settings,
+    service: Arc<dyn FileService>,
+    beside: Router,
+    tls: Option<Arc<Tls>>,
+    shutdown: CancellationToken,
+) -> Result<Running, Error> {
     settings.check()?;
     let tasks = TaskTracker::new();
-    let mut addrs = Vec::new();
+    let (mut addrs, mut secure) = (Vec::new(), Vec::new());
     if settings.enabled {
         let app = beside.merge(files::router(service, Duration::from_secs(settings.stall_timeout_secs)));
         let mut listeners = Vec::new();
-        for at in &settings.listen {
-            let listener = bind("HTTP", "http", *at)?;
-            addrs.push(listener.local_addr().map_err(|source| Error::bind("HTTP", "http", *at, source))?);
-            listeners.push(listener);
+        let plain = settings.listen.iter().map(|at| (*at, None));
+        for (at, tls) in plain.chain(settings.tls.iter().map(|at| (*at, tls.clone()))) {
+            let door = if tls.is_some() { "HTTPS" } else { "HTTP" };
+            let listener = bind(door, "http", at)?;
+            let bound = listener.local_addr().map_err(|source| Error::bind(door, "http", at, source))?;
+            if tls.is_some() { &mut secure } else { &mut addrs }.push(bound);
+            tracing::info!(at = %bound, "{}: listening", door.to_lowercase());
+            listeners.push((listener, tls));
         }
         // One allowance for all ports: a client gets no more by knocking at two.
         let slots = settings.limits().slots();
-        for listener in listeners {
-            tasks.spawn(serve::serve_within(listener, app.clone(), settings.limits(), slots.clone(), shutdown.clone()));
-        }
-        for at in &addrs {
-            tracing::info!(%at, "http: listening");
+        for (listener, tls) in listeners {
+            tasks.spawn(serve::serve_within(listener, tls, app.clone(), settings.limits(), slots.clone(), shutdown.clone()));
         }
     }
-    Ok(Running::new(addrs, tasks))
+    Ok(Running::new(addrs, tasks).with_secure(secure))
 }

@@ -1,7 +1,8 @@
-//! The loop that serves a router: accepts, limits, times out, ends in order. HTTP/1.1 and 1.0, which is what phones speak.
+//! The loop that serves a router: accepts, shakes hands where there is TLS, limits, times out, ends in order. HTTP/1.1 and 1.0, which is
+//! what phones speak.
 //!
 //! A request finds out who asks by the extension [`Peer`] (or axum's `ConnectInfo<SocketAddr>`).
-//! Slow clients are cut off in each direction: a head that trickles (slow-loris) and idle connections by hyper's header
+//! Slow clients are cut off in each direction: a handshake or a head that trickles (slow-loris) and idle connections by a
 //! time-out, an answer that nobody takes by [`Timed`]; bodies that trickle by whoever reads them.
 
 use std::{
@@ -25,11 +26,15 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::{Sleep, sleep},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::fileserver::{
-    Error,
-    limits::{LogBudget, Slot, Slots},
+use crate::{
+    fileserver::{
+        Error,
+        limits::{LogBudget, Slot, Slots},
+    },
+    tls::Tls,
 };
 
 /// How long open connections may finish what they do once the server stops.
@@ -43,13 +48,15 @@ static LOG: LogBudget = LogBudget::new();
 pub struct Peer {
     pub remote: SocketAddr,
     pub local: SocketAddr,
+    /// By TLS.
+    pub secure: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub connections: usize,
     pub connections_per_source: usize,
-    /// For the head of a request, and for an idle connection.
+    /// For TLS's handshake, for the head of a request, and for an idle connection.
     pub header_timeout: Duration,
     /// For an answer of which the client takes nothing.
     pub stall_timeout: Duration,
@@ -85,11 +92,18 @@ fn listen(at: SocketAddr) -> io::Result<TcpListener> {
 /// Serves `app` on `listener` until `shutdown` is cancelled; returns when the last connection is closed.
 pub async fn serve(listener: TcpListener, app: Router, limits: Limits, shutdown: CancellationToken) {
     let slots = limits.slots();
-    serve_within(listener, app, limits, slots, shutdown).await;
+    serve_within(listener, None, app, limits, slots, shutdown).await;
 }
 
-/// [`serve`] with an allowance that several listeners share.
-pub async fn serve_within(listener: TcpListener, app: Router, limits: Limits, slots: Slots, shutdown: CancellationToken) {
+/// [`serve`] with an allowance that several listeners share, by TLS where we are somebody there.
+pub async fn serve_within(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    app: Router,
+    limits: Limits,
+    slots: Slots,
+    shutdown: CancellationToken,
+) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -99,7 +113,7 @@ pub async fn serve_within(listener: TcpListener, app: Router, limits: Limits, sl
         match accepted {
             Ok((stream, remote)) => match slots.take(remote.ip()) {
                 Ok(slot) => {
-                    connections.spawn(connection(stream, remote, app.clone(), limits, slot, shutdown.clone()));
+                    connections.spawn(welcome(stream, remote, tls.clone(), app.clone(), limits, slot, shutdown.clone()));
                 }
                 Err(full) => {
                     metrics::counter!("plugtone_http_refused_total").increment(1);
@@ -121,16 +135,60 @@ pub async fn serve_within(listener: TcpListener, app: Router, limits: Limits, sl
     connections.wait().await;
 }
 
-async fn connection(stream: TcpStream, remote: SocketAddr, app: Router, limits: Limits, _slot: Slot, shutdown: CancellationToken) {
+async fn welcome(
+    stream: TcpStream,
+    remote: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    app: Router,
+    limits: Limits,
+    _slot: Slot,
+    shutdown: CancellationToken,
+) {
     let Ok(local) = stream.local_addr() else { return };
     // Answers are small and awaited: never hold one back for company.
     let _ = stream.set_nodelay(true);
-    let peer = Peer { remote, local };
+    let peer = Peer { remote, local, secure: tls.is_some() };
+    let stream = Timed::new(stream, limits.stall_timeout);
+    let Some(tls) = tls else { return connection(stream, peer, app, limits, shutdown).await };
+    let handshake = tokio::time::timeout(limits.header_timeout, TlsAcceptor::from(tls.server()).accept(stream));
+    let shaken = tokio::select! {
+        shaken = handshake => shaken,
+        () = shutdown.cancelled() => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => connection(stream, peer, app, limits, shutdown).await,
+        Ok(Err(error)) => {
+            metrics::counter!("plugtone_http_handshakes_failed_total").increment(1);
+            if LOG.allows(Instant::now()) {
+                let hint = if is_distrust(&error) { "; was it given the authority's certificate, and is its clock right?" } else { "" };
+                tracing::warn!(peer = %remote, %error, "https: no handshake comes about{hint}");
+            }
+        }
+        Err(_) => metrics::counter!("plugtone_http_timeouts_total").increment(1),
+    }
+}
+
+/// The client hung up because of our certificate.
+fn is_distrust(error: &io::Error) -> bool {
+    use rustls::{AlertDescription as Alert, Error};
+    let alert = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let Some(Error::AlertReceived(alert)) = alert else { return false };
+    matches!(
+        alert,
+        Alert::UnknownCA | Alert::BadCertificate | Alert::CertificateUnknown | Alert::CertificateExpired | Alert::UnsupportedCertificate
+    )
+}
+
+/// The requests of one client, one after the other.
+async fn connection<S>(stream: S, peer: Peer, app: Router, limits: Limits, shutdown: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = TowerToHyperService::new(app);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
-        request.extensions_mut().insert(ConnectInfo(remote));
+        request.extensions_mut().insert(ConnectInfo(peer.remote));
         hyper::service::Service::call(&service, request)
     });
     let mut builder = http1::Builder::new();
@@ -139,7 +197,7 @@ async fn connection(stream: TcpStream, remote: SocketAddr, app: Router, limits: 
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.head_bytes.max(8192))
         .max_headers(MAX_HEADERS);
-    let connection = builder.serve_connection(TokioIo::new(Timed::new(stream, limits.stall_timeout)), service);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     // With upgrades: the API's WebSockets live on the same loop.
     let mut connection = std::pin::pin!(connection.with_upgrades());
     let result = tokio::select! {
@@ -157,7 +215,7 @@ async fn connection(stream: TcpStream, remote: SocketAddr, app: Router, limits: 
             metrics::counter!("plugtone_http_timeouts_total").increment(1);
         }
         if LOG.allows(Instant::now()) {
-            tracing::debug!(peer = %remote, error = %chain(&error), "http: connection ended");
+            tracing::debug!(peer = %peer.remote, error = %chain(&error), "http: connection ended");
         }
     }
 }

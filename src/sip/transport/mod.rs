@@ -1,10 +1,7 @@
 //! How messages travel: flows, the framing of streams, and the sockets for UDP, TCP, TLS and WebSocket.
 //!
-//! [`flow`], [`framing`], [`rate`], [`stun`], [`certificate`] and [`tls`] are pure; the other files hold the sockets and files, and
-//! no decisions about SIP.
+//! [`flow`], [`framing`], [`rate`], [`stun`] and [`tls`] are pure; the other files hold the sockets, and no decisions about SIP.
 
-pub mod certificate;
-pub mod files;
 pub mod flow;
 pub mod framing;
 pub mod rate;
@@ -39,7 +36,7 @@ pub struct Config {
     /// A multicast group that is listened for at the ports of UDP, for [`Transports::beside`].
     pub group: Option<Ipv4Addr>,
     /// Who we are to TLS. Without it there can be no listener for it, and no connection is made.
-    pub identity: Option<Arc<tls::Tls>>,
+    pub identity: Option<Arc<crate::tls::Tls>>,
     /// Pages whose scripts may connect by WebSocket, as `https://phone.example.com`; empty: all.
     pub web_origins: Vec<String>,
     /// Pause between our pings on a WebSocket. Two without an answer end it.

@@ -229,7 +229,7 @@ impl Connections {
         }
         let Some(tls) = self.config.identity.as_ref() else { return Err(tls::no_identity()) };
         let far = self.table().expected.get(&flow.peer).cloned().unwrap_or_else(|| Far::at(flow.peer.ip()));
-        let (name, client) = tls.client(&far).map_err(io::Error::other)?;
+        let (name, client) = tls::client(tls, &far)?;
         let stream = self.in_time(TlsConnector::from(client).connect(name, stream)).await?;
         self.talk(stream, flow, mail).await
     }

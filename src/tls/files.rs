@@ -19,7 +19,7 @@ use jiff::civil::Date;
 
 use super::{
     certificate::{self, CertificateError, Pair},
-    tls::{Identity, Tls, TlsError},
+    identity::{Identity, Tls, TlsError},
 };
 use crate::model::Secret;
 
@@ -35,13 +35,13 @@ pub struct Source {
     pub given: Option<(PathBuf, PathBuf)>,
     /// More authorities that far ends are believed by when we connect.
     pub trust: Option<PathBuf>,
-    /// The name that phones know us by, if it is not an address of ours.
-    pub external: Option<String>,
+    /// The names that phones know us by, beside the host's own and its addresses.
+    pub names: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    #[error("{path}: {source}; `sip.tls_certificate`, `sip.tls_key` and `sip.tls_trust` name files that the server may read")]
+    #[error("{path}: {source}; `tls.certificate`, `tls.key` and `tls.trust` name files that the server may read")]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("{path}: {source}")]
     Unwritable { path: PathBuf, source: io::Error },
@@ -88,7 +88,7 @@ impl Source {
 
     fn server(&self, authority: &Pair, today: Date) -> Result<Pair, FileError> {
         let (certificate, key) = (self.folder.join("server.pem"), self.folder.join("server.key"));
-        let names = names(self.external.as_deref());
+        let names = names(&self.names);
         if let (Ok(certificate), Ok(key)) = (fs::read_to_string(&certificate), fs::read_to_string(&key))
             && !certificate::is_due(&certificate, &authority.certificate, &names, today)
         {
@@ -137,14 +137,14 @@ impl Certificates {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             if let Err(error) = self.refresh() {
-                tracing::error!(%error, "the certificate for SIP over TLS cannot be renewed; the old one stays");
+                tracing::error!(%error, "the certificate for TLS cannot be renewed; the old one stays");
             }
         }
     }
 }
 
-/// What phones may call us: the name that was written, the host's own, its addresses.
-fn names(external: Option<&str>) -> Vec<String> {
+/// What phones may call us: the names that were written, the host's own, its addresses.
+fn names(written: &[String]) -> Vec<String> {
     let bare = |name: &str| name.trim_matches(['[', ']']).to_owned();
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let is_name = |name: &String| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'));
@@ -156,7 +156,7 @@ fn names(external: Option<&str>) -> Vec<String> {
         v4.or_else(|| v6().filter(|ip| !ip.is_unicast_link_local()).map(std::net::IpAddr::V6)).map(|ip| ip.to_string())
     });
     let mut seen = BTreeSet::new();
-    let first = external.map(bare).into_iter().chain(Some(host).filter(is_name));
+    let first = written.iter().map(|name| bare(name)).chain(Some(host).filter(is_name));
     first.chain(addresses).chain(["localhost".to_owned()]).filter(|name| seen.insert(name.clone())).collect()
 }
 
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn the_authority_is_made_once_and_the_certificate_when_it_is_due() {
         let folder = tempfile::tempdir().expect("a folder");
-        let source = Source { folder: folder.path().join("tls"), external: Some("pbx.example.com".into()), ..Source::default() };
+        let source = Source { folder: folder.path().join("tls"), names: vec!["pbx.example.com".into()], ..Source::default() };
         source.load().expect("made");
         let text = |name: &str| fs::read_to_string(source.folder.join(name)).expect("there");
         for name in ["ca.pem", "ca.key", "server.pem", "server.key"] {
@@ -204,7 +204,7 @@ mod tests {
         source.server(&pair, today().checked_add(jiff::ToSpan::days(340)).unwrap()).expect("renewed");
         assert_ne!(text("server.pem"), server);
         let renewed = text("server.pem");
-        Source { external: Some("sip.example.com".into()), ..source.clone() }.load().expect("made for the new name");
+        Source { names: vec!["sip.example.com".into()], ..source.clone() }.load().expect("made for the new name");
         assert_ne!(text("server.pem"), renewed);
         assert_eq!(text("ca.pem"), authority, "phones need not be told");
         // Half an authority is no reason to make another, which no phone would trust.

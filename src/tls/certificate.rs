@@ -1,8 +1,8 @@
 //! A certificate authority of our own, and the server's certificate that it signs (RFC 5280, RFC 5922).
 //!
 //! Pure: PEM in, PEM out, the day is passed in. Phones that are given the authority's certificate once trust every certificate
-//! that follows. Keys are of P-256; a phone that is too old for it wants a certificate bought elsewhere (`sip.tls_certificate`).
-//! Not here: where they are kept (`files.rs`), handshakes (`tls.rs`).
+//! that follows. Keys are of P-256; a phone that is too old for it wants a certificate bought elsewhere (`tls.certificate`).
+//! Not here: where they are kept (`files.rs`), handshakes (`identity.rs`).
 
 use std::{collections::BTreeSet, net::IpAddr};
 

@@ -1,0 +1,59 @@
+//! Who this server is to those who speak TLS to it, by SIP or by HTTPS: one certificate for all doors, and the authority behind it.
+//!
+//! [`certificate`] and [`identity`] are pure; `files.rs` keeps what they make, and renews it. Not here: sockets.
+
+pub mod certificate;
+pub mod files;
+pub mod identity;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use files::{Certificates, Source};
+pub use identity::{Identity, Tls, TlsError};
+
+/// TLS: who the server is to phones and trunks, for `sip.tls`, `sip.wss` and `http.tls`. All is read again at a reload; calls go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// A certificate in PEM that was made elsewhere, with its chain, instead of ours.
+    pub certificate: Option<PathBuf>,
+    /// Its key in PEM, without a password.
+    pub key: Option<PathBuf>,
+    /// More authorities in PEM whose certificates we believe where we connect by TLS. Ours is believed anyway.
+    pub trust: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    #[error("tls: `certificate` and `key` belong together: write both, or neither")]
+    HalfPair,
+}
+
+impl Settings {
+    pub fn check(&self) -> Result<(), SettingsError> {
+        if self.certificate.is_some() != self.key.is_some() {
+            return Err(SettingsError::HalfPair);
+        }
+        Ok(())
+    }
+
+    /// Where the certificate comes from. `folder` and `names` (what phones may call us, beside host name and addresses) are for
+    /// one that we make ourselves.
+    pub fn source(&self, folder: PathBuf, names: Vec<String>) -> Source {
+        let given = self.certificate.clone().zip(self.key.clone());
+        Source { folder, given, trust: self.trust.clone(), names }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_pair_is_a_fault() {
+        assert!(Settings::default().check().is_ok());
+        assert_eq!(Settings { key: Some("k".into()), ..Settings::default() }.check(), Err(SettingsError::HalfPair));
+    }
+}
