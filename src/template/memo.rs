@@ -151,7 +151,7 @@ mod tests {
             contacts: None,
             admin_password: Some(Secret::new("a")),
         };
-        let changes: [fn(&mut Subject); 22] = [
+        let changes: [fn(&mut Subject); 23] = [
             |_| (),
             |s| s.mac = None,
             |s| s.model = None,
