@@ -592,6 +592,11 @@ fn an_admin_can_read_the_tables() {
             .query_row("SELECT mac, extension, display_name FROM phones", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .expect("a readable view");
         assert_eq!(row, ("00:15:65:00:00:01".into(), "2041".into(), "ANN".into()));
+        store.append_events(vec![event(1, 1, 0)]).await.expect("appended");
+        let row: (String, String, String) = admin
+            .query_row("SELECT at_utc, mac, type FROM timeline", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .expect("another");
+        assert_eq!(row, ("1970-01-01 00:00:00".into(), "00:15:65:00:00:01".into(), "reload_taken".into()));
         let sql: String = admin.query_row("SELECT sql FROM sqlite_schema WHERE name = 'leases'", [], |row| row.get(0)).expect("schema");
         assert!(sql.contains("-- option 61 as sent"), "documented where an admin looks: {sql}");
         store.close().await;

@@ -10,7 +10,7 @@ use super::{
     prompts::{Prompts, Recording},
     settings::{Error, Settings},
 };
-use crate::yaml::Fault;
+use crate::{media, yaml::Fault};
 
 #[derive(Embed)]
 #[folder = "ivr/"]
@@ -129,7 +129,7 @@ pub fn wav(bytes: &[u8]) -> Result<Recording, String> {
     if reader.duration() / spec.sample_rate > LONGEST_SECS {
         return Err(format!("it plays for more than {LONGEST_SECS} s: is it the right file?"));
     }
-    let samples = reader.into_samples::<i16>().collect::<Result<Vec<_>, _>>().map_err(|error| how(error.to_string()))?;
+    let samples = media::files::samples_16(reader).map_err(|error| how(error.to_string()))?;
     Ok(Recording::new(spec.sample_rate, samples))
 }
 

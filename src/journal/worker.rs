@@ -34,6 +34,8 @@ use crate::{
 const BATCH: usize = 512;
 /// Between two commits.
 const GATHER: Duration = Duration::from_millis(20);
+/// The same after so many at once: nobody reads a thousand events a second as they come.
+const GATHER_MORE: (usize, Duration) = (16, Duration::from_millis(80));
 /// Events that a reader fetches in one go.
 const PAGE: usize = 256;
 /// Events that wait for a disk that refuses them; older ones are given up and counted.
@@ -152,7 +154,7 @@ async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Message>, keep: Opti
                     break;
                 }
                 // Under load many events share a commit; the first of them has not waited.
-                tokio::time::sleep(GATHER).await;
+                tokio::time::sleep(if got < GATHER_MORE.0 { GATHER } else { GATHER_MORE.1 }).await;
             }
             _ = prune.tick(), if keep.is_some() => forget(&shared, keep).await,
         }

@@ -2,7 +2,10 @@
 //!
 //! A bad file is an error that names it and says what to do; nothing is guessed.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
 
 use super::clip::Clip;
 
@@ -38,13 +41,21 @@ pub fn load(path: &Path) -> Result<Clip, ClipError> {
     if secs > LONGEST_SECS {
         return Err(ClipError::TooLong { path: path.to_owned(), secs });
     }
-    let samples: Vec<i16> = reader.into_samples().collect::<Result<_, _>>().map_err(|fault| format(fault.to_string()))?;
+    let samples = samples_16(reader).map_err(|fault| format(fault.to_string()))?;
     let mono = match spec.channels {
         2 => samples.chunks_exact(2).map(|pair| ((i32::from(pair[0]) + i32::from(pair[1])) / 2) as i16).collect(),
         _ => samples,
     };
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(Clip::new(name, spec.sample_rate, &mono))
+}
+
+/// All samples of a file of 16 bits, of all channels in turn. In one piece: one by one takes seconds at each start where the program
+/// is built for debugging.
+pub fn samples_16(reader: hound::WavReader<impl Read>) -> io::Result<Vec<i16>> {
+    let mut bytes = vec![0; reader.len() as usize * 2];
+    reader.into_inner().read_exact(&mut bytes)?;
+    Ok(bytes.as_chunks().0.iter().map(|sample| i16::from_le_bytes(*sample)).collect())
 }
 
 #[cfg(test)]

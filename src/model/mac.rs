@@ -15,7 +15,10 @@ pub struct ParseMacError(String);
 impl MacAddr {
     /// Twelve lower-case digits without separators: `001565aabbcc`, as most file names have it.
     pub fn bare(&self) -> String {
-        self.0.iter().map(|b| format!("{b:02x}")).collect()
+        let mut digits = String::with_capacity(2 * self.0.len());
+        let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
+        self.0.iter().for_each(|byte| digits.extend([digit(byte >> 4), digit(byte & 0xf)]));
+        digits
     }
 
     /// Twelve upper-case digits without separators: `001565AABBCC`, as snom, Mitel and Cisco enterprise phones have it.

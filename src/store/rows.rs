@@ -333,11 +333,12 @@ pub(super) fn append_events(db: &Connection, events: &[Recorded]) -> Result<()> 
         .prepare_cached("INSERT INTO events (seq, at_ms, type, mac, call, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
         .map_err(refused(what))?;
     for recorded in events {
-        let value = serde_json::to_value(&recorded.event).map_err(|e| Error::Refused { what, reason: e.to_string() })?;
-        let kind = value.get("type").and_then(|kind| kind.as_str()).unwrap_or_default();
+        let body = serde_json::to_string(&recorded.event).map_err(|e| Error::Refused { what, reason: e.to_string() })?;
+        // An event's JSON begins with its type.
+        let kind = body.strip_prefix(r#"{"type":""#).and_then(|rest| rest.split('"').next()).unwrap_or_default();
         let mac = recorded.event.mac().map(|mac| mac.to_string());
         let call = recorded.event.call().map(|call| call.to_string());
-        insert.execute(params![recorded.seq as i64, recorded.at.0, kind, mac, call, value.to_string()]).map_err(refused(what))?;
+        insert.execute(params![recorded.seq as i64, recorded.at.0, kind, mac, call, body]).map_err(refused(what))?;
     }
     let Some(last) = events.iter().map(|recorded| recorded.seq).max() else { return Ok(()) };
     run(
