@@ -325,15 +325,22 @@ pub fn is_bound(port: u16) -> bool {
     is_in(port, &["udp", "udp6", "tcp", "tcp6"])
 }
 
-/// The same of UDP alone: a connection of any other test may have this number, and keeps it for a minute after its end.
+/// The same of UDP alone.
 pub fn is_bound_by_udp(port: u16) -> bool {
     is_in(port, &["udp", "udp6"])
 }
 
 fn is_in(port: u16, tables: &[&str]) -> bool {
-    let table = |name: &&str| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
-    let tables: String = tables.iter().map(table).collect();
-    tables.lines().filter_map(|line| line.split_whitespace().nth(1)).any(|local| local.ends_with(&format!(":{port:04X}")))
+    let port = format!(":{port:04X}");
+    tables.iter().any(|name| {
+        let table = fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
+        table.lines().any(|line| {
+            let mut columns = line.split_whitespace().skip(1);
+            // Of TCP who listens: connections of other tests have any number, and keep it for a minute after their end.
+            let (local, state) = (columns.next(), columns.nth(1));
+            local.is_some_and(|local| local.ends_with(&port)) && (name.starts_with("udp") || state == Some("0A"))
+        })
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use plugtone::{
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    call::{Bed, Sipp, free_port, is_bound, named_port},
+    call::{Bed, Sipp, free_port, is_bound_by_udp, named_port},
     call_transfer::named,
     voicemail::voice,
 };
@@ -291,7 +291,7 @@ async fn what_was_dialled_and_wanted_outlives_the_server() {
     bed.running.task.abort();
     let _ = bed.running.task.await;
     bed.store.close().await;
-    while is_bound(server.port()) {
+    while is_bound_by_udp(server.port()) {
         assert!(Instant::now() < until, "the port is not free again");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

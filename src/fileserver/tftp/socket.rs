@@ -9,13 +9,14 @@ use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6},
     os::fd::AsRawFd,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{io::Interest, net::UdpSocket, time::sleep_until};
+use tokio::{io::Interest, net::UdpSocket, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -391,6 +392,9 @@ impl TransferTask {
     async fn drive(&self, socket: &UdpSocket, core: &mut impl Core) -> Outcome {
         let mut packet = Vec::with_capacity(1500);
         let mut buffer = vec![0; core.largest_datagram()];
+        // Both are waited for from block to block: to begin anew with each takes two locks that all transfers share.
+        let mut stopped = pin!(self.stop.cancelled());
+        let mut alarm = pin!(sleep(STALE));
         loop {
             while core.poll_transmit(Instant::now(), &mut packet) {
                 match socket.send(&packet).await {
@@ -416,7 +420,11 @@ impl TransferTask {
             if let Some(outcome) = core.outcome() {
                 return outcome.clone();
             }
-            let wake = core.poll_timeout().unwrap_or_else(|| Instant::now() + STALE);
+            let wake = core.poll_timeout().unwrap_or_else(|| Instant::now() + STALE).into();
+            // One that rings too early is looked at when it rings, once in dozens of blocks.
+            if alarm.deadline() > wake || alarm.is_elapsed() {
+                alarm.as_mut().reset(wake);
+            }
             tokio::select! {
                 biased;
                 received = socket.recv(&mut buffer) => match received {
@@ -428,8 +436,8 @@ impl TransferTask {
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => core.handle_closed(),
                     Err(error) => core.handle_broken(error.to_string()),
                 },
-                () = sleep_until(wake.into()) => core.handle_timeout(Instant::now()),
-                () = self.stop.cancelled() => {
+                () = &mut alarm => core.handle_timeout(Instant::now()),
+                () = &mut stopped => {
                     if !self.shutdown.is_cancelled() {
                         // Not a word: the client would take it for the answer to its new request.
                         return Outcome::Failed(Fault::Replaced);
