@@ -87,6 +87,9 @@ pub enum LegEnd {
     Lost,
 }
 
+/// Which line of which device. The ports of an adapter and the handsets of a base are lines of one device, and call each other.
+pub type DeviceLine = (MacAddr, LineNumber);
+
 /// A phone that can be called now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contact {
@@ -102,6 +105,12 @@ pub struct Contact {
     pub path: Vec<String>,
     /// Other ways to the same device, for when this one fails (RFC 5626).
     pub spare: Vec<Way>,
+}
+
+impl Contact {
+    pub fn device_line(&self) -> DeviceLine {
+        (self.mac, self.line)
+    }
 }
 
 /// Somebody sent a call elsewhere before it was answered (RFC 5806).
@@ -245,6 +254,10 @@ impl Half {
             moved: false,
             sound: Sound::Here,
         }
+    }
+
+    pub fn device_line(&self) -> DeviceLine {
+        (self.mac, self.line)
     }
 
     /// Answered, by either side.

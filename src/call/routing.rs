@@ -9,7 +9,7 @@ use std::{collections::VecDeque, sync::Arc};
 use super::{
     Config,
     config::VoicemailRules,
-    half::{Cause, Diversion},
+    half::{Cause, DeviceLine, Diversion},
     switch::World,
 };
 use crate::{
@@ -32,6 +32,10 @@ pub struct Caller {
 }
 
 impl Caller {
+    pub fn device_line(&self) -> DeviceLine {
+        (self.mac, self.line)
+    }
+
     /// The device that calls; `None` for somebody outside.
     pub fn device(&self) -> Option<MacAddr> {
         (self.mac != MacAddr::NOBODY).then_some(self.mac)

@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     call::{
-        half::{Cause, HalfState},
+        half::{Cause, DeviceLine, HalfState},
         routing::Route,
     },
     media::SessionId,
-    model::{CallId, Event, MacAddr},
+    model::{CallId, Event},
     sdp::{self, Codec, Description, Direction, Terms},
     sip::ua::LegId,
 };
@@ -64,15 +64,15 @@ impl Switch {
         }
         match place {
             Place::Far => self.connect(now, id, Some(agreed.codec), half.media.id),
-            Place::Near => self.near_is_there(now, world, id, half.mac),
+            Place::Near => self.near_is_there(now, world, id, half.device_line()),
         }
     }
 
     /// The one who asked for an originated call has picked up.
-    pub(super) fn near_is_there(&mut self, now: Instant, world: &mut dyn World, id: CallId, mac: MacAddr) {
+    pub(super) fn near_is_there(&mut self, now: Instant, world: &mut dyn World, id: CallId, (mac, line): DeviceLine) {
         self.call_back_rings(id);
         let Some(call) = self.calls.get_mut(&id) else { return };
-        call.caller.mac = mac;
+        (call.caller.mac, call.caller.line) = (mac, line);
         call.mac = Some(mac);
         let next = call.next.take();
         call.errand = next.as_ref().and_then(Route::errand).unwrap_or_default();

@@ -253,7 +253,7 @@ impl Switch {
         targets: &[Extension],
     ) {
         let mut call = self.new_call(now, &incoming);
-        let arrival = self.arrive(world, call.number(), incoming.caller.mac, targets);
+        let arrival = self.arrive(world, call.number(), incoming.caller.device_line(), targets);
         self.note_caller(&call, targets);
         call.give_mailbox(self.mailbox_of(world, targets));
         if let Arrival::Refuse(cause) = arrival {

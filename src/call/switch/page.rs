@@ -63,11 +63,11 @@ impl Switch {
         if !near.owned || !call.diversions.is_empty() || call.transfer.is_some() || call.lent || !group.may_speak(&near.user) {
             return self.nobody(now, world, id, Cause::NotAllowed, None);
         }
-        let (near_leg, near_mac, speaker) = (near.leg, near.mac, near.user.clone());
+        let (near_leg, own, speaker) = (near.leg, near.device_line(), near.user.clone());
         let wanted = |member: &str| group.disturbs || self.desk.book.of(member).is_none_or(|wishes| !wishes.do_not_disturb);
         let free = |member: &str| member != speaker && (group.interrupts || !self.is_engaged(member));
         let members: Vec<_> = group.members.iter().filter(|member| wanted(member.as_str()) && free(member.as_str())).cloned().collect();
-        let phones: Vec<_> = groups(world, &members, |contact| contact.mac != near_mac, MOST_PHONES).into_iter().flatten().collect();
+        let phones: Vec<_> = groups(world, &members, |contact| contact.device_line() != own, MOST_PHONES).into_iter().flatten().collect();
         if phones.is_empty() {
             return self.nobody(now, world, id, if members.is_empty() { Cause::Busy } else { Cause::Unavailable }, None);
         }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     call::{
-        half::{Cause, DiversionReason},
+        half::{Cause, DeviceLine, DiversionReason, Half},
         routing::{Caller, Origin, Route, route},
     },
     features::{
@@ -56,9 +56,9 @@ impl Switch {
         route(&self.config, &self.desk.book, world, caller, origin, dialled)
     }
 
-    /// What the called wish. `from`: the caller's number; `None`: hidden. The caller's own device, `except`, does not ring.
-    pub(super) fn arrive(&mut self, world: &dyn World, from: Option<&str>, except: MacAddr, targets: &[Extension]) -> Arrival {
-        let reachable = |extension: &Extension| world.contacts(extension.as_str()).iter().any(|contact| contact.mac != except);
+    /// What the called wish. `from`: the caller's number; `None`: hidden. The caller's own line, `except`, does not ring.
+    pub(super) fn arrive(&mut self, world: &dyn World, from: Option<&str>, except: DeviceLine, targets: &[Extension]) -> Arrival {
+        let reachable = |extension: &Extension| world.contacts(extension.as_str()).iter().any(|contact| contact.device_line() != except);
         let [target] = targets else {
             let user = targets.first().map(Extension::to_string).unwrap_or_default();
             return match targets.iter().any(reachable) {
@@ -92,7 +92,7 @@ impl Switch {
         }
     }
 
-    fn arrive_at_group(&mut self, world: &dyn World, group: &Group, except: MacAddr) -> Arrival {
+    fn arrive_at_group(&mut self, world: &dyn World, group: &Group, except: DeviceLine) -> Arrival {
         let waves: VecDeque<_> = self.desk.turns.waves(group).into();
         let ring = Some(Duration::from_secs(group.ring_secs.into()));
         if waves.iter().flatten().any(|member| self.may_ring(world, group, member, except)) {
@@ -105,10 +105,10 @@ impl Switch {
     }
 
     /// Does this member's phone ring for its group? Its own forwards do not count: they are for calls to the member.
-    fn may_ring(&self, world: &dyn World, group: &Group, member: &Extension, except: MacAddr) -> bool {
+    fn may_ring(&self, world: &dyn World, group: &Group, member: &Extension, except: DeviceLine) -> bool {
         let disturb = self.desk.book.of(member.as_str()).is_none_or(|wishes| !wishes.do_not_disturb);
         disturb
-            && world.contacts(member.as_str()).iter().any(|contact| contact.mac != except)
+            && world.contacts(member.as_str()).iter().any(|contact| contact.device_line() != except)
             && !(group.skip_busy && self.is_engaged(member.as_str()))
     }
 
@@ -135,7 +135,7 @@ impl Switch {
     /// Finds a far side for a call whose near side is there.
     pub(super) fn reach(&mut self, now: Instant, world: &mut dyn World, id: CallId, targets: &[Extension]) {
         let Some(call) = self.calls.get(&id) else { return };
-        let (from, except) = (call.number().map(str::to_owned), call.near.one().map_or(MacAddr::NOBODY, |near| near.mac));
+        let (from, except) = (call.number().map(str::to_owned), call.near.one().map_or((MacAddr::NOBODY, 1), Half::device_line));
         let mailbox = self.mailbox_of(world, targets);
         if let Some(call) = self.calls.get_mut(&id) {
             call.give_mailbox(mailbox);
@@ -168,7 +168,7 @@ impl Switch {
     fn next_wave(&mut self, now: Instant, world: &mut dyn World, id: CallId) -> bool {
         loop {
             let Some(call) = self.calls.get_mut(&id) else { return true };
-            let except = call.near.one().map_or(MacAddr::NOBODY, |near| near.mac);
+            let except = call.near.one().map_or((MacAddr::NOBODY, 1), Half::device_line);
             let rang = matches!(call.far, Side::Ringing(_));
             let Some(seeking) = call.seeking.as_mut() else { return false };
             let Some(mut wave) = seeking.waves.pop_front() else { return false };

@@ -43,9 +43,9 @@ impl Switch {
         let Some(near) = call.near.one() else { return };
         // Who was given something to hear already would hear nothing now.
         let (near_media, near_hears) = (near.media.id, near.is_up() || near.early.is_some());
-        // The caller's own device does not ring for its own call.
-        let (own, only) = (near.mac, call.only);
-        let rings = |contact: &Contact| contact.mac != own && only.is_none_or(|only| contact.mac == only);
+        // The caller's own line does not ring for its own call.
+        let (own, only) = (near.device_line(), call.only);
+        let rings = |contact: &Contact| contact.device_line() != own && only.is_none_or(|only| contact.mac == only);
         call.later = groups(world, targets, rings, self.config.max_contacts);
         let ring_timeout = call.seeking.as_ref().and_then(|seeking| seeking.ring).unwrap_or(call.ring_timeout);
         // There are phones, but no port to talk with them: others would not help.

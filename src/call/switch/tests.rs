@@ -50,8 +50,9 @@ impl World for Paper {
         of.map(|(extension, last)| Contact {
             uri: format!("sip:{extension}@10.0.0.{last}"),
             flow: flow(),
-            mac: mac(*last),
-            line: 1,
+            // A hundred more: the next line of the same device.
+            mac: mac(*last % 100),
+            line: 1 + last / 100,
             q: self.q.get(last).copied().unwrap_or(1000),
             path: vec![],
             spare: vec![],
@@ -293,6 +294,15 @@ impl Bed {
         bed.answers(0, 8);
         bed.leg(CALLER, LegEvent::Acked { sdp: None });
         bed
+    }
+}
+
+#[test]
+fn the_ports_of_an_adapter_ring_for_each_other_and_not_for_themselves() {
+    for (dialled, rings) in [("2042", true), ("2041", false)] {
+        let mut bed = Bed::new(&[("2041", 1), ("2042", 101)]);
+        let said = bed.dials(LegId(900), dialled, Some(OFFER));
+        assert_eq!(said.iter().any(|word| word.starts_with("invite for 2041")), rings, "{dialled}: {said:?}");
     }
 }
 
