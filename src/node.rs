@@ -442,7 +442,7 @@ impl Node {
     }
 
     /// What a device logs in with, for a soft phone that is set up by hand.
-    pub fn account(&self, mac: MacAddr) -> Option<Identity> {
+    pub fn account(&self, mac: MacAddr) -> Identity {
         self.live.onboarding.identities().identity(mac, FIRST_LINE)
     }
 
@@ -699,7 +699,7 @@ impl call::Office for Office {
     fn display_name(&self, number: &str) -> String {
         let identities = self.onboarding.identities();
         let first = identities.devices_of(number).into_iter().next();
-        first.and_then(|(mac, line)| identities.identity(mac, line)).map(|identity| identity.display_name).unwrap_or_default()
+        first.map(|(mac, line)| identities.identity(mac, line)).map(|identity| identity.display_name).unwrap_or_default()
     }
 
     fn has_mailbox(&self, number: &str) -> bool {

@@ -150,7 +150,7 @@ async fn a_new_phone_of_another_make_takes_the_place_of_an_old_one() {
         .expect("written");
     ask(&office, &["phones", "import", &table.display().to_string(), "--apply"]).good();
     old.until_registered_as("2041").await.expect("it is Ada's");
-    let dead = office.node.account(old_mac).expect("an account");
+    let dead = office.node.account(old_mac);
 
     let (old_name, new_name) = (old_mac.to_string(), new_mac.to_string());
     let swap = ["swap", &old_name, &new_name];

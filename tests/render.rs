@@ -23,6 +23,9 @@ const SECRET: &str = "0123456789abcdefGHIJ_-45";
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
+    /// Further lines that are nobody's, to sign in at.
+    #[serde(default)]
+    free: Vec<u8>,
     /// Why this case is there.
     #[serde(default, rename = "why")]
     _why: String,
@@ -110,6 +113,15 @@ fn files_are_as_written_down() {
             display_name: "Bob Example".into(),
             label: None,
             extension: Some(extension.parse().expect("extension")),
+        }));
+        subject.lines.extend(case.free.into_iter().map(|number| Line {
+            number,
+            user: format!("new{}-{number}", case.mac.bare()),
+            auth_user: format!("{}-{number}", case.mac.bare()),
+            secret: Secret::new(format!("free-SECRET_of_line-{number}")),
+            display_name: "New phone".into(),
+            label: None,
+            extension: None,
         }));
         let set = sets.entry(case.overrides).or_insert_with_key(|overrides| set(overrides));
         let made = rendered(set, &case.family, &case.file, &subject).unwrap_or_else(|| "(no such file)\n".into());

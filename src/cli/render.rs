@@ -14,7 +14,7 @@ use crate::{
     node::own_address,
     provisioning::{
         Endpoints, Known,
-        identities::{auth_user, provisional_user},
+        identities::auth_user,
         variables::{self, Own},
     },
     store::{Store, sqlite::Sqlite},
@@ -123,30 +123,30 @@ impl Wanted {
 
         // Who is in it does not matter here.
         let contacts = settings.provisioning.phone_book.enabled.then(|| Contacts::new(std::iter::empty()));
-        let (mut known, mut generation, mut address) = (Known { contacts, ..Known::default() }, 0, None);
-        let mut owner = self.extension.clone().map(|extension| (extension.clone(), format!("Extension {extension}")));
-        if owner.is_none() && !self.unbound && settings.store.path.exists() {
+        let (mut known, mut address) = (Known { contacts, ..Known::default() }, None);
+        let mut owners: Vec<_> = self.extension.iter().map(|extension| (1, extension.clone(), format!("Extension {extension}"))).collect();
+        if owners.is_empty() && !self.unbound && settings.store.path.exists() {
             let store = Sqlite::open(&settings.store.path)?;
             if let Some(device) = store.device(mac).await? {
-                (generation, address) = (device.generation, device.address.map(IpAddr::V4));
+                (known.generation, address) = (device.generation, device.address.map(IpAddr::V4));
                 (known.family, known.model, known.inventory) = (device.family, device.model, device.inventory);
             }
-            let binding = store.bindings().await?.into_iter().find(|binding| binding.mac == mac && binding.line == 1);
-            known.user_id = binding.as_ref().map(|binding| binding.user_id.clone());
-            owner = binding.map(|binding| (binding.extension, binding.display_name));
+            let bindings: Vec<_> = store.bindings().await?.into_iter().filter(|binding| binding.mac == mac).collect();
+            let first = bindings.iter().find(|binding| binding.line == 1);
+            known.user_id = first.map(|binding| binding.user_id.clone());
+            owners = bindings.into_iter().map(|binding| (binding.line, binding.extension, binding.display_name)).collect();
             store.close().await;
         }
-        let line = Line {
-            number: 1,
-            user: owner.as_ref().map_or_else(|| provisional_user(mac), |(extension, _)| extension.to_string()),
-            auth_user: auth_user(mac, 1),
-            secret: key.sip_secret(mac, 1, generation),
-            display_name: owner.as_ref().map_or_else(|| "New phone".to_owned(), |(_, name)| name.clone()),
-            label: owner.as_ref().map(|(extension, _)| extension.to_string()),
-            extension: owner.map(|(extension, _)| extension),
-        };
-        let mut secrets = vec![line.secret.clone(), key.admin_password(""), key.url_token(mac)];
-        known.lines = vec![line];
+        let owned = owners.into_iter().map(|(number, extension, name)| Line {
+            number,
+            user: extension.to_string(),
+            auth_user: auth_user(mac, number),
+            secret: key.sip_secret(mac, number, known.generation),
+            display_name: name,
+            label: Some(extension.to_string()),
+            extension: Some(extension),
+        });
+        known.lines = owned.collect();
         let family = self.family.clone().or(known.family.clone());
         let family = family.as_deref().or(set.recognise_mac(mac)).unwrap_or("generic").to_owned();
         if set.family(&family).is_none() {
@@ -162,8 +162,10 @@ impl Wanted {
         };
         endpoints.set_http(settings.http.doors());
         let model = self.model.clone().or(known.model.clone());
-        let own = Own { mac, known: &known, model, source: address.unwrap_or(endpoints.address), local: None };
+        let own = Own { mac, known: &known, family: &family, model, source: address.unwrap_or(endpoints.address), local: None };
         let subject = variables::own(&set, &settings.provisioning, &endpoints, &key, own);
+        let mut secrets: Vec<_> = subject.lines.iter().map(|line| line.secret.clone()).collect();
+        secrets.extend([key.admin_password(""), key.url_token(mac)]);
         // And what people have set: `admin_password`, `dot1x_password`.
         let set_by_people = set.variables(&family, &subject).into_iter().filter(|(name, _)| name.ends_with("password"));
         let written = set_by_people.filter_map(|(_, layered)| Some(Secret::new(layered.value.as_str().filter(|text| !text.is_empty())?)));

@@ -1,7 +1,7 @@
 //! What an event says in the log: one human sentence, its level, and whether it may be dropped in a crowd.
 
 use crate::model::{
-    Event, Recorded,
+    Event, LineNumber, Recorded,
     event::{CheckOutcome, Oddity},
 };
 
@@ -127,10 +127,10 @@ fn words(event: &Event) -> String {
         DuplicateMac { known, other, reason, .. } => {
             format!("seems to be two devices, at {known} and {other}: {reason}; unplug one of them")
         }
-        Bound { extension, display_name, generation, .. } => {
-            format!("belongs to {display_name}, extension {extension} (generation {generation})")
+        Bound { line, extension, display_name, generation, .. } => {
+            format!("{}belongs to {display_name}, extension {extension} (generation {generation})", of_line(*line))
         }
-        Unbound { extension, reason, .. } => format!("is no longer extension {extension}: {reason}"),
+        Unbound { line, extension, reason, .. } => format!("{}is no longer extension {extension}: {reason}", of_line(*line)),
         ReloadRequested { notify_event, attempt, .. } => format!("is told to reload with `{notify_event}` (attempt {attempt})"),
         ReloadAnswered { status, .. } => format!("answers {status} to the reload"),
         ReloadTaken { .. } => "has fetched its new file".into(),
@@ -184,6 +184,11 @@ fn words(event: &Event) -> String {
         Started { version } => format!("Plugtone {version} has started"),
         Stopping => "stopping".into(),
     }
+}
+
+/// Nearly every phone has one line, and it is not named.
+fn of_line(line: LineNumber) -> String {
+    if line == 1 { String::new() } else { format!("line {line} ") }
 }
 
 fn maybe(before: &str, value: &Option<impl std::fmt::Display>) -> String {

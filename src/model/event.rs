@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{CallId, DeviceState, Extension, FamilyName, Generation, MacAddr, Timestamp};
+use super::{CallId, DeviceState, Extension, FamilyName, Generation, LineNumber, MacAddr, Timestamp};
 
 /// An event with its place in the stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -191,12 +191,16 @@ pub enum Event {
     },
     Bound {
         mac: MacAddr,
+        #[serde(default = "first_line")]
+        line: LineNumber,
         extension: Extension,
         display_name: String,
         generation: Generation,
     },
     Unbound {
         mac: MacAddr,
+        #[serde(default = "first_line")]
+        line: LineNumber,
         extension: Extension,
         generation: Generation,
         reason: String,
@@ -453,6 +457,11 @@ pub enum Oddity {
     ForeignAddress,
     /// The phone says to be of another make than it is known to be.
     OtherMake,
+}
+
+/// Of events from before lines were told.
+fn first_line() -> LineNumber {
+    1
 }
 
 impl fmt::Display for Door {

@@ -170,8 +170,13 @@ impl Boot {
         keys::read(self.make.family, &self.values)
     }
 
+    /// The accounts of the ports behind the first one; `None` for one that is not in use.
+    pub fn ports(&self) -> Vec<Option<Account>> {
+        self.make.ports.iter().map(|names| settings::account(names, &self.values).ok()).collect()
+    }
+
     pub fn outcome(self) -> Outcome {
-        match (settings::account(&self.make, &self.values), self.fault) {
+        match (settings::account(&self.make.names, &self.values), self.fault) {
             (_, Some(fault)) | (Err(fault), None) => Outcome::Refused(fault),
             (Ok(account), None) => Outcome::Ready(Box::new(account)),
         }

@@ -7,23 +7,33 @@
 //!                  ▲                              │
 //!                  └──────── reboot ──────────────┘
 //! ```
-//! [`Phone`] is its handle: orders in, [`News`] out. What a person does with it is `person.rs`.
+//! [`Phone`] is its handle: orders in, [`News`] out. What a person does with it is `person.rs`. An adapter has a handle for each port
+//! where an old telephone is plugged in: one address, one boot, and a line for each.
 
 use std::{
+    mem,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::{net::UdpSocket, sync::mpsc, task::JoinHandle, time::sleep_until};
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::sleep_until,
+};
 
 use super::{
     audio::{Handset, Say},
     boot::{Boot, Outcome, Scheme, Server},
     ftp, http,
     make::Make,
-    settings::Account,
+    settings::{Account, Fault},
     tftp,
 };
 use crate::{
@@ -115,23 +125,38 @@ pub enum News {
     Reloading { why: &'static str },
 }
 
-/// A phone that is plugged in. Dropping it pulls the plug: nothing is said to anybody.
+/// A phone that is plugged in. Dropping it, of an adapter all its ports, pulls the plug: nothing is said to anybody.
 pub struct Phone {
     pub mac: MacAddr,
     pub make: Make,
     orders: mpsc::Sender<Order>,
     news: mpsc::Receiver<News>,
-    task: JoinHandle<()>,
+    _plug: Arc<Plug>,
+}
+
+struct Plug(JoinHandle<()>);
+
+impl Drop for Plug {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Phone {
-    /// Plugs it in.
+    /// Plugs it in; of an adapter there is somebody at the first port only.
     pub fn plug_in(config: Config) -> Self {
-        let (orders, inbox) = mpsc::channel(64);
-        let (tell, news) = mpsc::channel(4096);
+        Self::plug_in_ports(config).swap_remove(0)
+    }
+
+    /// Plugs it in, with somebody at each of its ports.
+    pub fn plug_in_ports(config: Config) -> Vec<Self> {
         let (mac, make) = (config.mac, config.make);
-        let task = tokio::spawn(Desk { config, tell, last_address: None, account: None }.run(inbox));
-        Self { mac, make, orders, news, task }
+        let count = 1 + make.ports.len();
+        let (orders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(64)).unzip();
+        let (tell, news): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(4096)).unzip();
+        let plug = Arc::new(Plug(tokio::spawn(Desk { config, tell, last_address: None, accounts: Vec::new() }.run(inboxes))));
+        let ports = orders.into_iter().zip(news);
+        ports.map(|(orders, news)| Self { mac, make, orders, news, _plug: plug.clone() }).collect()
     }
 
     /// The next thing that happens. `None`: the phone is broken.
@@ -145,21 +170,17 @@ impl Phone {
     }
 }
 
-impl Drop for Phone {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 struct Desk {
     config: Config,
-    tell: mpsc::Sender<News>,
+    /// Of each port; a phone has one.
+    tell: Vec<mpsc::Sender<News>>,
     last_address: Option<Ipv4Addr>,
-    /// What its last good files said, as a phone keeps it in flash.
-    account: Option<Account>,
+    /// What its last good files said of each port, as a phone keeps it in flash.
+    accounts: Vec<Option<Account>>,
 }
 
 /// Why the phone left the desk's ordinary life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Again {
     Files,
     /// From the beginning, address included.
@@ -174,7 +195,7 @@ struct Connected {
 }
 
 impl Desk {
-    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+    async fn run(mut self, mut orders: Vec<mpsc::Receiver<Order>>) {
         loop {
             let mut connected = match self.connect().await {
                 Ok(connected) => connected,
@@ -185,38 +206,54 @@ impl Desk {
                 }
             };
             loop {
-                let account = match (self.boot(&connected).await, self.account.take()) {
-                    (Outcome::Ready(account), _) => *account,
-                    (Outcome::Refused(fault), kept) => {
+                self.accounts = match (self.boot(&connected).await, mem::take(&mut self.accounts)) {
+                    (Ok(accounts), _) => accounts,
+                    (Err(fault), mut kept) => {
                         self.say(News::BootFailed { reason: fault.to_string() });
-                        let Some(kept) = kept else {
+                        let Some(Some(first)) = kept.first_mut() else {
                             tokio::time::sleep(TRY_AGAIN).await;
                             continue;
                         };
                         // It goes on with what it has, and looks again soon.
-                        Account { poll_secs: Some(TRY_AGAIN.as_secs() as u32), ..kept }
+                        first.poll_secs = Some(TRY_AGAIN.as_secs() as u32);
+                        kept
                     }
                 };
-                self.account = Some(account.clone());
-                self.say(News::Booted { user: account.user.clone(), hotline: account.hotline.clone() });
-                let again = match Line::open(&self, account, connected.address).await {
-                    Ok(mut line) => line.live(&mut connected, &mut orders).await,
-                    Err(reason) => {
-                        self.say(News::BootFailed { reason });
-                        tokio::time::sleep(TRY_AGAIN).await;
-                        Again::Files
-                    }
-                };
-                if matches!(again, Again::Reboot) {
+                if self.live(&mut connected, &mut orders).await == Again::Reboot {
                     break;
                 }
             }
         }
     }
 
+    /// All its ports at once, until it has to leave for its files or its address and is in no call.
+    async fn live(&self, connected: &mut Connected, orders: &mut [mpsc::Receiver<Order>]) -> Again {
+        let leave = watch::Sender::new(None);
+        let (address, leaving) = (connected.address, &leave);
+        let ports = self.accounts.iter().zip(&self.tell).zip(orders);
+        let in_use = ports.filter_map(|((account, tell), orders)| Some((account.clone()?, tell, orders)));
+        let lines = in_use.map(async |(account, tell, orders)| {
+            say(tell, News::Booted { user: account.user.clone(), hotline: account.hotline.clone() });
+            match Line::open(self, tell, leaving, account, address).await {
+                Ok(mut line) => line.live(orders).await,
+                Err(reason) => {
+                    say(tell, News::BootFailed { reason });
+                    tokio::time::sleep(TRY_AGAIN).await;
+                    leaving.send_if_modified(|why| why.replace(why.unwrap_or(Again::Files)).is_none());
+                }
+            }
+        });
+        let mut lines = pin!(join_all(lines));
+        loop {
+            tokio::select! {
+                _ = &mut lines => return leave.borrow().unwrap_or(Again::Files),
+                () = lost(&mut connected.lease) => leave.send_replace(Some(Again::Reboot)),
+            };
+        }
+    }
+
     fn say(&self, news: News) {
-        // Nobody reads: the phone goes on.
-        let _ = self.tell.try_send(news);
+        self.tell.iter().for_each(|tell| say(tell, news.clone()));
     }
 
     async fn connect(&mut self) -> Result<Connected, String> {
@@ -271,7 +308,8 @@ impl Desk {
         Server::parse(text.trim_end_matches('\0'), make.default_scheme).map_err(|error| error.to_string())
     }
 
-    async fn boot(&self, connected: &Connected) -> Outcome {
+    /// The accounts of its ports, the first of which it must have.
+    async fn boot(&self, connected: &Connected) -> Result<Vec<Option<Account>>, Fault> {
         let mut boot = Boot::new(self.config.make, self.config.mac, &connected.server);
         while let Some(name) = boot.poll_fetch() {
             match self.fetch_stubbornly(connected, &name).await {
@@ -286,7 +324,11 @@ impl Desk {
                 Err(_) => boot.handle_file(None),
             }
         }
-        boot.outcome()
+        let further = boot.ports();
+        match boot.outcome() {
+            Outcome::Ready(first) => Ok(std::iter::once(Some(*first)).chain(further).collect()),
+            Outcome::Refused(fault) => Err(fault),
+        }
     }
 
     async fn fetch_stubbornly(&self, connected: &Connected, name: &str) -> Result<Option<Vec<u8>>, String> {
@@ -324,9 +366,17 @@ impl Desk {
     }
 }
 
-/// The phone's one line: registered, in a call or not.
+fn say(tell: &mpsc::Sender<News>, news: News) {
+    // Nobody reads: the phone goes on.
+    let _ = tell.try_send(news);
+}
+
+/// A line of the phone: registered, in a call or not.
 struct Line<'a> {
     desk: &'a Desk,
+    tell: &'a mpsc::Sender<News>,
+    /// What the phone, with all its lines, is about to leave the desk for.
+    leave: &'a watch::Sender<Option<Again>>,
     account: Account,
     address: IpAddr,
     server: SocketAddr,
@@ -340,7 +390,6 @@ struct Line<'a> {
     /// Heard in the present call.
     ear: mpsc::Receiver<Heard>,
     mouth: mpsc::Sender<Heard>,
-    again: Option<Again>,
     poll_at: Option<Instant>,
 }
 
@@ -355,7 +404,13 @@ struct Call {
 }
 
 impl<'a> Line<'a> {
-    async fn open(desk: &'a Desk, account: Account, address: IpAddr) -> Result<Self, String> {
+    async fn open(
+        desk: &'a Desk,
+        tell: &'a mpsc::Sender<News>,
+        leave: &'a watch::Sender<Option<Again>>,
+        account: Account,
+        address: IpAddr,
+    ) -> Result<Self, String> {
         if account.tcp {
             return Err("the simulated phone speaks SIP over UDP only: set `sip_transport: udp` for it".to_owned());
         }
@@ -395,6 +450,8 @@ impl<'a> Line<'a> {
         registration.register(now, &mut endpoint);
         Ok(Self {
             desk,
+            tell,
+            leave,
             address: local.ip(),
             server,
             local,
@@ -406,23 +463,30 @@ impl<'a> Line<'a> {
             call: None,
             ear,
             mouth,
-            again: None,
             poll_at: account.poll_secs.map(|secs| now + Duration::from_secs(u64::from(secs))),
             account,
         })
     }
 
-    async fn live(&mut self, connected: &mut Connected, orders: &mut mpsc::Receiver<Order>) -> Again {
+    fn say(&self, news: News) {
+        say(self.tell, news);
+    }
+
+    fn leave_for(&self, why: Again) {
+        self.leave.send_modify(|held| *held = held.filter(|held| *held == Again::Reboot).or(Some(why)));
+    }
+
+    async fn live(&mut self, orders: &mut mpsc::Receiver<Order>) {
         let mut datagram = vec![0u8; 65_536];
+        let mut leaving = self.leave.subscribe();
         loop {
             let now = Instant::now();
             self.handle_timers(now);
             self.drain(now).await;
             if self.call.is_none()
-                && let Some(again) = self.again.take()
+                && let Some(again) = *leaving.borrow_and_update()
             {
-                self.desk.say(News::Reloading { why: if matches!(again, Again::Reboot) { "reboot" } else { "files" } });
-                return again;
+                return self.say(News::Reloading { why: if again == Again::Reboot { "reboot" } else { "files" } });
             }
             let wake = self.wake().into();
             tokio::select! {
@@ -432,13 +496,10 @@ impl<'a> Line<'a> {
                         self.endpoint.handle_message(Instant::now(), flow, Bytes::copy_from_slice(&datagram[..length]));
                     }
                 }
-                order = orders.recv() => match order {
-                    Some(order) => self.obey(Instant::now(), order).await,
-                    // Nobody holds the phone any more; its task is about to end.
-                    None => std::future::pending().await,
-                },
-                Some(heard) = self.ear.recv() => self.desk.say(News::Heard(heard)),
-                () = lost(&mut connected.lease) => self.again = Some(Again::Reboot),
+                // Where nobody is at this port, none comes.
+                Some(order) = orders.recv() => self.obey(Instant::now(), order).await,
+                Some(heard) = self.ear.recv() => self.say(News::Heard(heard)),
+                Ok(()) = leaving.changed() => {}
                 () = sleep_until(wake) => {}
             }
         }
@@ -456,7 +517,7 @@ impl<'a> Line<'a> {
         self.registration.handle_timeout(now, &mut self.endpoint);
         if self.poll_at.is_some_and(|at| now >= at) {
             self.poll_at = None;
-            self.again.get_or_insert(Again::Files);
+            self.leave_for(Again::Files);
         }
         if self.call.as_ref().and_then(|call| call.answer_at).is_some_and(|at| now >= at) {
             self.lift(now);
@@ -504,12 +565,12 @@ impl<'a> Line<'a> {
         match event {
             register_client::Event::Registered { .. } => {
                 if !std::mem::replace(&mut self.registered, true) {
-                    self.desk.say(News::Registered { user });
+                    self.say(News::Registered { user });
                 }
             }
             register_client::Event::Failed { status, .. } => {
                 self.registered = false;
-                self.desk.say(News::RegisterRefused { user, status });
+                self.say(News::RegisterRefused { user, status });
             }
             register_client::Event::Unregistered => {}
         }
@@ -528,8 +589,8 @@ impl<'a> Line<'a> {
         }
         // A Poly restarts its application; the others fetch their files in place unless told to reboot.
         let reboot = event.contains("reboot=true") || self.desk.config.make.family == "poly";
-        self.again = Some(if reboot { Again::Reboot } else { Again::Files });
-        self.desk.say(News::CheckSync { event });
+        self.leave_for(if reboot { Again::Reboot } else { Again::Files });
+        self.say(News::CheckSync { event });
         200
     }
 
@@ -539,13 +600,13 @@ impl<'a> Line<'a> {
         match order {
             Order::Call { to } => {
                 if let Err(reason) = self.dial(now, &to).await {
-                    self.desk.say(News::CallEnded { how: reason });
+                    self.say(News::CallEnded { how: reason });
                 }
             }
             Order::Answer => self.lift(now),
             Order::Press(keys) => {
                 if let Some(call) = &self.call {
-                    self.desk.say(News::Keyed { count: keys.len() });
+                    self.say(News::Keyed { count: keys.len() });
                     call.handset.press(keys);
                 }
             }
@@ -558,10 +619,10 @@ impl<'a> Line<'a> {
             Order::HangUp => {
                 if let Some(call) = self.call.take() {
                     self.agent.hangup(now, &mut self.endpoint, call.leg, None);
-                    self.desk.say(News::CallEnded { how: "hung up here".to_owned() });
+                    self.say(News::CallEnded { how: "hung up here".to_owned() });
                 }
             }
-            Order::Reload => self.again = Some(Again::Files),
+            Order::Reload => self.leave_for(Again::Files),
         }
     }
 
@@ -589,13 +650,13 @@ impl<'a> Line<'a> {
         };
         self.agent.invite(now, &mut self.endpoint, leg, invite);
         self.call = Some(Call { leg, handset, session, offer: None, up: false, answer_at: None, say: Say::Nothing });
-        self.desk.say(News::Calling { to: to.to_owned() });
+        self.say(News::Calling { to: to.to_owned() });
         Ok(())
     }
 
     async fn incoming(&mut self, now: Instant, leg: LegId, request: &Message) {
         let offer = Description::parse(request.body()).ok();
-        if self.call.is_some() || self.again.is_some() {
+        if self.call.is_some() || self.leave.borrow().is_some() {
             return self.agent.reject(now, &mut self.endpoint, leg, 486, &[]);
         }
         let Ok(handset) = Handset::open(self.address, self.mouth.clone()).await else {
@@ -606,7 +667,7 @@ impl<'a> Line<'a> {
         let answer_at = self.desk.config.answer_after.map(|after| now + after);
         let session = Session::new(leg.0, handset.local, &sdp::Codec::ALL);
         self.call = Some(Call { leg, handset, session, offer, up: false, answer_at, say: Say::Nothing });
-        self.desk.say(News::Incoming { from });
+        self.say(News::Incoming { from });
     }
 
     fn lift(&mut self, now: Instant) {
@@ -628,7 +689,7 @@ impl<'a> Line<'a> {
         };
         call.up = true;
         self.agent.answer(now, &mut self.endpoint, call.leg, body);
-        self.desk.say(News::Answered);
+        self.say(News::Answered);
     }
 
     fn leg(&mut self, now: Instant, event: LegEvent) {
@@ -643,12 +704,12 @@ impl<'a> Line<'a> {
             LegEvent::Trying => {}
             LegEvent::Ringing { body, .. } => {
                 accept(body);
-                self.desk.say(News::Ringing);
+                self.say(News::Ringing);
             }
             LegEvent::Answered { body } => {
                 accept(body);
                 call.up = true;
-                self.desk.say(News::Answered);
+                self.say(News::Answered);
             }
             LegEvent::Acked { body } => {
                 if call.offer.is_none() {
@@ -671,7 +732,7 @@ impl<'a> Line<'a> {
             // It calls whom it was told to, and nobody else.
             LegEvent::Refused { status, .. } | LegEvent::Redirected { status, .. } => {
                 self.call = None;
-                self.desk.say(News::CallRefused { status });
+                self.say(News::CallRefused { status });
             }
             LegEvent::Ended { how } => {
                 self.call = None;
@@ -680,7 +741,7 @@ impl<'a> Line<'a> {
                     Ended::Cancelled => "the caller gave up",
                     Ended::Lost => "the other side is gone",
                 };
-                self.desk.say(News::CallEnded { how: how.to_owned() });
+                self.say(News::CallEnded { how: how.to_owned() });
             }
             LegEvent::Referred { .. } => self.agent.refuse_refer(now, &mut self.endpoint, call.leg, 603),
             LegEvent::FlowFailed { .. }

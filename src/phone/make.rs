@@ -37,6 +37,8 @@ pub struct Make {
     pub after: &'static [(&'static str, Role)],
     pub grammar: Grammar,
     pub names: Names,
+    /// Of the ports behind its first one.
+    pub ports: &'static [Names],
 }
 
 /// The makes that can be played.
@@ -76,6 +78,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll { every: "static.auto_provision.repeat.minutes", unit_secs: 60, switch: "static.auto_provision.repeat.enable" },
             next: "",
         },
+        ports: &[],
     },
     Make {
         name: "poly",
@@ -113,6 +116,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll { every: "prov.polling.period", unit_secs: 1, switch: "prov.polling.enabled" },
             next: "",
         },
+        ports: &[],
     },
     Make {
         name: "grandstream",
@@ -150,6 +154,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll { every: "P193", unit_secs: 60, switch: "P194" },
             next: "",
         },
+        ports: &[],
     },
     // An adapter for old telephones, of the same family.
     Make {
@@ -182,6 +187,21 @@ pub const MAKES: &[Make] = &[
             poll: Poll { every: "P193", unit_secs: 60, switch: "P194" },
             next: "",
         },
+        ports: &[Names {
+            enable: ("P401", "1"),
+            user: "P735",
+            auth_user: "P736",
+            password: "P734",
+            server: "P747",
+            port: "",
+            transport: ("P830", "1"),
+            expires: ("P732", 60),
+            display_name: "P703",
+            label: "",
+            hotline: Hotline::Number("P771"),
+            poll: Poll::NEVER,
+            next: "",
+        }],
     },
     Make {
         name: "snom",
@@ -213,6 +233,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll { every: "phone-settings.prov_polling_period", unit_secs: 1, switch: "phone-settings.prov_polling_enabled" },
             next: "",
         },
+        ports: &[],
     },
     Make {
         name: "cisco_mpp",
@@ -231,6 +252,7 @@ pub const MAKES: &[Make] = &[
         after: &[],
         grammar: Grammar::Xml { roots: &["flat-profile"] },
         names: FLAT_PROFILE,
+        ports: &[],
     },
     Make {
         name: "cisco_spa",
@@ -247,6 +269,7 @@ pub const MAKES: &[Make] = &[
         after: &[],
         grammar: Grammar::Xml { roots: &["flat-profile"] },
         names: FLAT_PROFILE,
+        ports: &[],
     },
     Make {
         name: "fanvil",
@@ -279,6 +302,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll::NEVER,
             next: "",
         },
+        ports: &[],
     },
     Make {
         name: "mitel",
@@ -310,6 +334,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll::NEVER,
             next: "",
         },
+        ports: &[],
     },
     Make {
         name: "htek",
@@ -341,6 +366,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll::NEVER,
             next: "",
         },
+        ports: &[],
     },
     Make {
         name: "digium",
@@ -373,6 +399,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll::NEVER,
             next: "",
         },
+        ports: &[],
     },
     Make {
         name: "panasonic",
@@ -404,6 +431,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll { every: "CFG_CYCLIC_INTVL", unit_secs: 60, switch: "CFG_CYCLIC" },
             next: "CFG_STANDARD_FILE_PATH",
         },
+        ports: &[],
     },
     Make {
         name: "avaya_j",
@@ -435,6 +463,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll::NEVER,
             next: "",
         },
+        ports: &[],
     },
     Make {
         name: "audiocodes",
@@ -466,6 +495,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll::NEVER,
             next: "",
         },
+        ports: &[],
     },
     Make {
         name: "algo",
@@ -498,6 +528,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll::NEVER,
             next: "",
         },
+        ports: &[],
     },
     Make {
         name: "cisco_79xx",
@@ -534,6 +565,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll::NEVER,
             next: "",
         },
+        ports: &[],
     },
     Make {
         name: "gigaset",
@@ -565,6 +597,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll::NEVER,
             next: "",
         },
+        ports: &[],
     },
     Make {
         name: "generic",
@@ -596,6 +629,7 @@ pub const MAKES: &[Make] = &[
             poll: Poll::NEVER,
             next: "",
         },
+        ports: &[],
     },
 ];
 

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use super::make::Make;
 use crate::model::{MacAddr, Secret};
 
 /// How a make writes its files.
@@ -81,7 +80,7 @@ impl Poll {
 /// What a phone ends up with after all its files: setting → value, by the make's own names.
 pub type Values = BTreeMap<String, String>;
 
-/// The line that the files describe.
+/// A line that the files describe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     pub user: String,
@@ -306,9 +305,8 @@ pub fn read_lines(
     Ok(files)
 }
 
-/// The first line's account, by the make's names of settings.
-pub fn account(make: &Make, values: &Values) -> Result<Account, Fault> {
-    let names = &make.names;
+/// A line's account, by the make's names of its settings.
+pub fn account(names: &Names, values: &Values) -> Result<Account, Fault> {
     let get = |key: &str| values.get(key).map(String::as_str).filter(|value| !value.is_empty());
     let need = |key: &'static str| get(key).map(str::to_owned).ok_or(Fault::NoAccount { missing: key });
     let number = |key: &'static str, otherwise: u32| match get(key) {
@@ -363,7 +361,7 @@ fn xml_of<'a>(file: &str, text: &'a str) -> Result<roxmltree::Document<'a>, Faul
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::make::Make, *};
 
     const MAC: MacAddr = MacAddr([0xc0, 0x74, 0xad, 1, 2, 3]);
 
@@ -378,7 +376,7 @@ mod tests {
         assert_eq!(read_yealink("a.cfg", first, &mut values), Ok(vec![]));
         let second = b"#!version:1.0.0.1\r\ninclude:config \"b.cfg\"\r\naccount.1.label = %NULL%\r\naccount.1.password = x=y\r\naccount.1.sip_server.1.address = 10.0.0.1\r\n";
         assert_eq!(read_yealink("b.boot", second, &mut values), Ok(vec!["b.cfg".to_owned()]));
-        let account = account(&make("yealink"), &values).expect("account");
+        let account = account(&make("yealink").names, &values).expect("account");
         assert_eq!((account.user.as_str(), account.label.as_str(), account.password.expose()), ("2041", "", "x=y"));
         assert!(matches!(read_yealink("c.cfg", b"key = value\n", &mut values), Err(Fault::NoHeader { .. })));
         assert!(matches!(read_yealink("c.cfg", b"#!version:1\nnonsense\n", &mut values), Err(Fault::NotKeyValue { line: 2, .. })));
@@ -404,7 +402,7 @@ mod tests {
         let mut values = Values::new();
         let file = br#"{"bound": false, "ivr_number": "0", "lines": [{"user": "new1", "password": "s", "server": "h", "port": 5070, "transport": "tcp"}]}"#;
         assert_eq!(read_generic("x", file, &mut values), Ok(()));
-        let account = account(&make("generic"), &values).expect("account");
+        let account = account(&make("generic").names, &values).expect("account");
         assert_eq!((account.user.as_str(), account.port, account.tcp, account.hotline.as_deref()), ("new1", 5070, true, Some("0")));
     }
 
@@ -413,7 +411,7 @@ mod tests {
         let mut values = Values::new();
         let own = br#"<gs_provision version="1"><mac>c074ad010203</mac><config version="1"><P271>1</P271><P47>10.0.0.1:5070</P47><P35>2041</P35><P34>s</P34><P32>5</P32></config></gs_provision>"#;
         assert_eq!(read_grandstream("x", own, MAC, &mut values), Ok(()));
-        let account = account(&make("grandstream"), &values).expect("account");
+        let account = account(&make("grandstream").names, &values).expect("account");
         assert_eq!((account.server.as_str(), account.port, account.expires_secs), ("10.0.0.1", 5070, 300));
         let other = br#"<gs_provision version="1"><mac>c074ad999999</mac><config version="1"/></gs_provision>"#;
         assert!(matches!(read_grandstream("x", other, MAC, &mut values), Err(Fault::WrongDevice { .. })));
@@ -430,7 +428,7 @@ mod tests {
             <setting id="ntp" value="h"/></settings>"#;
         assert_eq!(read(own, &mut values), Ok(vec![]));
         assert_eq!(values["ntp"], "h");
-        let account = account(&make("snom"), &values).expect("account");
+        let account = account(&make("snom").names, &values).expect("account");
         assert_eq!((account.server.as_str(), account.port, account.tcp), ("10.0.0.1", 5070, true));
         assert!(matches!(read("<html/>", &mut values), Err(Fault::WrongRoot { .. })));
     }
@@ -458,7 +456,7 @@ mod tests {
         for (plan, hotline) in [("(S0&lt;:0&gt;)", Some("0")), ("(**x.|*x.|x.)", None)] {
             let mut values = Values::new();
             read_xml("x", profile(plan).as_bytes(), &["flat-profile"], &mut values).expect("read");
-            assert_eq!(account(&make("cisco_spa"), &values).expect("account").hotline.as_deref(), hotline, "{plan}");
+            assert_eq!(account(&make("cisco_spa").names, &values).expect("account").hotline.as_deref(), hotline, "{plan}");
         }
     }
 }

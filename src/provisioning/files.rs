@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     directory::Directory,
-    model::{DeviceRecord, Event, Events, FamilyName, Generation, MacAddr, Secret, Timestamp, event::Door},
+    model::{DeviceRecord, Event, Events, FamilyName, Generation, LineNumber, MacAddr, Secret, Timestamp, event::Door},
     store::Store,
     template::{FileRef, Line, MASK, Subject, TemplateSet, Templates, UploadRule},
 };
@@ -160,7 +160,8 @@ impl Files {
         let known = inner.known(mac).await;
         let family = family.or(known.family.as_deref()).or(set.recognise_mac(mac)).unwrap_or("generic").to_owned();
         let model = model.map(str::to_owned).or(known.model.clone());
-        let subject = inner.own_subject(&set, Own { mac, known: &known, model, source: inner.endpoints.load().address, local: None });
+        let source = inner.endpoints.load().address;
+        let subject = inner.own_subject(&set, Own { mac, known: &known, family: &family, model, source, local: None });
         set.files(&family, &subject).iter().map(|file| set.render(file, &subject)).collect()
     }
 
@@ -199,8 +200,10 @@ impl Files {
                     let source = device.address.map_or(endpoints.address, IpAddr::V4);
                     let forced = set.forced(mac).map(|forced| forced.family);
                     let family = forced.or(known.family.clone()).or_else(|| set.recognise_mac(mac).map(str::to_owned));
-                    let phone = Own { mac, known, model: known.model.clone(), source, local: None };
-                    (family.unwrap_or_else(|| "generic".to_owned()), own(set, settings, endpoints, &Hidden, phone))
+                    let family = family.unwrap_or_else(|| "generic".to_owned());
+                    let phone = Own { mac, known, family: &family, model: known.model.clone(), source, local: None };
+                    let subject = own(set, settings, endpoints, &Hidden, phone);
+                    (family, subject)
                 };
                 let (old_family, old_subject) = side(&old, &inner.settings, &endpoints);
                 let (new_family, new_subject) = side(&new, &settings, &reached);
@@ -241,6 +244,10 @@ impl Keys for Hidden {
     }
 
     fn admin_password(&self, _: &str) -> Secret {
+        self.secret()
+    }
+
+    fn sip_secret(&self, _: MacAddr, _: LineNumber, _: Generation) -> Secret {
         self.secret()
     }
 }
@@ -341,11 +348,11 @@ impl Inner {
         }
         let Some(file) = file else { return self.missing(request, Some(mac), path) };
         let model = peer.model.clone().or_else(|| known.model.clone());
-        let subject = self.own_subject(set, Own { mac, known: &known, model, source, local: request.local });
+        let subject = self.own_subject(set, Own { mac, known: &known, family: &file.family, model, source, local: request.local });
         let shown = || {
             let mut known = known.clone();
             known.lines.iter_mut().for_each(|line| line.secret = Hidden.secret());
-            let phone = Own { mac, known: &known, model: subject.model.clone(), source, local: request.local };
+            let phone = Own { mac, known: &known, family: &file.family, model: subject.model.clone(), source, local: request.local };
             own(set, &self.settings, &self.endpoints.load(), &Hidden, phone)
         };
         let answer = self.render(set, request, Some(mac), path, &file, &subject, Some((mac, &shown)));
@@ -374,14 +381,15 @@ impl Inner {
         drop(welcoming);
         let known = self.neighbours.devices.known(mac).await;
         let source = plain(request.source);
-        let subject = self.own_subject(set, Own { mac, known: &known, model: None, source, local: request.local });
+        let phone = || Own { mac, known: &known, family: &link.family, model: None, source, local: request.local };
+        let subject = self.own_subject(set, phone());
         let Some(file) = set.files(&link.family, &subject).into_iter().find(|file| file.account) else {
             return refused(Some(mac), format!("the templates have no file for {}", link.family));
         };
         let shown = || {
             let mut known = known.clone();
             known.lines.iter_mut().for_each(|line| line.secret = Hidden.secret());
-            own(set, &self.settings, &self.endpoints.load(), &Hidden, Own { mac, known: &known, model: None, source, local: request.local })
+            own(set, &self.settings, &self.endpoints.load(), &Hidden, Own { known: &known, ..phone() })
         };
         let answer = self.render(set, request, Some(mac), "l/…", &file, &subject, Some((mac, &shown)));
         if matches!(answer, FileAnswer::Found(_)) {

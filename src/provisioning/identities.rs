@@ -20,6 +20,9 @@ use crate::{
 
 use super::onboarding::Bindings;
 
+/// What is on the display of a phone, or reaches whoever it calls, before it is somebody's.
+pub const NOBODY: &str = "New phone";
+
 /// Lock-free reads of everybody's identity; cheap to clone.
 #[derive(Clone)]
 pub struct Identities {
@@ -36,7 +39,7 @@ pub struct Identity {
     pub line: LineNumber,
     /// What the phone logs in as: `001565aabbcc-1`.
     pub auth_user: String,
-    /// The user part of its address of record: the extension, or `new001565aabbcc`.
+    /// The user part of its address of record: the extension, or `new001565aabbcc`, or `new001565aabbcc-2` of a line behind the first.
     pub user: String,
     pub display_name: String,
     pub secret: Secret,
@@ -78,38 +81,36 @@ impl Identities {
     /// Who a user name of the digest is. `None` when no device can be called so.
     pub fn find(&self, auth_user: &str) -> Option<Identity> {
         let (mac, line) = parse_auth_user(auth_user)?;
-        self.identity(mac, line)
+        Some(self.identity(mac, line))
     }
 
-    /// A line of a device. `None`: the line has no owner and is not the first.
-    pub fn identity(&self, mac: MacAddr, line: LineNumber) -> Option<Identity> {
+    /// A line of a device. Which lines it has is not known here: its file says how many are there to sign in at (`variables.rs`),
+    /// and any other is somebody whose secret nobody was told.
+    pub fn identity(&self, mac: MacAddr, line: LineNumber) -> Identity {
         self.identity_in(&self.now.load(), mac, line)
     }
 
-    fn identity_in(&self, now: &Snapshot, mac: MacAddr, line: LineNumber) -> Option<Identity> {
+    fn identity_in(&self, now: &Snapshot, mac: MacAddr, line: LineNumber) -> Identity {
         let entry = now.devices.get(&mac);
         let owner = entry.and_then(|entry| entry.lines.get(&line));
-        if owner.is_none() && line != 1 {
-            return None;
-        }
         let generation = entry.map_or(0, |entry| entry.generation);
-        Some(Identity {
+        Identity {
             mac,
             line,
             auth_user: auth_user(mac, line),
-            user: owner.map_or_else(|| provisional_user(mac), |owner| owner.extension.to_string()),
-            display_name: owner.map_or_else(|| "New phone".to_owned(), |owner| owner.display_name.clone()),
+            user: owner.map_or_else(|| provisional_user(mac, line), |owner| owner.extension.to_string()),
+            display_name: owner.map_or_else(|| NOBODY.to_owned(), |owner| owner.display_name.clone()),
             secret: self.key.sip_secret(mac, line, generation),
             generation,
             extension: owner.map(|owner| owner.extension.clone()),
-        })
+        }
     }
 
-    /// All lines that a device's file shall have, the first always, all of one generation.
+    /// The first line of a device and all that have an owner, all of one generation.
     pub fn lines(&self, mac: MacAddr) -> Vec<Identity> {
         let now = self.now.load();
         let further = now.devices.get(&mac).into_iter().flat_map(|entry| entry.lines.keys().copied()).filter(|line| *line != 1);
-        std::iter::once(1).chain(further).filter_map(|line| self.identity_in(&now, mac, line)).collect()
+        std::iter::once(1).chain(further).map(|line| self.identity_in(&now, mac, line)).collect()
     }
 
     /// The generation of the device's secrets; 0 for one that was never bound.
@@ -219,9 +220,12 @@ pub fn auth_user(mac: MacAddr, line: LineNumber) -> String {
     format!("{}-{line}", mac.bare())
 }
 
-/// `new001565aabbcc`: the address of record of a phone without owner.
-pub fn provisional_user(mac: MacAddr) -> String {
-    format!("new{}", mac.bare())
+/// The address of record of a line without owner: `new001565aabbcc`, and `new001565aabbcc-2` behind the first.
+pub fn provisional_user(mac: MacAddr, line: LineNumber) -> String {
+    match line {
+        1 => format!("new{}", mac.bare()),
+        _ => format!("new{}-{line}", mac.bare()),
+    }
 }
 
 /// Only the one spelling that we hand out: a second would be a second account for the same secret.
@@ -261,7 +265,8 @@ mod tests {
     fn a_phone_that_nobody_knows_is_provisional() {
         let phone = identities().find("001565aabbcc-1").expect("known on the fly");
         assert_eq!((phone.user.as_str(), phone.generation, phone.provisional()), ("new001565aabbcc", 0, true));
-        for strange in ["", "001565aabbcc", "001565aabbcc-0", "001565aabbcc-2", "001565AABBCC-1", "001565aabbcc-01", "00:15:65:aa:bb:cc-1"]
+        for strange in
+            ["", "001565aabbcc", "001565aabbcc-0", "001565aabbcc-256", "001565AABBCC-1", "001565aabbcc-01", "00:15:65:aa:bb:cc-1"]
         {
             assert!(identities().find(strange).is_none(), "{strange}");
         }
@@ -283,8 +288,13 @@ mod tests {
     }
 
     #[test]
-    fn further_lines_exist_when_they_have_an_owner() {
+    fn every_line_is_somebody_by_itself() {
         let identities = identities();
+        let port = identities.find("001565aabbcc-2").expect("a port to sign in at");
+        assert_eq!((port.user.as_str(), port.line, port.provisional()), ("new001565aabbcc-2", 2, true));
+        assert_ne!(port.secret, identities.identity(MAC, 1).secret);
+        let other = provisional_user(OTHER, 1);
+        assert!([provisional_user(MAC, 1), port.user].iter().all(|user| *user != other));
         identities.update([(MAC, 1, &bound(MAC, 2, "2042"))].into_iter());
         let lines: Vec<_> = identities.lines(MAC).into_iter().map(|line| (line.line, line.user)).collect();
         assert_eq!(lines, [(1, "new001565aabbcc".to_owned()), (2, "2042".to_owned())]);

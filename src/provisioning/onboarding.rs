@@ -419,14 +419,15 @@ impl Core {
             self.apply(now, other, fact);
         }
         let entry = self.devices.entry(mac).or_insert_with(|| Box::new(Device::new(unseen(now.wall, mac))));
-        let before = entry.bindings.insert(binding.line, Box::new(binding.clone()));
+        let line = binding.line;
+        let before = entry.bindings.insert(line, Box::new(binding.clone()));
         let generation = device.generation;
         if let Some(before) = before.filter(|before| before.extension != binding.extension) {
             let reason = format!("the line went to {}", binding.display_name);
-            self.actions.push_back(Action::Tell(Event::Unbound { mac, extension: before.extension, generation, reason }));
+            self.actions.push_back(Action::Tell(Event::Unbound { mac, line, extension: before.extension, generation, reason }));
         }
         let (extension, display_name) = (binding.extension, binding.display_name);
-        self.actions.push_back(Action::Tell(Event::Bound { mac, extension, display_name, generation }));
+        self.actions.push_back(Action::Tell(Event::Bound { mac, line, extension, display_name, generation }));
         self.apply(now, mac, Fact::OwnerStored { generation });
     }
 
@@ -467,8 +468,8 @@ impl Core {
         if let Some(device) = self.devices.get_mut(&old.mac) {
             device.bindings.remove(&old.line);
         }
-        let (mac, extension) = (old.mac, old.extension.clone());
-        self.actions.push_back(Action::Tell(Event::Unbound { mac, extension, generation, reason }));
+        let (mac, line, extension) = (old.mac, old.line, old.extension.clone());
+        self.actions.push_back(Action::Tell(Event::Unbound { mac, line, extension, generation, reason }));
     }
 
     // --- out

@@ -116,7 +116,10 @@ pub fn decide(set: &TemplateSet, keys: &dyn Keys, asking: &Asking<'_>) -> Verdic
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{model::Secret, template};
+    use crate::{
+        model::{Generation, LineNumber, Secret},
+        template,
+    };
 
     const MAC: MacAddr = MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcc]);
     const OTHER: MacAddr = MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcd]);
@@ -134,6 +137,10 @@ mod tests {
 
         fn admin_password(&self, site: &str) -> Secret {
             Secret::new(format!("admin-of-{site}"))
+        }
+
+        fn sip_secret(&self, mac: MacAddr, line: LineNumber, _: Generation) -> Secret {
+            Secret::new(format!("secret-of-{}-{line}", mac.bare()))
         }
     }
 

@@ -71,7 +71,7 @@ impl Reload {
         let (uri, user, flow) = match (&self.contact, self.address) {
             (Some(contact), _) => (contact.uri.clone(), contact.user.clone(), contact.flow),
             (None, Some(address)) => {
-                let user = provisional_user(self.mac);
+                let user = provisional_user(self.mac, 1);
                 let flow = Flow::udp(SocketAddr::from(([0, 0, 0, 0], 0)), SocketAddr::from((address, 5060)));
                 (format!("sip:{user}@{address}:5060"), user, flow)
             }

@@ -2,10 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::settings::Settings;
+use super::{
+    identities::{NOBODY, auth_user, provisional_user},
+    settings::Settings,
+};
 use crate::{
     binding::MasterKey,
-    model::{FamilyName, Generation, Inventory, MacAddr, Secret},
+    model::{FamilyName, Generation, Inventory, LineNumber, MacAddr, Secret},
     template::{Contacts, Line, Server, Subject, TemplateSet},
 };
 
@@ -48,7 +51,8 @@ pub struct Known {
     pub model: Option<String>,
     /// Of its secrets.
     pub generation: Generation,
-    /// Never empty for a phone that may have a file: the first line is there from the beginning.
+    /// Never empty for a phone that may have a file: the first line is there from the beginning. Further ones are here once somebody
+    /// owns them; those to sign in at are added where the templates are known.
     pub lines: Vec<Line>,
     pub user_id: Option<String>,
     pub inventory: Inventory,
@@ -71,6 +75,8 @@ pub trait Keys: Send + Sync + 'static {
     fn url_token(&self, mac: MacAddr) -> Secret;
     /// For the phones' own web pages and menus, another for each site. `""` is the site of phones without one.
     fn admin_password(&self, site: &str) -> Secret;
+    /// What a line logs in with.
+    fn sip_secret(&self, mac: MacAddr, line: LineNumber, generation: Generation) -> Secret;
 }
 
 impl Keys for MasterKey {
@@ -84,6 +90,10 @@ impl Keys for MasterKey {
 
     fn admin_password(&self, site: &str) -> Secret {
         MasterKey::admin_password(self, site)
+    }
+
+    fn sip_secret(&self, mac: MacAddr, line: LineNumber, generation: Generation) -> Secret {
+        MasterKey::sip_secret(self, mac, line, generation)
     }
 }
 
@@ -133,6 +143,8 @@ pub fn server(settings: &Settings, endpoints: &Endpoints, local: Option<IpAddr>,
 pub struct Own<'a> {
     pub mac: MacAddr,
     pub known: &'a Known,
+    /// Whose file it is.
+    pub family: &'a str,
     /// Told by the phone now, else what is stored.
     pub model: Option<String>,
     pub source: IpAddr,
@@ -143,10 +155,10 @@ pub fn own(set: &TemplateSet, settings: &Settings, endpoints: &Endpoints, keys: 
     let token = settings.url_tokens.then(|| keys.url_token(own.mac));
     let token = token.as_ref().map(|key| (own.mac, key));
     let site = set.site(Some(own.source)).unwrap_or_default();
-    Subject {
+    let mut subject = Subject {
         mac: Some(own.mac),
         model: own.model.or_else(|| set.forced(own.mac)?.model),
-        bound: own.known.lines.first().is_some_and(|line| line.extension.is_some()),
+        bound: own.known.has_owner(),
         lines: own.known.lines.clone(),
         server: server(settings, endpoints, own.local.map(|local| local.ip()), token),
         address: Some(own.source),
@@ -154,6 +166,26 @@ pub fn own(set: &TemplateSet, settings: &Settings, endpoints: &Endpoints, keys: 
         inventory: own.known.inventory.clone(),
         contacts: own.known.contacts.clone(),
         admin_password: Some(keys.admin_password(site)),
+    };
+    // Ports and handsets that nobody owns yet, each a line of its own to sign in at.
+    for number in 1..=set.sign_in_lines(own.family, &subject) {
+        if let Err(place) = subject.lines.binary_search_by_key(&number, |line| line.number) {
+            subject.lines.insert(place, nobodys(keys, own.mac, number, own.known.generation));
+        }
+    }
+    subject
+}
+
+/// A line without owner.
+fn nobodys(keys: &dyn Keys, mac: MacAddr, number: LineNumber, generation: Generation) -> Line {
+    Line {
+        number,
+        user: provisional_user(mac, number),
+        auth_user: auth_user(mac, number),
+        secret: keys.sip_secret(mac, number, generation),
+        display_name: NOBODY.to_owned(),
+        label: None,
+        extension: None,
     }
 }
 
@@ -176,6 +208,7 @@ pub fn common(settings: &Settings, endpoints: &Endpoints, model: Option<String>,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::template;
 
     #[test]
     fn urls_name_what_the_phone_can_reach() {
@@ -208,5 +241,45 @@ mod tests {
         let mac = MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcc]);
         let server = server(&Settings::default(), &Endpoints::default(), None, Some((mac, &Secret::new("k-1_x"))));
         assert_eq!(server.url, "http://127.0.0.1/t/001565aabbcc-k-1_x");
+    }
+
+    #[test]
+    fn ports_and_handsets_are_lines_to_sign_in_at() {
+        let overrides = "devices:\n  '00:0b:82:00:00:01': { variables: { sign_in_lines: 1 } }\n  '00:15:65:00:00:02': { variables: { sign_in_lines: 2 } }\n  '00:50:58:00:00:03': { variables: { sign_in_lines: 9 } }\n";
+        let mut sources = template::shipped();
+        let written = sources.iter_mut().find(|source| source.name == "overrides.yaml").expect("shipped");
+        written.text = overrides.to_owned();
+        let set = TemplateSet::load(&sources).expect("good");
+        let key = MasterKey::new([7; 32]);
+        let line = |mac, number, extension: &str| Line { extension: extension.parse().ok(), ..nobodys(&key, mac, number, 3) };
+        for (family, model, mac, owned, lines) in [
+            ("yealink", "T46S", "001565000001", &[][..], "1"),
+            ("yealink", "T46S", "001565000001", &[1, 3], "1! 3!"),
+            ("yealink", "T46S", "001565000002", &[1], "1! 2"),
+            ("yealink", "W70B", "001565000001", &[2], "1 2! 3 4 5"),
+            ("grandstream", "HT802", "000b82000002", &[], "1 2"),
+            ("grandstream", "HT802", "000b82000002", &[2], "1 2!"),
+            ("grandstream", "HT802", "000b82000001", &[], "1"),
+            ("grandstream", "GRP2614", "000b82000002", &[], "1"),
+            ("cisco_spa", "112", "002699000001", &[], "1 2"),
+            ("gigaset", "N670", "7c2f80000001", &[1], "1! 2 3 4 5 6 7 8"),
+            // More than it has.
+            ("htek", "UC926", "005058000003", &[], "1"),
+        ] {
+            let mac: MacAddr = mac.parse().unwrap();
+            let first = (!owned.contains(&1)).then(|| line(mac, 1, ""));
+            let all = first.into_iter().chain(owned.iter().map(|number| line(mac, *number, "2041"))).collect();
+            let known = Known { generation: 3, lines: all, ..Known::default() };
+            let phone = Own { mac, known: &known, family, model: Some(model.to_owned()), source: Ipv4Addr::LOCALHOST.into(), local: None };
+            let subject = own(&set, &Settings::default(), &Endpoints::default(), &key, phone);
+            let shown = |line: &Line| format!("{}{}", line.number, if line.extension.is_some() { "!" } else { "" });
+            assert_eq!(subject.lines.iter().map(shown).collect::<Vec<_>>().join(" "), lines, "{family} {model}");
+            assert_eq!(subject.bound, !owned.is_empty(), "{family} {model}");
+            let port = subject.lines.iter().find(|line| line.number == 2 && line.extension.is_none());
+            if let Some(port) = port {
+                let user = format!("new{}-2", mac.bare());
+                assert_eq!((&port.user, &port.secret), (&user, &key.sip_secret(mac, 2, 3)), "its own name, and this generation's secret");
+            }
+        }
     }
 }

@@ -9,12 +9,18 @@ pub(super) const MAC: MacAddr = MacAddr([0x02, 0x50, 0x4c, 0x55, 0x47, 0x01]);
 /// A name with everything that a grammar may stumble over, and an attempt to write a line of its own.
 pub(super) const NAME: &str = "O'Neil & <Söhne> \"x\" 100% \r\naccount.1.password = 1";
 
-/// Unbound and bound, of no known model and of a model of each pattern.
+/// Unbound and bound, of no known model and of a model of each pattern; and bound with a further line to sign in at.
 pub(super) fn subjects(family: &Family) -> Vec<Subject> {
     let mut models = vec![None];
     models.extend(family.sample_models().into_iter().map(Some));
     let pairs = models.into_iter().flat_map(|model| [false, true].map(|bound| (model.clone(), bound)));
-    pairs.map(|(model, bound)| subject(family.sample_mac(), model, bound)).collect()
+    let mut subjects: Vec<_> = pairs.map(|(model, bound)| subject(family.sample_mac(), model, bound)).collect();
+    if family.capabilities.lines_max > 1 {
+        let mut shared = subject(family.sample_mac(), None, true);
+        shared.lines.push(Line { number: 2, ..line(family.sample_mac(), false) });
+        subjects.push(shared);
+    }
+    subjects
 }
 
 /// So many people, with two numbers each.
@@ -25,20 +31,11 @@ fn contacts(people: usize) -> Contacts {
 fn subject(mac: MacAddr, model: Option<String>, bound: bool) -> Subject {
     // Once more than most makes have on a page; of each model that would take its time.
     let people = if model.is_none() { 20 } else { 1 };
-    let line = Line {
-        number: 1,
-        user: if bound { "2041".into() } else { format!("new{}", mac.bare()) },
-        auth_user: format!("{}-1", mac.bare()),
-        secret: Secret::new("sample-SECRET_of_24-letter"),
-        display_name: if bound { NAME.into() } else { "Not signed in".into() },
-        label: None,
-        extension: bound.then(|| "2041".parse().ok()).flatten(),
-    };
     Subject {
         mac: Some(mac),
         model,
         bound,
-        lines: vec![line],
+        lines: vec![line(mac, bound)],
         server: Server {
             host: "192.0.2.1".into(),
             sip_port: 5060,
@@ -51,5 +48,17 @@ fn subject(mac: MacAddr, model: Option<String>, bound: bool) -> Subject {
         inventory: Default::default(),
         contacts: Some(contacts(people)),
         admin_password: Some(Secret::new("sample-ADMIN")),
+    }
+}
+
+fn line(mac: MacAddr, bound: bool) -> Line {
+    Line {
+        number: 1,
+        user: if bound { "2041".into() } else { format!("new{}", mac.bare()) },
+        auth_user: format!("{}-1", mac.bare()),
+        secret: Secret::new("sample-SECRET_of_24-letter"),
+        display_name: if bound { NAME.into() } else { "Not signed in".into() },
+        label: None,
+        extension: bound.then(|| "2041".parse().ok()).flatten(),
     }
 }

@@ -26,7 +26,7 @@ use super::schema::{
 use super::subject::{Line, Subject};
 use super::timezone::{Rule, Zone};
 use crate::{
-    model::{FamilyName, MacAddr},
+    model::{FamilyName, LineNumber, MacAddr},
     yaml::read_untyped,
 };
 
@@ -36,6 +36,8 @@ pub const MASK: &str = "••••••";
 const DEFAULTS: &str = "defaults.yaml";
 const OVERRIDES: &str = "overrides.yaml";
 const ZONES: &str = "timezones.yaml";
+/// A variable that the program reads, and templates need not.
+const SIGN_IN_LINES: &str = "sign_in_lines";
 
 /// One template file as read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -388,6 +390,14 @@ impl TemplateSet {
     /// The layered variables as this phone gets them, each with its origin.
     pub fn variables(&self, family: &str, subject: &Subject) -> BTreeMap<Arc<str>, Layered> {
         self.families.get(family).map(|family| self.layered(family, subject)).unwrap_or_default()
+    }
+
+    /// How many lines of this phone are there to sign in at while nobody owns them; of the first it is always known.
+    pub fn sign_in_lines(&self, family: &str, subject: &Subject) -> LineNumber {
+        let Some(family) = self.families.get(family) else { return 1 };
+        let set = self.layers_of(family, subject).into_iter().rev().find_map(|layer| layer.get(SIGN_IN_LINES));
+        let lines = set.and_then(|set| LineNumber::try_from(set.value.clone()).ok()).unwrap_or(1);
+        lines.min(family.capabilities.lines_max).max(1)
     }
 
     /// The site that holds this address.
@@ -942,6 +952,7 @@ fn line(line: &Line) -> Value {
         ("display_name", Value::from(&line.display_name)),
         ("label", Value::from(line.label.as_deref().unwrap_or(if extension.is_empty() { &line.user } else { extension }))),
         ("extension", Value::from(extension)),
+        ("bound", Value::from(!extension.is_empty())),
     ])
 }
 

@@ -12,7 +12,7 @@ pub struct Subject {
     /// `None` only where a common file is rendered for somebody unknown.
     pub mac: Option<MacAddr>,
     pub model: Option<String>,
-    /// Whether its first line has an owner.
+    /// Whether somebody owns a line of it.
     pub bound: bool,
     /// In the order of their numbers; empty for common files and DHCP options.
     pub lines: Vec<Line>,

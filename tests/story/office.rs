@@ -68,6 +68,19 @@ impl Office {
         somebody
     }
 
+    /// An adapter of this make, and somebody with an old telephone at each of its ports.
+    pub fn plugs_in_adapter(&self, family: &str, number: u32) -> Vec<Somebody> {
+        let make = Make::of(family).expect("a make that can be played");
+        let network = Network::Loopback { dhcp: self.node.addresses.dhcp[0] };
+        let config = Config { make, mac: make.mac(number), network, answer_after: Some(Duration::from_millis(300)) };
+        let at_port = |phone| {
+            let mut somebody: Somebody = Person::new(phone, Box::new(|_| {}));
+            somebody.patience = Duration::from_secs(90);
+            somebody
+        };
+        Phone::plug_in_ports(config).into_iter().map(at_port).collect()
+    }
+
     /// Every file that a phone would get now.
     pub async fn files_of(&self, mac: MacAddr) -> Vec<String> {
         let rendered = self.node.files().preview(mac, None, None).await;
@@ -95,7 +108,7 @@ impl Office {
 
     /// Whose phone it is now.
     pub fn owner(&self, mac: MacAddr) -> Option<Extension> {
-        self.node.account(mac).and_then(|identity| identity.extension)
+        self.node.account(mac).extension
     }
 }
 

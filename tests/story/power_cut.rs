@@ -386,7 +386,7 @@ async fn the_server_dies(step: Step) {
 
     if step < Step::Registered {
         let user = desk.until_registered().await.unwrap_or_else(|trouble| panic!("{step:?}: {trouble}"));
-        assert_eq!(user, provisional_user(mac), "{step:?}");
+        assert_eq!(user, provisional_user(mac, 1), "{step:?}");
     }
     let bound = office.bindings().await;
     match step {
@@ -426,7 +426,7 @@ async fn is_adas(office: &Office, told: &mut Told, mac: MacAddr, generation: u32
     let of = |binding: &Value| (binding["mac"].clone(), binding["extension"].clone(), binding["generation"].clone());
     let wanted = (json!(mac.to_string()), json!(ADA[2]), json!(generation));
     assert_eq!(bindings.iter().map(of).collect::<Vec<_>>(), [wanted]);
-    assert!(!logs_in(office, mac, &provisional_user(mac), 0).await, "the secret of the phone that was nobody's is alive");
+    assert!(!logs_in(office, mac, &provisional_user(mac, 1), 0).await, "the secret of the phone that was nobody's is alive");
     for past in 1..generation {
         assert!(!logs_in(office, mac, ADA[2], past).await, "the secret of generation {past} is alive");
     }

@@ -608,7 +608,7 @@ fn registrations(report: &register::Report) -> String {
 fn identity(key: &MasterKey, number: u32) -> Identity {
     let [_, b, c, d] = number.to_be_bytes();
     let mac = MacAddr([0x02, 0x20, 0, b, c, d]);
-    Identity { user: provisional_user(mac), credentials: Credentials { username: auth_user(mac, 1), secret: key.sip_secret(mac, 1, 0) } }
+    Identity { user: provisional_user(mac, 1), credentials: Credentials { username: auth_user(mac, 1), secret: key.sip_secret(mac, 1, 0) } }
 }
 
 /// Phones of the load; half of them call.

@@ -232,12 +232,12 @@ impl Core {
                 self.actions.push_back(Action::Tell(Event::Noted { mac, what: noted }));
             }
             for gone in before.values().filter(|gone| !is_in(&device.bindings, gone)) {
-                let (extension, reason) = (gone.extension.clone(), reason.clone());
-                self.actions.push_back(Action::Tell(Event::Unbound { mac, extension, generation, reason }));
+                let (line, extension, reason) = (gone.line, gone.extension.clone(), reason.clone());
+                self.actions.push_back(Action::Tell(Event::Unbound { mac, line, extension, generation, reason }));
             }
             for new in device.bindings.values().filter(|new| !is_in(&before, new)) {
-                let (extension, display_name) = (new.extension.clone(), new.display_name.clone());
-                self.actions.push_back(Action::Tell(Event::Bound { mac, extension, display_name, generation }));
+                let (line, extension, display_name) = (new.line, new.extension.clone(), new.display_name.clone());
+                self.actions.push_back(Action::Tell(Event::Bound { mac, line, extension, display_name, generation }));
             }
             let seen = device.record.first_seen != DeviceRecord::NEVER;
             let fact = owners_changed(generation, &device.bindings);
