@@ -162,7 +162,7 @@ impl Settings {
         let users = self.directory.file.as_mut().map(|file| &mut file.path);
         let routes = self.calls.routes.as_mut();
         let others = [users, self.templates.path.as_mut(), self.ivr.path.as_mut(), routes, Some(&mut self.store.path)];
-        let tls = [&mut self.tls.certificate, &mut self.tls.key, &mut self.tls.trust].map(Option::as_mut);
+        let tls = [&mut self.tls.certificate, &mut self.tls.key, &mut self.tls.authority, &mut self.tls.trust].map(Option::as_mut);
         let mail = self.voicemail.mail.as_mut();
         let of_mail = mail.into_iter().flat_map(|mail| [mail.ca_file.as_mut(), mail.password_file.as_mut()]).flatten();
         // Joining an absolute path gives that path.

@@ -308,6 +308,7 @@ impl Node {
         let identity = certificates.as_ref().map(|certificates| certificates.tls());
         let http = http::start(&settings.http, service, probes, identity, shutdown.clone())?;
         endpoints.set_http((http.addrs(), http.secure()));
+        endpoints.authority = certificates.as_ref().and_then(|certificates| certificates.tls().authority());
         endpoints.tftp_port = tftp.addrs().first().map_or(69, SocketAddr::port);
         files.reachable_at(endpoints.clone());
 
@@ -565,6 +566,7 @@ impl Live {
         }
         if let (Some(certificates), Some(identity)) = (&self.certificates, identity) {
             certificates.replace(source, identity);
+            self.files.reachable_at(Endpoints { authority: certificates.tls().authority(), ..self.files.endpoints() });
         }
         let rest = unchanged_until_restart(&self.started.0, &new);
         self.settings.store(Arc::new(new));
@@ -628,6 +630,7 @@ fn reached_by(old: &Settings, new: &Settings, now: Endpoints) -> Endpoints {
         tftp_port: port(old.tftp.listen.first(), new.tftp.listen.first(), now.tftp_port),
         sip_port: port(sip(old), sip(new), now.sip_port),
         realm: new.sip.realm.clone(),
+        authority: authority(new),
     }
 }
 
@@ -869,6 +872,13 @@ fn certificate_source(settings: &Settings, folder: PathBuf) -> tls::Source {
     let of_url = of_url.map(|authority| authority.host().to_owned());
     let of_sip = Some(provisioning.sip_host.clone()).filter(|host| !host.is_empty());
     settings.tls.source(folder, settings.sip.external.iter().cloned().chain(of_sip).chain(of_url).collect())
+}
+
+/// The authority that phones are given by these settings, in PEM, as it is on disk.
+pub fn authority(settings: &Settings) -> Option<Arc<str>> {
+    let doors = [&settings.sip.tls[..], &settings.sip.wss, settings.http.doors().1];
+    let is_on = doors.iter().any(|listen| !listen.is_empty());
+    is_on.then(|| certificate_source(settings, tls_folder(settings)).known_authority()).flatten().map(Arc::from)
 }
 
 /// Where our own certificate authority lives.

@@ -42,6 +42,9 @@ struct Case {
     /// The extension of a second line.
     #[serde(default)]
     second: Option<String>,
+    /// The server speaks HTTPS, by an authority of its own.
+    #[serde(default)]
+    tls: bool,
     #[serde(default)]
     overrides: String,
 }
@@ -76,6 +79,7 @@ fn subject(mac: MacAddr, model: Option<&str>, owner: Option<(&str, &str)>) -> Su
             url: "http://10.0.0.2:8080".into(),
             secure_url: None,
             realm: "plugtone".into(),
+            authority: None,
         },
         address: "10.0.1.7".parse().ok(),
         user_id: None,
@@ -84,6 +88,8 @@ fn subject(mac: MacAddr, model: Option<&str>, owner: Option<(&str, &str)>) -> Su
         admin_password: Some(Secret::new("admin23456ab")),
     }
 }
+
+const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----\nMIIBhDCCASqgAwIBAgIU\nZm9yIHRlc3RzIG9ubHk=\n-----END CERTIFICATE-----\n";
 
 fn rendered(set: &TemplateSet, family: &str, file: &str, subject: &Subject) -> Option<String> {
     let file = set.locate(family, file)?;
@@ -123,6 +129,10 @@ fn files_are_as_written_down() {
             label: None,
             extension: None,
         }));
+        if case.tls {
+            subject.server.secure_url = Some("https://10.0.0.2:8443".into());
+            subject.server.authority = Some(AUTHORITY.into());
+        }
         let set = sets.entry(case.overrides).or_insert_with_key(|overrides| set(overrides));
         let made = rendered(set, &case.family, &case.file, &subject).unwrap_or_else(|| "(no such file)\n".into());
         if update {
@@ -134,6 +144,21 @@ fn files_are_as_written_down() {
     }
     assert!(count >= 16, "only {count} cases: do the tests look at the wrong place?");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// In a value of XML a line end is kept as makes' parsers read it.
+#[test]
+fn the_authority_arrives_as_it_is() {
+    let set = set("");
+    for (family, mac, name) in [("poly", "64167f0a0b0c", "64167f0a0b0c-user.cfg"), ("grandstream", "c074ad0a0b0c", "cfgc074ad0a0b0c.xml")] {
+        let mut subject = subject(mac.parse().expect("MAC"), None, None);
+        subject.server.authority = Some(AUTHORITY.into());
+        let text = rendered(&set, family, name, &subject).expect("a file");
+        let read = roxmltree::Document::parse(&text).expect("XML");
+        let of_attribute = read.root_element().attribute("device.sec.TLS.customCaCert1");
+        let of_element = read.descendants().find(|node| node.has_tag_name("P8433")).and_then(|node| node.text());
+        assert_eq!(of_attribute.or(of_element), Some(AUTHORITY), "{family}");
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("media", &["rtp"]),
     // spines
     ("call", &["features", "media", "routing", "rtp", "sdp", "sip", "store"]),
-    ("provisioning", &["binding", "dhcp", "directory", "sip", "store", "template"]),
+    ("provisioning", &["binding", "dhcp", "directory", "sip", "store", "template", "tls"]),
     // services
     ("ivr", &["binding", "call", "directory", "features", "media", "provisioning"]),
     // `ivr` lends its voice and its log-in.

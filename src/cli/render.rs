@@ -11,7 +11,7 @@ use super::{
 use crate::{
     binding::{self, MasterKey},
     model::{Extension, MacAddr, Secret},
-    node::own_address,
+    node::{authority, own_address},
     provisioning::{
         Endpoints, Known,
         identities::auth_user,
@@ -158,6 +158,7 @@ impl Wanted {
             tftp_port: settings.tftp.listen.first().map_or(69, |at| at.port()),
             sip_port: settings.sip.udp.first().or(settings.sip.tcp.first()).map_or(5060, |at| at.port()),
             realm: settings.sip.realm.clone(),
+            authority: authority(&settings),
             ..Endpoints::default()
         };
         endpoints.set_http(settings.http.doors());

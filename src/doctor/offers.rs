@@ -344,9 +344,13 @@ struct Place {
 impl Place {
     fn read(value: &str, default_scheme: &str) -> Option<Self> {
         // The simulated phones speak no HTTPS; real ones do.
-        let (plain, secure) = match value.trim().strip_prefix("https://") {
-            Some(rest) => (format!("http://{rest}"), true),
-            None => (value.to_owned(), false),
+        let (plain, secure) = match (value.trim().strip_prefix("https://"), value.trim().starts_with("TLSSRVR=")) {
+            (Some(rest), _) => (format!("http://{rest}"), true),
+            // Avaya's option 242.
+            (None, true) => {
+                (value.trim().replace("TLSSRVR=", "HTTPSRVR=").replace("TLSPORT=", "HTTPPORT=").replace("TLSDIR=", "HTTPDIR="), true)
+            }
+            (None, false) => (value.to_owned(), false),
         };
         let server = boot::Server::parse(&plain, default_scheme).ok()?;
         let in_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
@@ -597,7 +601,7 @@ mod tests {
             let found = told(&judge(Leases::Ours, offers));
             assert!(found.contains(says), "{story}: {found}");
         }
-        for good in ["http://prov.example:8080/x", "10.0.0.1", "https://10.0.0.1", "tftp://10.0.0.1/"] {
+        for good in ["http://prov.example:8080/x", "10.0.0.1", "https://10.0.0.1", "tftp://10.0.0.1/", "TLSSRVR=10.0.0.1,TLSPORT=443"] {
             let mut list = options(US, &yealink);
             list.retain(|(option, _)| *option != 66);
             list.push((66, good.into()));

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::{
     FileAnswer, FileRequest, FileService, History, Identity, Onboarding, PhoneBook, ServedFile, Transfer,
     access::{Claims, Proof, Window},
-    identify::{Peer, locate, plain},
+    identify::{Asked, Peer, locate, plain},
     links::{self, DeadLink, Link},
     onboarding::Sighting,
     pipeline::{Asking, Holding, Verdict, decide},
@@ -30,7 +30,8 @@ use crate::{
     directory::Directory,
     model::{DeviceRecord, Event, Events, FamilyName, Generation, LineNumber, MacAddr, Secret, Timestamp, event::Door},
     store::Store,
-    template::{FileRef, Line, MASK, Subject, TemplateSet, Templates, UploadRule},
+    template::{AUTHORITY_FILE, AUTHORITY_FILE_DER, FileRef, Line, MASK, Subject, TemplateSet, Templates, UploadRule},
+    tls,
 };
 
 /// Transfers that are under way at most; older ones are forgotten, and their phones fetch again.
@@ -441,6 +442,21 @@ impl Inner {
         }
     }
 
+    /// The certificate of the authority that phones must believe, for whoever asks.
+    fn authority(&self, request: &FileRequest) -> Option<FileAnswer> {
+        let path = Asked::parse(&request.path).ok()?.path;
+        let endpoints = self.endpoints.load();
+        let pem = endpoints.authority.as_deref()?;
+        let (bytes, content_type) = match &*path.to_ascii_lowercase() {
+            AUTHORITY_FILE => (pem.as_bytes().to_vec(), "application/x-pem-file"),
+            AUTHORITY_FILE_DER => (tls::identity::der(pem)?, "application/x-x509-ca-cert"),
+            _ => return None,
+        };
+        let hash = blake3::hash(&bytes);
+        let mac = self.neighbours.leases.holder(plain(request.source), now()).map(|holding| holding.mac);
+        Some(self.found(request, mac, &path, bytes.into(), hash, content_type.to_owned(), None))
+    }
+
     /// What the phone wrote and may read back. Of this generation only: what the last owner changed on the phone would
     /// override what the new one's file says.
     async fn uploaded(
@@ -565,6 +581,9 @@ impl FileService for Files {
         if let Some(sealed) = links::sealed(&request.path) {
             let set = inner.neighbours.templates.current();
             return inner.welcomed(&set, &request, sealed).await;
+        }
+        if let Some(answer) = inner.authority(&request) {
+            return answer;
         }
         let (set, first, verdict) = inner.verdict(&request);
         match verdict {

@@ -196,6 +196,7 @@ mod tests {
                 url: "http://10.0.0.2".into(),
                 secure_url: None,
                 realm: "office".into(),
+                authority: None,
             },
             address: None,
             user_id: None,

@@ -1,6 +1,9 @@
 //! From what is known of a phone to what its templates may see: its lines, and the server in words that it can use. Pure.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use super::{
     identities::{NOBODY, auth_user, provisional_user},
@@ -27,6 +30,8 @@ pub struct Endpoints {
     pub tftp_port: u16,
     pub sip_port: u16,
     pub realm: String,
+    /// Whom phones must believe to believe us, in PEM; `None` where TLS is off, or they know it by themselves.
+    pub authority: Option<Arc<str>>,
 }
 
 impl Default for Endpoints {
@@ -40,6 +45,7 @@ impl Default for Endpoints {
             tftp_port: 69,
             sip_port: 5060,
             realm: "plugtone".into(),
+            authority: None,
         }
     }
 }
@@ -136,7 +142,8 @@ pub fn server(settings: &Settings, endpoints: &Endpoints, local: Option<IpAddr>,
         secure_url = secure_url.map(|url| url + &key);
     }
     let host = if settings.sip_host.is_empty() { host } else { settings.sip_host.clone() };
-    Server { host, sip_port: endpoints.sip_port, url, secure_url, realm: endpoints.realm.clone() }
+    let (realm, authority) = (endpoints.realm.clone(), endpoints.authority.clone());
+    Server { host, sip_port: endpoints.sip_port, url, secure_url, realm, authority }
 }
 
 /// For a file of this phone's own.

@@ -74,7 +74,7 @@ pub(super) fn key(family: &str, (file, page): (usize, Option<u32>), site: Option
     // Named whole, so that a field that comes later cannot be forgotten.
     let Subject { mac, model, bound, lines, server, address: _, user_id, inventory, contacts, admin_password } = subject;
     let Inventory { label, group, notes, stands_for } = inventory;
-    let Server { host, sip_port, url, secure_url, realm } = server;
+    let Server { host, sip_port, url, secure_url, realm, authority } = server;
     let mut hash = blake3::Hasher::new();
     let mut part = |bytes: Option<&[u8]>| {
         // With its length before it: no two lists of parts run into one.
@@ -93,6 +93,7 @@ pub(super) fn key(family: &str, (file, page): (usize, Option<u32>), site: Option
         part(Some(text.as_bytes()));
     }
     part(secure_url.as_deref().map(str::as_bytes));
+    part(authority.as_deref().map(str::as_bytes));
     part(Some(&sip_port.to_le_bytes()));
     for text in [user_id, label, group, notes] {
         part(text.as_deref().map(str::as_bytes));
@@ -137,8 +138,14 @@ mod tests {
             label: None,
             extension: "2041".parse().ok(),
         };
-        let server =
-            Server { host: "10.0.0.2".into(), sip_port: 5060, url: "http://10.0.0.2".into(), secure_url: None, realm: "plugtone".into() };
+        let server = Server {
+            host: "10.0.0.2".into(),
+            sip_port: 5060,
+            url: "http://10.0.0.2".into(),
+            secure_url: None,
+            realm: "plugtone".into(),
+            authority: None,
+        };
         let subject = Subject {
             mac: "001565aabbcc".parse().ok(),
             model: Some("T46S".into()),
@@ -151,7 +158,7 @@ mod tests {
             contacts: None,
             admin_password: Some(Secret::new("a")),
         };
-        let changes: [fn(&mut Subject); 23] = [
+        let changes: [fn(&mut Subject); 24] = [
             |_| (),
             |s| s.mac = None,
             |s| s.model = None,
@@ -166,6 +173,7 @@ mod tests {
             |s| s.lines[0].label = Some("".into()),
             |s| s.lines[0].extension = None,
             |s| s.server.url = "http://10.0.0.3".into(),
+            |s| s.server.authority = Some("-----BEGIN".into()),
             |s| s.server.secure_url = Some("https://10.0.0.2".into()),
             |s| s.server.host = "10.0.0.3".into(),
             |s| s.server.sip_port = 5061,

@@ -41,7 +41,8 @@ fn subject(mac: MacAddr, model: Option<String>, bound: bool) -> Subject {
             sip_port: 5060,
             url: "http://192.0.2.1:8080".into(),
             secure_url: None,
-            realm: "plugtone".into(),
+            realm: "plugtone".into(), // Makes that have a place for it are tried with it.
+            authority: bound.then(|| "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n".into()),
         },
         address: None,
         user_id: bound.then(|| "uid=sample".into()),

@@ -452,7 +452,7 @@ impl TemplateSet {
         let zone = self.zone(&layered)?;
         let own = readers == Readers::Own;
         let is_on = |name: &str| layered.get(name).is_some_and(|wanted| wanted.value.is_true());
-        let (phone_book, https) = (is_on("phone_book"), is_on("https"));
+        let (phone_book, https, trusts) = (is_on("phone_book"), is_on("https"), is_on("trust_server_ca"));
         let secret = |name: &str| name.contains("password") || name.contains("secret");
         let keys = keys::NAMES.map(|name| (name, if subject.bound { keys::seen(name, &layered) } else { Vec::<Value>::new().into() }));
         let mut context: BTreeMap<Arc<str>, Value> = layered
@@ -468,6 +468,8 @@ impl TemplateSet {
         put("model", Value::from(subject.model.as_deref().unwrap_or_default()));
         let (scheme, address) = subject.server.told(https);
         put("server", server(subject, scheme, address));
+        let authority = subject.server.authority.as_deref().filter(|_| trusts);
+        put("ca", authority.map_or_else(|| Value::from(""), |pem| ca(pem, &format!("{scheme}://{address}"))));
         put("tz", zone);
         // A book for whose phone is somebody's, and where it can be fetched as phones do it.
         let book = subject.contacts.as_ref().filter(|_| own && subject.bound && phone_book);
@@ -930,6 +932,10 @@ fn zone_value(name: &str, posix: &str, zone: &Zone) -> Value {
     Value::from_pairs(value)
 }
 
+/// Where phones fetch the certificate of the authority that they must believe: in PEM, and in DER.
+pub const AUTHORITY_FILE: &str = "ca.crt";
+pub const AUTHORITY_FILE_DER: &str = "ca.der";
+
 fn server(subject: &Subject, scheme: &str, address: &str) -> Value {
     let server = &subject.server;
     Value::from_pairs([
@@ -939,6 +945,16 @@ fn server(subject: &Subject, scheme: &str, address: &str) -> Value {
         ("address", Value::from(address)),
         ("scheme", Value::from(scheme)),
         ("realm", Value::from(&server.realm)),
+    ])
+}
+
+/// The authority that a phone is to believe: its text, line by line for grammars that have none in a value, and where it is fetched.
+fn ca(pem: &str, url: &str) -> Value {
+    Value::from_pairs([
+        ("lines", Value::from(pem.lines().map(Value::from).collect::<Vec<_>>())),
+        ("file", Value::from(AUTHORITY_FILE)),
+        ("url", Value::from(format!("{url}/{AUTHORITY_FILE}"))),
+        ("der_url", Value::from(format!("{url}/{AUTHORITY_FILE_DER}"))),
     ])
 }
 

@@ -1,6 +1,6 @@
 //! For whom a file is rendered: a phone, its lines and the server as that phone reaches it.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use minijinja::{Value, context};
 
@@ -86,6 +86,8 @@ pub struct Server {
     pub secure_url: Option<String>,
     /// Name of the realm, for phones that must know it.
     pub realm: String,
+    /// Whom the phone must believe to believe us, in PEM; `None`: nobody whom it does not know.
+    pub authority: Option<Arc<str>>,
 }
 
 impl Server {

@@ -26,6 +26,9 @@ use crate::model::Secret;
 /// How often it is looked whether our certificate ends soon.
 const LOOK_EVERY: Duration = Duration::from_secs(6 * 3600);
 
+/// Our authority's certificate.
+const AUTHORITY: &str = "ca.pem";
+
 /// What a certificate is made of, or where it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
@@ -33,6 +36,8 @@ pub struct Source {
     pub folder: PathBuf,
     /// Certificate with its chain, and key, that were made elsewhere.
     pub given: Option<(PathBuf, PathBuf)>,
+    /// The authority that signed it, where phones are to be given it.
+    pub authority: Option<PathBuf>,
     /// More authorities that far ends are believed by when we connect.
     pub trust: Option<PathBuf>,
     /// The names that phones know us by, beside the host's own and its addresses.
@@ -41,7 +46,7 @@ pub struct Source {
 
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    #[error("{path}: {source}; `tls.certificate`, `tls.key` and `tls.trust` name files that the server may read")]
+    #[error("{path}: {source}; `tls.certificate`, `tls.key`, `tls.authority` and `tls.trust` name files that the server may read")]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("{path}: {source}")]
     Unwritable { path: PathBuf, source: io::Error },
@@ -54,25 +59,44 @@ pub enum FileError {
 impl Source {
     /// Reads the identity, and makes what there is not.
     pub fn load(&self) -> Result<Identity, FileError> {
-        let (path, pair, mut trusted) = match &self.given {
+        let (path, pair, mut trusted, authority) = match &self.given {
             Some((certificate, key)) => {
                 let pair = Pair { certificate: read(certificate)?, key: Secret::new(read(key)?) };
-                (certificate.clone(), pair, String::new())
+                let authority = self.authority.as_ref().map(|path| read(path).map(|text| (path.clone(), text))).transpose()?;
+                (certificate.clone(), pair, String::new(), authority)
             }
             None => {
                 let authority = self.authority(today())?;
                 let server = self.server(&authority, today())?;
-                (self.folder.join("server.pem"), server, authority.certificate)
+                (
+                    self.folder.join("server.pem"),
+                    server,
+                    authority.certificate.clone(),
+                    Some((self.folder.join(AUTHORITY), authority.certificate)),
+                )
             }
         };
         if let Some(path) = &self.trust {
             trusted.push_str(&read(path)?);
         }
-        Identity::read(&pair.certificate, &pair.key, &trusted).map_err(|source| FileError::Unusable { path, source })
+        let identity = Identity::read(&pair.certificate, &pair.key, &trusted).map_err(|source| FileError::Unusable { path, source })?;
+        match authority {
+            Some((path, authority)) => identity.signed_by(&authority).map_err(|source| FileError::Unusable { path, source }),
+            None => Ok(identity),
+        }
+    }
+
+    /// The authority that phones are given, in PEM, as it is on disk. Makes nothing.
+    pub fn known_authority(&self) -> Option<String> {
+        let path = match &self.given {
+            Some(_) => self.authority.clone()?,
+            None => self.folder.join(AUTHORITY),
+        };
+        fs::read_to_string(path).ok()
     }
 
     fn authority(&self, today: Date) -> Result<Pair, FileError> {
-        let (certificate, key) = (self.folder.join("ca.pem"), self.folder.join("ca.key"));
+        let (certificate, key) = (self.folder.join(AUTHORITY), self.folder.join("ca.key"));
         if certificate.exists() || key.exists() {
             // Half of it is a fault to be mended by hand: phones trust the one that there was.
             return Ok(Pair { certificate: read(&certificate)?, key: Secret::new(read(&key)?) });

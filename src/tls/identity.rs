@@ -35,6 +35,7 @@ pub struct Tls {
     server: Arc<ServerConfig>,
     /// Who is believed.
     trusted: ArcSwap<RootCertStore>,
+    authority: ArcSwap<Option<Arc<str>>>,
 }
 
 #[derive(Debug)]
@@ -51,6 +52,8 @@ impl ResolvesServerCert for Shown {
 pub struct Identity {
     key: Arc<CertifiedKey>,
     trusted: Arc<RootCertStore>,
+    /// Whom phones must believe to believe us, in PEM; `None`: one that they know.
+    authority: Option<Arc<str>>,
 }
 
 impl Identity {
@@ -62,7 +65,15 @@ impl Identity {
         }
         let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes()).map_err(|_| TlsError::NoKey)?;
         let key = CertifiedKey::from_der(own, key, &provider()).map_err(TlsError::Unusable)?;
-        Ok(Self { key: Arc::new(key), trusted: Arc::new(roots(trusted)) })
+        Ok(Self { key: Arc::new(key), trusted: Arc::new(roots(trusted)), authority: None })
+    }
+
+    /// Signed by this authority, in PEM, which phones are to be given.
+    pub fn signed_by(self, authority: &str) -> Result<Self, TlsError> {
+        match certificates(authority).is_empty() {
+            true => Err(TlsError::NoCertificate),
+            false => Ok(Self { authority: Some(authority.into()), ..self }),
+        }
     }
 }
 
@@ -74,13 +85,15 @@ impl Tls {
             .map_err(TlsError::Unusable)?
             .with_no_client_auth()
             .with_cert_resolver(shown.clone());
-        Ok(Arc::new(Self { shown, server: Arc::new(server), trusted: ArcSwap::new(identity.trusted) }))
+        let authority = ArcSwap::from_pointee(identity.authority);
+        Ok(Arc::new(Self { shown, server: Arc::new(server), trusted: ArcSwap::new(identity.trusted), authority }))
     }
 
     /// For every handshake from now on.
     pub fn replace(&self, identity: Identity) {
         self.shown.0.store(identity.key);
         self.trusted.store(identity.trusted);
+        self.authority.store(Arc::new(identity.authority));
     }
 
     /// For handshakes with whoever comes.
@@ -88,10 +101,20 @@ impl Tls {
         self.server.clone()
     }
 
+    /// The authority that phones must be given, in PEM.
+    pub fn authority(&self) -> Option<Arc<str>> {
+        Option::clone(&self.authority.load())
+    }
+
     /// The authorities that far ends are believed by.
     pub fn trusted(&self) -> Arc<RootCertStore> {
         self.trusted.load_full()
     }
+}
+
+/// The first certificate in a text, in DER.
+pub fn der(pem: &str) -> Option<Vec<u8>> {
+    certificates(pem).first().map(|certificate| certificate.to_vec())
 }
 
 pub fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
@@ -119,6 +142,8 @@ mod tests {
         let (one, two) = (certificate::new_authority(today).unwrap(), certificate::new_authority(today).unwrap());
         assert!(Identity::read(&one.certificate, &one.key, &one.certificate).is_ok());
         assert!(matches!(Identity::read("", &one.key, ""), Err(TlsError::NoCertificate)));
+        let identity = Identity::read(&one.certificate, &one.key, "").unwrap();
+        assert!(matches!(identity.signed_by("nobody"), Err(TlsError::NoCertificate)));
         assert!(matches!(Identity::read(&one.certificate, &Secret::new(""), ""), Err(TlsError::NoKey)));
         assert!(matches!(Identity::read(&one.certificate, &two.key, ""), Err(TlsError::Unusable(_))));
     }

@@ -21,6 +21,8 @@ pub struct Settings {
     pub certificate: Option<PathBuf>,
     /// Its key in PEM, without a password.
     pub key: Option<PathBuf>,
+    /// The authority in PEM that signed `certificate`, where phones do not know it by themselves: they are given it as they are given ours.
+    pub authority: Option<PathBuf>,
     /// More authorities in PEM whose certificates we believe where we connect by TLS. Ours is believed anyway.
     pub trust: Option<PathBuf>,
 }
@@ -29,12 +31,17 @@ pub struct Settings {
 pub enum SettingsError {
     #[error("tls: `certificate` and `key` belong together: write both, or neither")]
     HalfPair,
+    #[error("tls.authority: it goes with a `certificate`: phones are given our own authority anyway")]
+    LonelyAuthority,
 }
 
 impl Settings {
     pub fn check(&self) -> Result<(), SettingsError> {
         if self.certificate.is_some() != self.key.is_some() {
             return Err(SettingsError::HalfPair);
+        }
+        if self.authority.is_some() && self.certificate.is_none() {
+            return Err(SettingsError::LonelyAuthority);
         }
         Ok(())
     }
@@ -43,7 +50,7 @@ impl Settings {
     /// one that we make ourselves.
     pub fn source(&self, folder: PathBuf, names: Vec<String>) -> Source {
         let given = self.certificate.clone().zip(self.key.clone());
-        Source { folder, given, trust: self.trust.clone(), names }
+        Source { folder, given, authority: self.authority.clone(), trust: self.trust.clone(), names }
     }
 }
 
@@ -55,5 +62,6 @@ mod tests {
     fn half_a_pair_is_a_fault() {
         assert!(Settings::default().check().is_ok());
         assert_eq!(Settings { key: Some("k".into()), ..Settings::default() }.check(), Err(SettingsError::HalfPair));
+        assert_eq!(Settings { authority: Some("a".into()), ..Settings::default() }.check(), Err(SettingsError::LonelyAuthority));
     }
 }
