@@ -170,6 +170,7 @@ impl Settings {
             .chain(tls.into_iter().flatten())
             .chain(others.into_iter().flatten())
             .chain(of_mail)
+            .chain(self.tls.makers.values_mut())
             .chain(self.voicemail.path.as_mut())
             .for_each(|path| *path = folder.join(&*path));
     }

@@ -113,7 +113,15 @@ impl Office {
 
     fn request(&self, door: Door, source: &str, path: &str) -> FileRequest {
         let local = "10.0.0.2:8080".parse().ok();
-        FileRequest { door, path: path.into(), source: source.parse().expect("address"), local, user_agent: None, held: None }
+        FileRequest {
+            door,
+            path: path.into(),
+            source: source.parse().expect("address"),
+            local,
+            user_agent: None,
+            held: None,
+            certified: None,
+        }
     }
 
     /// The text, or `None` for what looks like a missing file.

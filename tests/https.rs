@@ -1,6 +1,6 @@
 //! Files over HTTPS: curl and OpenSSL as phones that were given our authority, and as those that stall, or know it not.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use plugtone::{
     fileserver::http::Settings,
@@ -11,10 +11,14 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    process::{Child, Command},
     time::timeout,
 };
 
-use crate::doors::{Open, Shelf, curl, https_door, run, seen};
+use crate::{
+    call::free_port,
+    doors::{Open, Shelf, curl, https_door, run, seen},
+};
 
 /// The door, its authority's file for curl, and what shows another certificate.
 struct Files {
@@ -136,4 +140,151 @@ async fn who_stalls_in_the_handshake_is_cut_off_and_has_no_more_places_than_othe
         }
     };
     timeout(Duration::from_secs(10), served).await.expect("the places are free again");
+}
+
+/// A whole server that speaks nothing but HTTPS to phones, and leases nothing.
+struct Whole {
+    folder: TempDir,
+    at: String,
+    config: String,
+    _child: Child,
+}
+
+impl Whole {
+    async fn start(more: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (https, api) = (free_port(), free_port());
+        let text = format!(
+            "extensions: {{ range: 2041-2099 }}\ndirectory: {{ file: {{ path: users.yaml }} }}\ndhcp: {{ mode: off }}\ntftp: {{ enabled: false }}\n\
+             ftp: {{ enabled: false }}\nhttp: {{ listen: [], tls: ['127.0.0.1:{https}'] }}\nstore: {{ path: plugtone.db }}\n\
+             api: {{ listen: '127.0.0.1:{api}' }}\nsip: {{ udp: ['127.0.0.1:0'], tcp: [] }}\n{more}"
+        );
+        Self::serve(folder, &text, format!("127.0.0.1:{https}")).await
+    }
+
+    async fn serve(folder: TempDir, text: &str, at: String) -> Self {
+        let config = folder.path().join("plugtone.yaml");
+        std::fs::write(&config, text).expect("written");
+        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/demo/users.yaml"), folder.path().join("users.yaml"))
+            .expect("copied");
+        let config = config.display().to_string();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plugtone"));
+        command.args(["serve", "--config", &config]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let mut child = command.spawn().expect("started");
+        let up = async {
+            while TcpStream::connect(&at).await.is_err() {
+                assert!(child.try_wait().expect("asked").is_none(), "the server has ended");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), up).await.expect("it listens");
+        Self { folder, at, config, _child: child }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// The status that curl gets for a file, and the body.
+    async fn asks(&self, name: &str, more: &[&str]) -> (String, String) {
+        let (authority, url) = (self.path("tls/ca.pem"), format!("https://{}/{name}", self.at));
+        let body = self.path("body");
+        let _ = std::fs::remove_file(&body);
+        let output = curl(&[&["--cacert", &authority, "-o", &body, "-w", "%{http_code}", &url], more].concat()).await;
+        (seen(&output), std::fs::read(&body).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default())
+    }
+
+    async fn says(&self, arguments: &[&str]) -> String {
+        let arguments = [arguments, &["--config", &self.config]].concat();
+        seen(&run("plugtone", env!("CARGO_BIN_EXE_plugtone"), &arguments).await)
+    }
+}
+
+/// A certificate with its key, `name.pem` and `name.key`, that another signs, or itself.
+async fn certificate(folder: &Path, name: &str, subject: &str, signed_by: Option<&str>, days: &str) {
+    let file = |name: &str| folder.join(name).display().to_string();
+    let (key, csr, pem, extensions) = (file(&format!("{name}.key")), file("csr.pem"), file(&format!("{name}.pem")), file("extensions"));
+    let new_key = ["-newkey", "rsa:2048", "-nodes", "-keyout", &key, "-subj", subject];
+    let made = match signed_by {
+        None => run("openssl", "openssl", &[&["req", "-x509", "-days", days, "-out", &pem], &new_key[..]].concat()).await,
+        Some(authority) => {
+            std::fs::write(&extensions, "basicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth\n").expect("written");
+            run("openssl", "openssl", &[&["req", "-new", "-out", &csr], &new_key[..]].concat()).await;
+            let (ca, ca_key) = (file(&format!("{authority}.pem")), file(&format!("{authority}.key")));
+            let sign =
+                ["x509", "-req", "-in", &csr, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-days", days, "-extfile", &extensions];
+            run("openssl", "openssl", &[&sign[..], &["-out", &pem]].concat()).await
+        }
+    };
+    assert!(made.status.success(), "{}", seen(&made));
+}
+
+#[tokio::test]
+async fn a_phone_that_shows_its_makers_certificate_gets_its_file_and_no_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, subject, signed_by, days) in [
+        ("maker", "/O=Maker/CN=Maker Root", None, "2"),
+        ("stranger", "/O=Maker/CN=Maker Root", None, "2"),
+        ("phone", "/O=Maker/CN=001565aabbcc", Some("maker"), "2"),
+        ("old", "/O=Maker/CN=001565aabbcc", Some("maker"), "-1"),
+        ("forged", "/O=Maker/CN=001565aabbcc", Some("stranger"), "2"),
+        ("poly", "/O=Maker/CN=64167faabbcc", Some("maker"), "2"),
+    ] {
+        certificate(folder.path(), name, subject, signed_by, days).await;
+    }
+    let makers = folder.path().join("makers");
+    std::fs::create_dir(&makers).expect("made");
+    std::fs::copy(folder.path().join("maker.pem"), makers.join("root.crt")).expect("copied");
+    let setting = format!("tls: {{ makers: {{ yealink: {} }} }}\n", makers.display());
+    let server = Whole::start(&setting).await;
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let asks = async |name: &str, shows: Option<&str>, more: &[&str]| {
+        let (pem, key) = shows.map(|shows| (file(&format!("{shows}.pem")), file(&format!("{shows}.key")))).unzip();
+        let shown = pem.iter().zip(&key).flat_map(|(pem, key)| ["--cert", pem, "--key", key]);
+        server.asks(name, &shown.chain(more.iter().copied()).collect::<Vec<_>>()).await
+    };
+    const OWN: &str = "001565aabbcc.cfg";
+    for (story, name, shows, status) in [
+        ("its own file", OWN, Some("phone"), "200"),
+        ("without a certificate", OWN, None, "404"),
+        ("another phone's file", "001565aabbcd.cfg", Some("phone"), "404"),
+        ("a certificate that has expired", OWN, Some("old"), "404"),
+        ("a certificate of somebody who calls himself the maker", OWN, Some("forged"), "404"),
+        ("and what everybody may have", "y000000000066.cfg", Some("forged"), "200"),
+        ("a phone of another make, by this maker's word", "64167faabbcc-user.cfg", Some("poly"), "404"),
+    ] {
+        assert_eq!(asks(name, shows, &[]).await.0, status, "{story}");
+    }
+    let (status, body) = asks(OWN, Some("phone"), &["--tls-max", "1.2"]).await;
+    assert!(status == "200" && body.contains("account.1.auth_name = 001565aabbcc-1"), "{status}: {body}");
+
+    // Without the maker's authority it proves nothing any more.
+    let without = std::fs::read_to_string(&server.config).expect("there").replace(&setting, "");
+    std::fs::write(&server.config, without).expect("written");
+    let said = server.says(&["reload"]).await;
+    assert!(said.contains("certificates"), "{said}");
+    assert_eq!(asks(OWN, Some("phone"), &[]).await.0, "404");
+    // And a make that is none is a fault.
+    let wrong = std::fs::read_to_string(&server.config).expect("there") + &setting.replace("yealink", "yealnk");
+    std::fs::write(&server.config, wrong).expect("written");
+    let said = server.says(&["check"]).await;
+    assert!(said.contains("tls.makers: there is no family 'yealnk'"), "{said}");
+}
+
+#[tokio::test]
+async fn everybody_can_fetch_the_authority_and_phones_are_sent_to_it() {
+    let server = Whole::start("").await;
+    let ours = std::fs::read_to_string(server.path("tls/ca.pem")).expect("made");
+    assert_eq!(server.asks("ca.crt", &[]).await, ("200".into(), ours.clone()));
+    let (status, common) = server.asks("y000000000066.cfg", &[]).await;
+    assert!(status == "200" && common.contains(&format!("static.trusted_certificates.url = https://{}/ca.crt", server.at)), "{common}");
+    // The same in DER, as OpenSSL reads it.
+    let der = server.path("ca.der");
+    let (authority, url) = (server.path("tls/ca.pem"), format!("https://{}/ca.der", server.at));
+    assert!(curl(&["--fail", "--cacert", &authority, "-o", &der, &url]).await.status.success());
+    let read = run("openssl", "openssl", &["x509", "-inform", "DER", "-in", &der]).await;
+    assert_eq!(String::from_utf8_lossy(&read.stdout).trim(), ours.trim());
+    // What a phone gets is also what an admin is shown beforehand.
+    let shown = server.says(&["render", "--mac", "64:16:7f:aa:bb:cc"]).await;
+    assert!(shown.contains("device.sec.TLS.customCaCert1=\"-----BEGIN CERTIFICATE-----&#10;"), "{shown}");
 }

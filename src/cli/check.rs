@@ -77,7 +77,17 @@ impl Check {
 pub fn beyond(file: &str, settings: &Settings) -> Vec<Fault> {
     let mut faults = Vec::new();
     match crate::template::read(settings.templates.path.as_deref()) {
-        Ok(sources) => faults.extend(TemplateSet::load(&sources).err().unwrap_or_default()),
+        Ok(sources) => match TemplateSet::load(&sources) {
+            Ok(set) => {
+                let known = || set.families().map(|family| &*family.id).collect::<Vec<_>>().join(", ");
+                let strange = settings.tls.makers.keys().filter(|name| set.family(name).is_none());
+                let fault = |name: &String| {
+                    Fault::in_file(file, format!("tls.makers: there is no family '{name}'")).hint(format!("there are {}", known()))
+                };
+                faults.extend(strange.map(fault));
+            }
+            Err(more) => faults.extend(more),
+        },
         Err(more) => faults.extend(more.0),
     }
     match loader::load_all(&settings.ivr) {

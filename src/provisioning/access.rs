@@ -1,4 +1,5 @@
-//! Who may read a phone's file: whoever holds the lease of its MAC, or its key in the URL, or claimed it in an open window.
+//! Who may read a phone's file: whoever holds the lease of its MAC, its maker's certificate, or its key in the URL, or claimed it in an
+//! open window.
 //!
 //! The rule of design: files carry passwords, and names can be guessed (16.7 million MACs for each maker's prefix). So a
 //! refusal looks like a missing file, and only the event tells the two apart. Loopback is no exception, and neither is an
@@ -20,6 +21,8 @@ pub struct Evidence {
     pub contested: bool,
     /// The phone whose file is wanted holds another address of ours.
     pub elsewhere: bool,
+    /// It has shown its maker's certificate, with the MAC of the phone whose file is wanted.
+    pub certified: bool,
     /// The key in the URL, checked: `Some(true)` fits the phone whose file is wanted.
     pub token: Option<bool>,
     pub window: Window,
@@ -40,6 +43,8 @@ pub enum Window {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
     Lease,
+    /// The maker's.
+    Certificate,
     Token,
     OpenWindow,
 }
@@ -61,6 +66,10 @@ pub enum Refusal {
 
 /// May this reader have the file of `mac`?
 pub fn may_read(mac: MacAddr, evidence: &Evidence) -> Result<Proof, Refusal> {
+    // Who is at two ports is told apart by it, too.
+    if evidence.certified {
+        return Ok(Proof::Certificate);
+    }
     if evidence.token == Some(true) {
         return Ok(Proof::Token);
     }
@@ -141,6 +150,12 @@ mod tests {
             ("its key behind another's address", Evidence { token: Some(true), holder: Some(OTHER), ..none.clone() }, Ok(Proof::Token)),
             ("a wrong key", Evidence { token: Some(false), window: Window::Open, ..none.clone() }, Err(Refusal::WrongToken)),
             ("a wrong key and its lease", Evidence { token: Some(false), holder: Some(MAC), ..none.clone() }, Ok(Proof::Lease)),
+            ("its maker's certificate", Evidence { certified: true, ..none.clone() }, Ok(Proof::Certificate)),
+            (
+                "its maker's certificate, behind another's address",
+                Evidence { certified: true, holder: Some(OTHER), ..none.clone() },
+                Ok(Proof::Certificate),
+            ),
             ("a window", Evidence { window: Window::Open, ..none.clone() }, Ok(Proof::OpenWindow)),
             ("a window, leased elsewhere", Evidence { window: Window::Open, elsewhere: true, ..none.clone() }, Err(Refusal::NoLease)),
             ("a window, claimed", Evidence { window: Window::Taken, ..none }, Err(Refusal::Claimed)),

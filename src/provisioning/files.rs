@@ -264,6 +264,7 @@ impl Inner {
                 path: &request.path,
                 source,
                 user_agent: request.user_agent.as_deref(),
+                certified: request.certified.as_ref(),
                 holding: holding.as_ref(),
                 leased: &|mac| self.neighbours.leases.is_leased(mac, now),
                 window: &|source, mac| self.window(now, source, mac),

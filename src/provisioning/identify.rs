@@ -79,6 +79,8 @@ pub struct Clues<'a> {
     /// Whom the address is leased to, by us and now.
     pub holder: Option<MacAddr>,
     pub holder_family: Option<&'a str>,
+    /// Whose maker's certificate was shown.
+    pub certified: Option<MacAddr>,
 }
 
 /// The phone that asks, as far as it can be told.
@@ -114,7 +116,7 @@ pub fn identify(set: &TemplateSet, asked: &Asked, clues: &Clues<'_>) -> (Peer, W
             families.push(family.to_owned());
         }
     };
-    let token_mac = asked.token.as_ref().map(|token| token.mac);
+    let token_mac = asked.token.as_ref().map(|token| token.mac).or(clues.certified);
     let in_path = MacAddr::find_in(&asked.path);
     let known_mac = in_path.or(token_mac).or(clues.holder).or(agent.as_ref().and_then(|agent| agent.mac));
     likely(known_mac.and_then(|mac| set.forced(mac)).map(|forced| forced.family).as_deref());
@@ -251,7 +253,7 @@ mod tests {
         let set = set();
         let strange: MacAddr = STRANGE.parse().unwrap();
         let family = |path: &str, user_agent: Option<&str>, stored: Option<&str>, holder_family: Option<&str>| {
-            let clues = Clues { user_agent, holder: holder_family.map(|_| strange), holder_family };
+            let clues = Clues { user_agent, holder: holder_family.map(|_| strange), holder_family, certified: None };
             let (peer, _) = identify(&set, &Asked::parse(path).unwrap(), &clues);
             locate(&set, path, stored, &peer).map(|file| file.family)
         };

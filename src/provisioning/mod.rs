@@ -41,7 +41,10 @@ use std::net::{IpAddr, SocketAddr};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::model::{MacAddr, event::Door};
+use crate::{
+    model::{MacAddr, event::Door},
+    tls::Certified,
+};
 
 /// A file that somebody asks for, in the words that all doors share.
 #[derive(Clone, Debug)]
@@ -55,6 +58,8 @@ pub struct FileRequest {
     pub user_agent: Option<String>,
     /// The ETags of what it holds already, as `If-None-Match` lists them, where its door has such a thing.
     pub held: Option<String>,
+    /// Which phone has shown its maker's certificate to its door.
+    pub certified: Option<Certified>,
 }
 
 impl FileRequest {
@@ -115,6 +120,7 @@ mod tests {
             local: None,
             user_agent: None,
             held: held.map(str::to_owned),
+            certified: None,
         };
         for (value, held) in
             [("\"abc\"", true), ("W/\"abc\"", true), ("\"x\", \"abc\"", true), ("*", true), ("\"abd\"", false), ("abc", false)]

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     model::MacAddr,
     template::{FileRef, TemplateSet},
+    tls::Certified,
 };
 
 /// What our own DHCP server knows of an address.
@@ -33,6 +34,8 @@ pub struct Asking<'a> {
     pub path: &'a str,
     pub source: IpAddr,
     pub user_agent: Option<&'a str>,
+    /// Who has shown its maker's certificate.
+    pub certified: Option<&'a Certified>,
     /// Who holds the source address.
     pub holding: Option<&'a Holding>,
     /// Does a phone hold an address of ours?
@@ -87,6 +90,7 @@ pub fn decide(set: &TemplateSet, keys: &dyn Keys, asking: &Asking<'_>) -> Verdic
         user_agent: asking.user_agent,
         holder: asking.holding.map(|holding| holding.mac),
         holder_family: asking.holding.and_then(|holding| holding.family.as_deref()),
+        certified: asking.certified.map(|certified| certified.mac),
     };
     let (peer, wanted) = identify(set, &asked, &clues);
     let path = asked.path;
@@ -98,7 +102,11 @@ pub fn decide(set: &TemplateSet, keys: &dyn Keys, asking: &Asking<'_>) -> Verdic
                 let right = keys.url_token(mac);
                 token.mac == mac && bool::from(token.key.as_bytes().ct_eq(right.expose().as_bytes()))
             });
+            // A maker says nothing about phones of another's.
+            let make = set.forced(mac).map(|forced| forced.family).or_else(|| set.recognise_mac(mac).map(str::to_owned));
+            let of_its_maker = |certified: &Certified| certified.mac == mac && make.as_ref().is_none_or(|make| *make == certified.family);
             let evidence = Evidence {
+                certified: asking.certified.is_some_and(of_its_maker),
                 holder: clues.holder,
                 contested: asking.holding.is_some_and(|holding| holding.contested),
                 elsewhere: (asking.leased)(mac),
@@ -151,6 +159,7 @@ mod tests {
             path,
             source: "10.0.0.7".parse().unwrap(),
             user_agent: None,
+            certified: None,
             holding: holding.as_ref(),
             leased: &|_| false,
             window: &|_, _| Window::Closed,

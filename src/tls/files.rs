@@ -5,7 +5,7 @@
 //! here (`certificate.rs`).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     io::Write,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -20,6 +20,7 @@ use jiff::civil::Date;
 use super::{
     certificate::{self, CertificateError, Pair},
     identity::{Identity, Tls, TlsError},
+    makers::Makers,
 };
 use crate::model::Secret;
 
@@ -40,13 +41,17 @@ pub struct Source {
     pub authority: Option<PathBuf>,
     /// More authorities that far ends are believed by when we connect.
     pub trust: Option<PathBuf>,
+    /// Authorities of makers, by family: files or folders.
+    pub makers: BTreeMap<String, PathBuf>,
     /// The names that phones know us by, beside the host's own and its addresses.
     pub names: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    #[error("{path}: {source}; `tls.certificate`, `tls.key`, `tls.authority` and `tls.trust` name files that the server may read")]
+    #[error(
+        "{path}: {source}; `tls.certificate`, `tls.key`, `tls.authority`, `tls.trust` and `tls.makers` name files that the server may read"
+    )]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("{path}: {source}")]
     Unwritable { path: PathBuf, source: io::Error },
@@ -80,10 +85,19 @@ impl Source {
             trusted.push_str(&read(path)?);
         }
         let identity = Identity::read(&pair.certificate, &pair.key, &trusted).map_err(|source| FileError::Unusable { path, source })?;
+        let identity = identity.with_makers(self.makers()?);
         match authority {
             Some((path, authority)) => identity.signed_by(&authority).map_err(|source| FileError::Unusable { path, source }),
             None => Ok(identity),
         }
+    }
+
+    fn makers(&self) -> Result<Makers, FileError> {
+        let mut makers = Makers::default();
+        for (family, path) in &self.makers {
+            makers.add(family, &read_all(path)?).map_err(|source| FileError::Unusable { path: path.clone(), source })?;
+        }
+        Ok(makers)
     }
 
     /// The authority that phones are given, in PEM, as it is on disk. Makes nothing.
@@ -190,6 +204,23 @@ fn today() -> Date {
 
 fn read(path: &Path) -> Result<String, FileError> {
     fs::read_to_string(path).map_err(|source| FileError::Unreadable { path: path.to_owned(), source })
+}
+
+/// A file, or all of a folder's that end as certificates in PEM do.
+fn read_all(path: &Path) -> Result<String, FileError> {
+    if !path.is_dir() {
+        return read(path);
+    }
+    let unreadable = |source| FileError::Unreadable { path: path.to_owned(), source };
+    let mut text = String::new();
+    for entry in fs::read_dir(path).map_err(unreadable)? {
+        let file = entry.map_err(unreadable)?.path();
+        if file.extension().is_some_and(|end| ["pem", "crt", "cer"].iter().any(|known| end.eq_ignore_ascii_case(known))) {
+            text += &read(&file)?;
+            text.push('\n');
+        }
+    }
+    Ok(text)
 }
 
 /// Whole or not at all, and for the owner only.

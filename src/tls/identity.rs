@@ -10,11 +10,12 @@ use arc_swap::ArcSwap;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 
+use super::makers::{Asking, Certified, Makers};
 use crate::model::Secret;
 
 /// Why texts make no identity. The caller says which files they came from.
@@ -33,6 +34,9 @@ pub enum TlsError {
 pub struct Tls {
     shown: Arc<Shown>,
     server: Arc<ServerConfig>,
+    /// The same, and phones are asked for their makers' certificates.
+    of_phones: Arc<ServerConfig>,
+    makers: Arc<ArcSwap<Makers>>,
     /// Who is believed.
     trusted: ArcSwap<RootCertStore>,
     authority: ArcSwap<Option<Arc<str>>>,
@@ -54,6 +58,7 @@ pub struct Identity {
     trusted: Arc<RootCertStore>,
     /// Whom phones must believe to believe us, in PEM; `None`: one that they know.
     authority: Option<Arc<str>>,
+    makers: Makers,
 }
 
 impl Identity {
@@ -65,7 +70,12 @@ impl Identity {
         }
         let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes()).map_err(|_| TlsError::NoKey)?;
         let key = CertifiedKey::from_der(own, key, &provider()).map_err(TlsError::Unusable)?;
-        Ok(Self { key: Arc::new(key), trusted: Arc::new(roots(trusted)), authority: None })
+        Ok(Self { key: Arc::new(key), trusted: Arc::new(roots(trusted)), authority: None, makers: Makers::default() })
+    }
+
+    /// Phones may prove themselves by certificates of these.
+    pub fn with_makers(self, makers: Makers) -> Self {
+        Self { makers, ..self }
     }
 
     /// Signed by this authority, in PEM, which phones are to be given.
@@ -80,13 +90,13 @@ impl Identity {
 impl Tls {
     pub fn new(identity: Identity) -> Result<Arc<Self>, TlsError> {
         let shown = Arc::new(Shown(ArcSwap::new(identity.key)));
-        let server = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Unusable)?
-            .with_no_client_auth()
-            .with_cert_resolver(shown.clone());
+        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(TlsError::Unusable)?;
+        let makers = Arc::new(ArcSwap::from_pointee(identity.makers));
+        let server = builder.clone().with_no_client_auth().with_cert_resolver(shown.clone());
+        let of_phones = builder.with_client_cert_verifier(Arc::new(Asking(makers.clone()))).with_cert_resolver(shown.clone());
         let authority = ArcSwap::from_pointee(identity.authority);
-        Ok(Arc::new(Self { shown, server: Arc::new(server), trusted: ArcSwap::new(identity.trusted), authority }))
+        let trusted = ArcSwap::new(identity.trusted);
+        Ok(Arc::new(Self { shown, server: Arc::new(server), of_phones: Arc::new(of_phones), makers, trusted, authority }))
     }
 
     /// For every handshake from now on.
@@ -94,11 +104,22 @@ impl Tls {
         self.shown.0.store(identity.key);
         self.trusted.store(identity.trusted);
         self.authority.store(Arc::new(identity.authority));
+        self.makers.store(Arc::new(identity.makers));
     }
 
     /// For handshakes with whoever comes.
     pub fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
+    }
+
+    /// For handshakes with phones that fetch their files: they may show their makers' certificates.
+    pub fn of_phones(&self) -> Arc<ServerConfig> {
+        self.of_phones.clone()
+    }
+
+    /// Which phone has shown this, its own certificate first.
+    pub fn certified(&self, shown: &[CertificateDer<'_>]) -> Option<Certified> {
+        self.makers.load().whose(shown, UnixTime::now())
     }
 
     /// The authority that phones must be given, in PEM.

@@ -1,17 +1,19 @@
 //! Who this server is to those who speak TLS to it, by SIP or by HTTPS: one certificate for all doors, and the authority behind it.
 //!
-//! [`certificate`] and [`identity`] are pure; `files.rs` keeps what they make, and renews it. Not here: sockets.
+//! [`certificate`], [`identity`] and [`makers`] are pure; `files.rs` keeps what they make, and renews it. Not here: sockets.
 
 pub mod certificate;
 pub mod files;
 pub mod identity;
+pub mod makers;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use files::{Certificates, Source};
 pub use identity::{Identity, Tls, TlsError};
+pub use makers::Certified;
 
 /// TLS: who the server is to phones and trunks, for `sip.tls`, `sip.wss` and `http.tls`. All is read again at a reload; calls go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -25,6 +27,9 @@ pub struct Settings {
     pub authority: Option<PathBuf>,
     /// More authorities in PEM whose certificates we believe where we connect by TLS. Ours is believed anyway.
     pub trust: Option<PathBuf>,
+    /// Makers' authorities, each by the name of its family of templates: a file in PEM, or a folder of such. A phone that shows a
+    /// certificate of its maker's with its MAC in it, by HTTPS, may have its files wherever it is.
+    pub makers: BTreeMap<String, PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +55,7 @@ impl Settings {
     /// one that we make ourselves.
     pub fn source(&self, folder: PathBuf, names: Vec<String>) -> Source {
         let given = self.certificate.clone().zip(self.key.clone());
-        Source { folder, given, authority: self.authority.clone(), trust: self.trust.clone(), names }
+        Source { folder, given, authority: self.authority.clone(), trust: self.trust.clone(), makers: self.makers.clone(), names }
     }
 }
 

@@ -295,7 +295,15 @@ impl Connection {
     }
 
     fn request(&self, path: String) -> FileRequest {
-        FileRequest { door: Door::Ftp, path, source: self.peer.ip().to_canonical(), local: Some(self.local), user_agent: None, held: None }
+        FileRequest {
+            door: Door::Ftp,
+            path,
+            source: self.peer.ip().to_canonical(),
+            local: Some(self.local),
+            user_agent: None,
+            held: None,
+            certified: None,
+        }
     }
 
     async fn find(&mut self, path: String) -> Option<ServedFile> {

@@ -1,7 +1,8 @@
 //! The loop that serves a router: accepts, shakes hands where there is TLS, limits, times out, ends in order. HTTP/1.1 and 1.0, which is
 //! what phones speak.
 //!
-//! A request finds out who asks by the extension [`Peer`] (or axum's `ConnectInfo<SocketAddr>`).
+//! A request finds out who asks by the extension [`Peer`] (or axum's `ConnectInfo<SocketAddr>`), and by
+//! [`Certified`] which phone it is where it has shown its maker's certificate.
 //! Slow clients are cut off in each direction: a handshake or a head that trickles (slow-loris) and idle connections by a
 //! time-out, an answer that nobody takes by [`Timed`]; bodies that trickle by whoever reads them.
 
@@ -34,7 +35,7 @@ use crate::{
         Error,
         limits::{LogBudget, Slot, Slots},
     },
-    tls::Tls,
+    tls::{Certified, Tls},
 };
 
 /// How long open connections may finish what they do once the server stops.
@@ -149,14 +150,17 @@ async fn welcome(
     let _ = stream.set_nodelay(true);
     let peer = Peer { remote, local, secure: tls.is_some() };
     let stream = Timed::new(stream, limits.stall_timeout);
-    let Some(tls) = tls else { return connection(stream, peer, app, limits, shutdown).await };
-    let handshake = tokio::time::timeout(limits.header_timeout, TlsAcceptor::from(tls.server()).accept(stream));
+    let Some(tls) = tls else { return connection(stream, peer, None, app, limits, shutdown).await };
+    let handshake = tokio::time::timeout(limits.header_timeout, TlsAcceptor::from(tls.of_phones()).accept(stream));
     let shaken = tokio::select! {
         shaken = handshake => shaken,
         () = shutdown.cancelled() => return,
     };
     match shaken {
-        Ok(Ok(stream)) => connection(stream, peer, app, limits, shutdown).await,
+        Ok(Ok(stream)) => {
+            let certified = stream.get_ref().1.peer_certificates().and_then(|shown| tls.certified(shown));
+            connection(stream, peer, certified, app, limits, shutdown).await;
+        }
         Ok(Err(error)) => {
             metrics::counter!("plugtone_http_handshakes_failed_total").increment(1);
             if LOG.allows(Instant::now()) {
@@ -180,7 +184,7 @@ fn is_distrust(error: &io::Error) -> bool {
 }
 
 /// The requests of one client, one after the other.
-async fn connection<S>(stream: S, peer: Peer, app: Router, limits: Limits, shutdown: CancellationToken)
+async fn connection<S>(stream: S, peer: Peer, certified: Option<Certified>, app: Router, limits: Limits, shutdown: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -188,6 +192,9 @@ where
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
+        if let Some(certified) = &certified {
+            request.extensions_mut().insert(certified.clone());
+        }
         request.extensions_mut().insert(ConnectInfo(peer.remote));
         hyper::service::Service::call(&service, request)
     });

@@ -166,6 +166,7 @@ impl Listener {
                 local: Some(arrived.local),
                 user_agent: request.agent.clone(),
                 held: None,
+                certified: None,
             },
             request,
             peer: arrived.peer,
