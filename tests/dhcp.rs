@@ -16,6 +16,7 @@ use plugtone::{
         Class, ClientFacts, Error, LeaseView, OptionValue, Settings,
         client::{LoopbackClient, load},
         client_core::{ClientConfig, ClientEvent, Lease},
+        options::{self, Head},
         socket::{Running as Server, serve},
     },
     model::{Event, Events, LeaseState, MacAddr, Timestamp},
@@ -359,6 +360,39 @@ fn an_address_in_use_is_neither_offered_nor_kept() {
     let address = phone.hears("bound").get("ip").cloned();
     assert_eq!(address.as_deref(), Some("10.77.0.101"));
     assert_eq!(office.told(|event| matches!(event, Event::LeaseDeclined { address, .. } if address.to_string() == "10.77.0.100")), 1);
+}
+
+/// Somebody on the phone's own network writes the phone's MAC into a RELEASE and a DECLINE.
+#[test]
+fn who_speaks_in_a_phones_name_does_not_take_its_address() {
+    let (network, office) = (lan(), Arc::new(Office::new()));
+    let _server = office.host(&network, &LAN.replace("conflict_check: false", "conflict_check: true"));
+    let mac: MacAddr = "00:15:65:00:00:01".parse().unwrap();
+    let phone = Client::new("phone", &mac.to_string(), &network);
+    let _udhcpc = phone.udhcpc(&[]);
+    let address: Ipv4Addr = phone.hears("bound")["ip"].parse().unwrap();
+
+    let rogue = Client::new("rogue", "02:00:00:00:00:66", &network);
+    rogue.namespace.ip("addr add 10.77.0.66/24 dev eth0");
+    rogue.namespace.ip("route add default dev eth0");
+    let server = Ipv4Addr::new(10, 77, 0, 1);
+    let says = move || {
+        let socket = std::net::UdpSocket::bind("10.77.0.66:68").expect("a socket");
+        socket.set_broadcast(true).expect("broadcasts");
+        let us = (54, server.octets().to_vec());
+        let release = Head { ciaddr: address, ..Head::request(1, mac) };
+        let release = options::encode(&release, &[(53, vec![7]), us.clone()], 0);
+        let decline = options::encode(&Head::request(2, mac), &[(53, vec![4]), us, (50, address.octets().to_vec())], 0);
+        socket.send_to(&release.bytes, (server, 67)).expect("sent");
+        socket.send_to(&decline.bytes, (Ipv4Addr::BROADCAST, 67)).expect("sent");
+    };
+    rogue.namespace.enter(says).join().expect("it says so");
+    // The next address is asked for by ARP as long as the phone was, and later: then it is decided.
+    let other = Client::new("other", "00:15:65:00:00:02", &network);
+    let _other = other.udhcpc(&[]);
+    assert_ne!(other.hears("bound")["ip"], address.to_string());
+    assert_eq!(office.holder(&address.to_string()), Some(mac), "it has its address");
+    assert_eq!(office.told(|event| matches!(event, Event::LeaseReleased { .. } | Event::LeaseDeclined { .. })), 0);
 }
 
 #[test]

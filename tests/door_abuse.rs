@@ -15,7 +15,7 @@
 //! | many ranges make many copies of a file | `http_ranges_cost_no_more_than_the_file` | `fileserver/http/range.rs` |
 //! | a DHCP packet kills the server, or leases an address twice | `dhcp::mutations_…` | `dhcp/server/tests.rs`, `fuzz/`, target `dhcp` |
 //! | forged MACs take every address, or the place of known phones | `dhcp::forged_macs_…` | `dhcp/limit.rs` |
-//! | somebody gives back or spoils another's address | `dhcp::nobody_gives_back_…` | `dhcp/server/tests.rs` |
+//! | somebody gives back or spoils another's address | `dhcp::nobody_gives_back_…` | `dhcp/server/tests.rs`; in the phone's own name: `dhcp::who_speaks_in_a_phones_name_…` |
 
 mod dhcp;
 

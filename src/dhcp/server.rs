@@ -126,11 +126,20 @@ struct Pending {
     event: Event,
 }
 
+/// A question to the network by ARP: who has this address?
 #[derive(Debug)]
 struct Probe {
     ask: Ask,
     until: Timestamp,
-    tries: u32,
+    about: About,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum About {
+    /// It is to be offered; so many before it were in use.
+    Offer { tries: u32 },
+    /// Its holder is said to have found it in use by another.
+    Decline,
 }
 
 pub struct Server {
@@ -217,8 +226,10 @@ impl Server {
 
     pub fn handle_timeout(&mut self, now: Timestamp) {
         while let Some((_, address)) = self.probe_ends.first().copied().filter(|(at, _)| *at <= now) {
-            if let Some(probe) = self.end_probe(address) {
-                self.send_offer(now, &probe.ask, address);
+            match self.end_probe(address) {
+                Some(Probe { ask, about: About::Offer { .. }, .. }) => self.send_offer(now, &ask, address),
+                Some(Probe { ask, about: About::Decline, .. }) => self.give_up(now, ask, address),
+                None => {}
             }
         }
         while let Some(lease) = self.table.pop_ended(now) {
@@ -262,7 +273,7 @@ impl Server {
         match kind {
             MessageType::Discover => self.discover(now, ask, 0),
             MessageType::Request => self.request(now, &ask),
-            MessageType::Decline => self.decline(now, &ask),
+            MessageType::Decline => self.decline(now, ask),
             MessageType::Release => self.release(now, &ask),
             MessageType::Inform => self.inform(now, &ask),
             _ => {}
@@ -271,10 +282,18 @@ impl Server {
 
     /// Somebody answered to ARP for an address under probe. The client itself may.
     pub fn handle_probe(&mut self, now: Timestamp, address: Ipv4Addr, answered: MacAddr) {
-        if self.probes.get(&address).is_none_or(|probe| probe.ask.mac == answered) {
+        let Some((about, itself)) = self.probes.get(&address).map(|probe| (probe.about, probe.ask.mac == answered)) else { return };
+        if itself && about != About::Decline {
             return;
         }
-        let Some(Probe { ask, tries, .. }) = self.end_probe(address) else { return };
+        let Some(Probe { ask, .. }) = self.end_probe(address) else { return };
+        let About::Offer { tries } = about else {
+            // Who has found its address in use does not use it.
+            return match itself {
+                true => self.ignore(now, "decline_forged", "a DECLINE in the name of a phone that answers on its address"),
+                false => self.give_up(now, ask, address),
+            };
+        };
         tracing::warn!(mac = %ask.mac, %address, held_by = %answered, "address is in use by a device that we did not lease it to: left alone for {} s", self.config.quarantine_secs);
         self.table.withdraw(address);
         self.quarantine(now, &ask, answered, address);
@@ -422,7 +441,7 @@ impl Server {
                 self.lapse_at.get_or_insert(now.plus_secs(1));
                 self.actions.push_back(Action::Probe { link: ask.link, address });
                 self.probe_ends.insert((until, address));
-                self.probes.insert(address, Probe { ask, until, tries });
+                self.probes.insert(address, Probe { ask, until, about: About::Offer { tries } });
             }
             _ => self.send_offer(now, &ask, address),
         }
@@ -577,16 +596,39 @@ impl Server {
         self.tell(Event::LeaseRefused { mac: ask.mac, address: Some(address.into()), reason: reason.into() });
     }
 
-    fn decline(&mut self, now: Timestamp, ask: &Ask) {
+    fn decline(&mut self, now: Timestamp, ask: Ask) {
         let Some(address) = ask.packet.options.address(code::REQUESTED_ADDRESS) else { return };
         let offered = self.table.offer_to(&ask.client, ask.subnet, now) == Some(address);
         let leased = self.table.lease(address).is_some_and(|lease| is_alive(lease, now) && ClientKey::of(lease) == ask.client);
-        if !(offered || leased) || !self.is_for_us(ask) {
+        if !(offered || leased) || !self.is_for_us(&ask) {
             return self.ignore(now, "decline", "a DECLINE of an address that the client does not hold");
         }
+        if self.table.lease(address).is_some_and(|lease| leased && is_from_elsewhere(&ask, lease)) {
+            return self.ignore(now, "decline_forged", "a DECLINE through another switch port than the lease");
+        }
+        match self.config.conflict_wait_ms {
+            // Anybody can say it in a phone's name: the phone is asked.
+            Some(wait_ms) if leased && ask.relay().is_none() => {
+                if self.probes.len() < MOST_PROBES && !self.probes.contains_key(&address) {
+                    let until = Timestamp(now.0 + i64::from(wait_ms));
+                    self.actions.push_back(Action::Probe { link: ask.link, address });
+                    self.probe_ends.insert((until, address));
+                    self.probes.insert(address, Probe { ask, until, about: About::Decline });
+                }
+            }
+            _ => self.give_up(now, ask, address),
+        }
+    }
+
+    /// The client says that its address is in use by another, and nothing speaks against it.
+    fn give_up(&mut self, now: Timestamp, ask: Ask, address: Ipv4Addr) {
         tracing::warn!(mac = %ask.mac, %address, "DECLINE: the client found its address in use; look for a device with a fixed address in the range");
         self.table.withdraw(address);
-        self.quarantine(now, ask, ask.mac, address);
+        self.quarantine(now, &ask, ask.mac, address);
+        // It has asked anew meanwhile.
+        if ask.packet.message_type() == Some(MessageType::Discover) {
+            self.discover(now, ask, 1);
+        }
     }
 
     fn quarantine(&mut self, now: Timestamp, ask: &Ask, holder: MacAddr, address: Ipv4Addr) {
@@ -610,6 +652,11 @@ impl Server {
         let address = ask.packet.head.ciaddr;
         let held = self.table.lease(address).filter(|lease| is_alive(lease, now) && ClientKey::of(lease) == ask.client);
         let Some(lease) = held.filter(|_| self.is_for_us(ask)).cloned() else { return };
+        // The holder gives it back from it (RFC 2131 §4.4.6), and through its own port.
+        let from_it = self.config.loopback || ask.relay().is_some() || *ask.source.ip() == address;
+        if !from_it || is_from_elsewhere(ask, &lease) {
+            return self.ignore(now, "release_forged", "a RELEASE of an address from another address or switch port than its own");
+        }
         tracing::info!(mac = %ask.mac, %address, "RELEASE");
         self.view.hide(address);
         let event = Event::LeaseReleased { mac: lease.mac, address: address.into() };
@@ -775,6 +822,12 @@ enum Verdict {
     Grant,
     Refuse(&'static str),
     Silence,
+}
+
+/// Option 82 tells another switch port than that of the lease. What else relays write there may change from message to message.
+fn is_from_elsewhere(ask: &Ask, lease: &LeaseRecord) -> bool {
+    let (Some(here), Some(there)) = (ask.packet.options.get(code::RELAY_INFO), lease.relay_info.as_deref()) else { return false };
+    [1, 2].iter().any(|part| sub_option(here, *part) != sub_option(there, *part))
 }
 
 /// Those that ask for something; who gives back may always do so.

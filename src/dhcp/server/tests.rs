@@ -78,8 +78,15 @@ impl Msg {
         self
     }
 
+    /// To us alone, and from the address that it has.
     fn unicast(mut self) -> Self {
         self.destination = SERVER;
+        self.source.set_ip(self.head.ciaddr);
+        self
+    }
+
+    fn from(mut self, address: &str) -> Self {
+        self.source.set_ip(ip(address));
         self
     }
 }
@@ -397,11 +404,55 @@ fn an_ack_waits_for_the_disk() {
 }
 
 #[test]
+fn a_lease_is_given_up_through_its_own_switch_port_only() {
+    let port = |msg: Msg, port: u8| msg.relayed().with(82, &[1, 1, port, 2, 2, 7, 7]);
+    for kind in [MessageType::Release, MessageType::Decline] {
+        let mut lab = Lab::new(OFFICE);
+        let address = lab.lease_by(1, |msg| port(msg, 4)).to_string();
+        let gives_up = |at: u8| {
+            let told = msg(kind, 1).chose(SERVER);
+            port(if kind == MessageType::Release { told.ciaddr(&address) } else { told.wish(&address) }, at)
+        };
+        lab.silent(gives_up(5));
+        assert_eq!(lab.view.len(), 1, "{kind:?} from the port beside it");
+        lab.silent(gives_up(4));
+        assert_eq!(lab.view.len(), 0, "{kind:?}");
+    }
+}
+
+/// Nobody may know who sent a DECLINE; but whoever says that its address is in use by another does not use it.
+#[test]
+fn a_phone_that_answers_on_its_address_has_not_declined_it() {
+    let declined = |answer: Option<u8>| {
+        let mut lab = Lab::new(&OFFICE.replace("conflict_check: false", "conflict_wait_ms: 500"));
+        lab.silent(msg(MessageType::Discover, 1));
+        lab.sleep(1);
+        let address = lab.probes[0];
+        lab.one(msg(MessageType::Request, 1).wish(&address.to_string()).chose(SERVER));
+        lab.silent(msg(MessageType::Decline, 1).wish(&address.to_string()).chose(SERVER));
+        assert_eq!((lab.probes.len(), lab.view.len()), (2, 1), "asked, and not yet believed");
+        if let Some(answer) = answer {
+            lab.server.handle_probe(lab.now, address, mac(answer));
+            lab.drain();
+        }
+        lab.sleep(1);
+        lab.disk[&address].state
+    };
+    for (answer, state) in [(Some(1), LeaseState::Active), (Some(9), LeaseState::Declined), (None, LeaseState::Declined)] {
+        assert_eq!(declined(answer), state, "{answer:?} answers");
+    }
+}
+
+#[test]
 fn addresses_are_given_back_and_declined() {
     let mut lab = Lab::new(OFFICE);
     assert_eq!(lab.lease(1), ip("10.0.0.10"));
     lab.silent(msg(MessageType::Release, 2).ciaddr("10.0.0.10").unicast());
     assert_eq!(lab.view.len(), 1, "only its holder gives it back");
+    for elsewhere in ["10.0.0.66", "0.0.0.0", "192.168.1.1"] {
+        lab.silent(msg(MessageType::Release, 1).ciaddr("10.0.0.10").unicast().from(elsewhere));
+        assert_eq!(lab.view.len(), 1, "in its name, but from {elsewhere}");
+    }
     lab.silent(msg(MessageType::Release, 1).ciaddr("10.0.0.10").unicast());
     assert_eq!((lab.view.len(), lab.disk[&ip("10.0.0.10")].state), (0, LeaseState::Released));
     assert_eq!(lab.lease(2), ip("10.0.0.11"), "it is kept for its holder while others are free");
