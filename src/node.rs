@@ -741,7 +741,7 @@ impl call::Office for Office {
 async fn carry_out(mut orders: mpsc::Receiver<Output>, calls: call::Handle, onboarding: Onboarding, store: Arc<dyn Store>) {
     while let Some(order) = orders.recv().await {
         match order {
-            Output::DropContacts { mac, keep_generation } => calls.drop_contacts(mac, keep_generation).await,
+            Output::DropContacts { mac, keep_generation, keep_lines } => calls.drop_contacts(mac, keep_generation, keep_lines).await,
             Output::Reload(reload) => {
                 // What the last owner changed on the phone would win over the new files.
                 if let Err(error) = store.remove_uploads(reload.mac).await {

@@ -355,7 +355,7 @@ async fn a_phone_registers_and_is_still_known_after_a_restart() {
     let contacts = again.running.handle.contacts().await;
     assert_eq!(contacts.iter().map(|c| (c.user.as_str(), c.generation)).collect::<Vec<_>>(), [("2041", 1)]);
     // A new binding makes the old contact worthless.
-    again.running.handle.drop_contacts(mac(1), 2).await;
+    again.running.handle.drop_contacts(mac(1), 2, vec![]).await;
     assert!(again.running.handle.contacts().await.is_empty());
 }
 

@@ -146,7 +146,7 @@ impl Office {
     }
 
     fn secret(&self, mac: MacAddr) -> String {
-        self.onboarding.identities().lines(mac)[0].secret.expose().to_owned()
+        self.onboarding.identities().lines(mac).1[0].secret.expose().to_owned()
     }
 
     /// What was told about files since the last question.

@@ -124,7 +124,7 @@ impl Life {
         }
         match self.state {
             // By the IVR in `authenticating`; by an admin, perhaps before the phone is unpacked, in the others. A second
-            // line, or another owner, where there was one: every secret of the device is new, so all lines reload.
+            // line, or another owner, where there was one: there is a new file, with a new secret of that line.
             Unknown | Provisional | Authenticating | Bound | Reloading | InService => {
                 Self { generation, ..self }.to(Bound, &[Effect::DropContacts, Effect::Reload])
             }

@@ -101,8 +101,8 @@ impl Watching {
     }
 
     /// The binding of a device has ended: it watches no more with the secrets of before.
-    pub fn drop_generation_below(&mut self, mac: MacAddr, generation: Generation) {
-        self.subscriptions.drop_generation_below(mac, generation);
+    pub fn drop_generation_below(&mut self, mac: MacAddr, generation: Generation, keep: &[LineNumber]) {
+        self.subscriptions.drop_generation_below(mac, generation, keep);
     }
 
     /// `true`: that is new.

@@ -430,9 +430,9 @@ impl Engine {
             Command::Pardon { source, answer } => {
                 let _ = answer.send(self.guard.pardon(source));
             }
-            Command::DropContacts { mac, keep_generation } => {
-                self.ground.registrar.drop_generation_below(mac, keep_generation);
-                self.watching.drop_generation_below(mac, keep_generation);
+            Command::DropContacts { mac, keep_generation, keep_lines } => {
+                self.ground.registrar.drop_generation_below(mac, keep_generation, &keep_lines);
+                self.watching.drop_generation_below(mac, keep_generation, &keep_lines);
             }
             Command::Messages { of, answer } => {
                 let _ = answer.send(match of {

@@ -124,7 +124,8 @@ impl Wanted {
         // Who is in it does not matter here.
         let contacts = settings.provisioning.phone_book.enabled.then(|| Contacts::new(std::iter::empty()));
         let (mut known, mut address) = (Known { contacts, ..Known::default() }, None);
-        let mut owners: Vec<_> = self.extension.iter().map(|extension| (1, extension.clone(), format!("Extension {extension}"))).collect();
+        let mut owners: Vec<_> =
+            self.extension.iter().map(|extension| (1, extension.clone(), format!("Extension {extension}"), 0)).collect();
         if owners.is_empty() && !self.unbound && settings.store.path.exists() {
             let store = Sqlite::open(&settings.store.path)?;
             if let Some(device) = store.device(mac).await? {
@@ -134,14 +135,14 @@ impl Wanted {
             let bindings: Vec<_> = store.bindings().await?.into_iter().filter(|binding| binding.mac == mac).collect();
             let first = bindings.iter().find(|binding| binding.line == 1);
             known.user_id = first.map(|binding| binding.user_id.clone());
-            owners = bindings.into_iter().map(|binding| (binding.line, binding.extension, binding.display_name)).collect();
+            owners = bindings.into_iter().map(|held| (held.line, held.extension, held.display_name, held.generation)).collect();
             store.close().await;
         }
-        let owned = owners.into_iter().map(|(number, extension, name)| Line {
+        let owned = owners.into_iter().map(|(number, extension, name, generation)| Line {
             number,
             user: extension.to_string(),
             auth_user: auth_user(mac, number),
-            secret: key.sip_secret(mac, number, known.generation),
+            secret: key.sip_secret(mac, number, generation),
             display_name: name,
             label: Some(extension.to_string()),
             extension: Some(extension),

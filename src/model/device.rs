@@ -31,7 +31,7 @@ pub struct DeviceRecord {
     pub model: Option<String>,
     pub firmware: Option<String>,
     pub state: DeviceState,
-    /// Of line 1. Counts up at each bind and unbind.
+    /// Counts up at each bind and unbind of any line.
     pub generation: Generation,
     /// [`DeviceRecord::NEVER`]: it was written down before it came.
     pub first_seen: Timestamp,

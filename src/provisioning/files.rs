@@ -689,7 +689,7 @@ impl Devices for Onboarding {
 
     async fn known(&self, mac: MacAddr) -> Known {
         let (record, bindings) = self.standing(mac).await.ok().flatten().unzip();
-        let identities = self.identities().lines(mac);
+        let (generation, identities) = self.identities().lines(mac);
         let line = |identity: Identity| Line {
             number: identity.line,
             user: identity.user,
@@ -704,7 +704,7 @@ impl Devices for Onboarding {
             model: record.as_ref().and_then(|record| record.model.clone()),
             inventory: record.map(|record| record.inventory).unwrap_or_default(),
             // With the secrets that are in the file, not with those of a moment later.
-            generation: identities.first().map_or(0, |identity| identity.generation),
+            generation,
             lines: identities.into_iter().map(line).collect(),
             contacts: None,
             user_id: bindings.into_iter().flatten().find(|binding| binding.line == 1).map(|binding| binding.user_id),

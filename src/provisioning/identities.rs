@@ -69,6 +69,8 @@ struct Entry {
 
 #[derive(Clone)]
 struct Owner {
+    /// Since when it is theirs: what becomes of the device's other lines does not change their secret.
+    generation: Generation,
     extension: Extension,
     display_name: String,
 }
@@ -93,7 +95,7 @@ impl Identities {
     fn identity_in(&self, now: &Snapshot, mac: MacAddr, line: LineNumber) -> Identity {
         let entry = now.devices.get(&mac);
         let owner = entry.and_then(|entry| entry.lines.get(&line));
-        let generation = entry.map_or(0, |entry| entry.generation);
+        let generation = owner.map(|owner| owner.generation).or(entry.map(|entry| entry.generation)).unwrap_or(0);
         Identity {
             mac,
             line,
@@ -106,14 +108,15 @@ impl Identities {
         }
     }
 
-    /// The first line of a device and all that have an owner, all of one generation.
-    pub fn lines(&self, mac: MacAddr) -> Vec<Identity> {
+    /// The first line of a device and all that have an owner, and the generation of the file that has them.
+    pub fn lines(&self, mac: MacAddr) -> (Generation, Vec<Identity>) {
         let now = self.now.load();
+        let generation = now.devices.get(&mac).map_or(0, |entry| entry.generation);
         let further = now.devices.get(&mac).into_iter().flat_map(|entry| entry.lines.keys().copied()).filter(|line| *line != 1);
-        std::iter::once(1).chain(further).map(|line| self.identity_in(&now, mac, line)).collect()
+        (generation, std::iter::once(1).chain(further).map(|line| self.identity_in(&now, mac, line)).collect())
     }
 
-    /// The generation of the device's secrets; 0 for one that was never bound.
+    /// The generation of the device, which counts up with each change of an owner; 0 for one that was never bound.
     pub fn generation(&self, mac: MacAddr) -> Generation {
         self.now.load().devices.get(&mac).map_or(0, |entry| entry.generation)
     }
@@ -207,7 +210,8 @@ impl Snapshot {
         }
         let mut entry = Entry { generation, lines: BTreeMap::new() };
         for (line, binding) in bindings {
-            let owner = Owner { extension: binding.extension.clone(), display_name: binding.display_name.clone() };
+            let (generation, extension) = (binding.generation, binding.extension.clone());
+            let owner = Owner { generation, extension, display_name: binding.display_name.clone() };
             self.extensions.entry(owner.extension.clone()).or_default().push((mac, *line));
             entry.lines.insert(*line, Box::new(owner));
         }
@@ -296,7 +300,7 @@ mod tests {
         let other = provisional_user(OTHER, 1);
         assert!([provisional_user(MAC, 1), port.user].iter().all(|user| *user != other));
         identities.update([(MAC, 1, &bound(MAC, 2, "2042"))].into_iter());
-        let lines: Vec<_> = identities.lines(MAC).into_iter().map(|line| (line.line, line.user)).collect();
+        let lines: Vec<_> = identities.lines(MAC).1.into_iter().map(|line| (line.line, line.user)).collect();
         assert_eq!(lines, [(1, "new001565aabbcc".to_owned()), (2, "2042".to_owned())]);
     }
 }

@@ -121,10 +121,12 @@ impl From<&sip::Contact> for Registration {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     Reload(Reload),
-    /// Forget the device's contacts, but those that registered with this generation.
+    /// Forget the device's contacts, but those that registered with this generation, or on one of these lines.
     DropContacts {
         mac: MacAddr,
         keep_generation: Generation,
+        /// Lines whose owner has not changed: their secrets are alive.
+        keep_lines: Vec<LineNumber>,
     },
 }
 
@@ -137,6 +139,8 @@ pub enum Action {
     DropContacts {
         mac: MacAddr,
         keep_generation: Generation,
+        /// Lines whose owner has not changed: their secrets are alive.
+        keep_lines: Vec<LineNumber>,
     },
 }
 
@@ -176,11 +180,13 @@ pub(super) struct Device {
     /// Legs of calls that end at it, also where somebody else called.
     pub(super) legs: Vec<(CallId, u32)>,
     standing: Standing,
-    /// Lines registered with the present generation.
+    /// Lines registered with the secret that they have now.
     registered: BTreeSet<LineNumber>,
     /// The last contact, of whatever generation.
     pub(super) contact: Option<Contact>,
-    /// The generation that the phone has shown to hold.
+    /// Of the secret that it was made with.
+    contact_generation: Option<Generation>,
+    /// The generation of the file that the phone has shown to hold.
     pub(super) holds: Option<Generation>,
     pub(super) reload: Option<Run>,
     heard: Heard,
@@ -215,10 +221,11 @@ impl Core {
             let Some(device) = self.devices.get_mut(&contact.mac) else { continue };
             device.holds = Some(contact.generation);
             // One of an earlier generation is where the phone is told to reload, but it is not registered.
-            if contact.generation == device.record.generation && contact.expires > now.wall {
+            if contact.generation == device.generation_of(contact.line) && contact.expires > now.wall {
                 device.registered.insert(contact.line);
             }
             if let Ok(flow) = contact.flow.parse() {
+                device.contact_generation = Some(contact.generation);
                 device.contact = Some(Contact { line: contact.line, user: contact.user, uri: contact.uri, flow });
             }
         }
@@ -348,20 +355,27 @@ impl Core {
         self.handle_sighting(now, Sighting { address: Some(source), phone: true, ..Sighting::of(mac) });
         let Some(device) = self.devices.get_mut(&mac) else { return };
         let duplicate = device.heard.registers(now.instant, registration.contact.line, &registration.call_id, source);
-        if registration.generation == device.record.generation {
+        let (present, mut shown) = (device.record.generation, registration.generation);
+        if registration.generation == device.generation_of(registration.contact.line) {
+            // A line whose owner has not changed shows nothing of the new file by itself.
+            if device.holds == Some(present) {
+                shown = present;
+            } else {
+                device.holds = Some(shown);
+            }
             device.registered.insert(registration.contact.line);
             device.contact = Some(registration.contact);
-            device.holds = Some(registration.generation);
+            device.contact_generation = Some(registration.generation);
             device.standing.registered_at = Some(now.wall);
         }
         self.tell_duplicate(mac, duplicate, "both register by turns");
-        self.apply(now, mac, Fact::Registered { generation: registration.generation });
+        self.apply(now, mac, Fact::Registered { generation: shown });
     }
 
     /// A registration of `generation` was withdrawn or ran out, and the line has no other.
     pub fn handle_unregistered(&mut self, now: Now, mac: MacAddr, line: LineNumber, generation: Generation) {
         let Some(device) = self.devices.get_mut(&mac) else { return };
-        if generation != device.record.generation {
+        if generation != device.generation_of(line) {
             return;
         }
         device.registered.remove(&line);
@@ -558,7 +572,6 @@ impl Core {
         if step.life != before {
             device.record.state = step.life.state;
             device.record.generation = step.life.generation;
-            device.bindings.values_mut().for_each(|binding| binding.generation = step.life.generation);
             self.dirty.insert(mac);
         }
         if step.life.state != before.state {
@@ -585,8 +598,10 @@ impl Core {
 
     fn drop_contacts(&mut self, mac: MacAddr) {
         let Some(device) = self.devices.get_mut(&mac) else { return };
-        device.registered.clear();
-        self.actions.push_back(Action::DropContacts { mac, keep_generation: device.record.generation });
+        let keep_generation = device.record.generation;
+        let keep_lines: Vec<_> = device.unchanged().collect();
+        device.registered.retain(|line| keep_lines.contains(line));
+        self.actions.push_back(Action::DropContacts { mac, keep_generation, keep_lines });
     }
 }
 
@@ -608,9 +623,34 @@ impl Device {
             standing: Standing::default(),
             registered: BTreeSet::new(),
             contact: None,
+            contact_generation: None,
             holds: None,
             reload: None,
             heard: Heard::default(),
+        }
+    }
+
+    /// Of the secret of a line: since its owner has it, or since any line had another.
+    pub(super) fn generation_of(&self, line: LineNumber) -> Generation {
+        self.bindings.get(&line).map_or(self.record.generation, |binding| binding.generation)
+    }
+
+    /// Lines that are whose they were before the present generation.
+    fn unchanged(&self) -> impl Iterator<Item = LineNumber> {
+        self.bindings.values().filter(|binding| binding.generation < self.record.generation).map(|binding| binding.line)
+    }
+
+    /// The phone goes on with the accounts that it has: nothing was given anew, and one of them is registered.
+    pub(super) fn goes_on(&self) -> bool {
+        self.unchanged().count() == self.bindings.len() && self.unchanged().any(|line| self.registered.contains(&line))
+    }
+
+    /// Of the secret that the phone has for a line, as far as it has shown.
+    pub(super) fn held(&self, line: LineNumber) -> Generation {
+        let present = self.record.generation;
+        match self.holds {
+            Some(holds) if holds == present => self.generation_of(line),
+            holds => self.contact_generation.or(holds).unwrap_or(present.saturating_sub(1)),
         }
     }
 

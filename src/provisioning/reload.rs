@@ -1,7 +1,8 @@
 //! Makes a phone fetch its files again: one way after the other, never during a call, until it has come back. Pure.
 //!
 //! calls end → settle → NOTIFY (the family's events, one after the other) → the phone's own polling → overdue, and again
-//! after a while. Fetching its file at any point moves the phone on to *taken*; registering with the new secret ends it.
+//! after a while. Fetching its file at any point moves the phone on to *taken*; registering with the new
+//! secret ends it, or where only a line went and others stay as they are, that file.
 //! The part of [`Core`] that `onboarding.rs` calls when a device must reload, or shows that it does. Not here: sending.
 
 use std::{
@@ -92,7 +93,7 @@ pub struct Order {
     pub contact: Option<Contact>,
     pub address: Option<Ipv4Addr>,
     pub line: LineNumber,
-    /// The generation that the phone is thought to hold.
+    /// The generation of the line's secret that the phone is thought to hold.
     pub holds: Generation,
 }
 
@@ -215,6 +216,8 @@ impl Core {
         let settings = self.config.reload.clone();
         let Some(device) = self.devices.get_mut(&mac) else { return };
         let busy = device.is_busy();
+        let line = device.contact.as_ref().map_or(1, |contact| contact.line);
+        let holds = device.held(line);
         let Some(run) = device.reload.as_mut() else { return };
         if busy {
             self.wait_for(mac, Step::Idle, now.instant + Duration::from_secs(settings.hold_secs));
@@ -241,8 +244,8 @@ impl Core {
             notify_event: notify_event.clone(),
             contact: device.contact.clone(),
             address: device.record.address,
-            line: device.contact.as_ref().map_or(1, |contact| contact.line),
-            holds: device.holds.unwrap_or(generation.saturating_sub(1)),
+            line,
+            holds,
         };
         let attempt = run.attempt;
         self.actions.push_back(Action::Tell(Event::ReloadRequested { mac, notify_event, attempt }));
@@ -279,10 +282,13 @@ impl Core {
         if run.step == Step::Register {
             return;
         }
-        let proven = run.proof == Proof::File;
+        let (proven, goes_on, generation) = (run.proof == Proof::File, device.goes_on(), device.record.generation);
         self.actions.push_back(Action::Tell(Event::ReloadTaken { mac }));
         if proven {
             self.end_reload(mac);
+        } else if goes_on {
+            // A phone does not register again for an account that it has.
+            self.apply(now, mac, Fact::Registered { generation });
         } else {
             self.wait_for(mac, Step::Register, deadline);
         }

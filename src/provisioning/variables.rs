@@ -55,7 +55,7 @@ impl Default for Endpoints {
 pub struct Known {
     pub family: Option<FamilyName>,
     pub model: Option<String>,
-    /// Of its secrets.
+    /// Of its file, and of the secrets of lines without owner.
     pub generation: Generation,
     /// Never empty for a phone that may have a file: the first line is there from the beginning. Further ones are here once somebody
     /// owns them; those to sign in at are added where the templates are known.

@@ -515,8 +515,8 @@ impl Service {
                     metrics::counter!("plugtone_onboarding_dropped_total", "what" => "reload").increment(1);
                 }
                 Action::Reload(order) => self.waiting.push_back(Output::Reload(self.with_credentials(order))),
-                Action::DropContacts { mac, keep_generation } => {
-                    self.waiting.push_back(Output::DropContacts { mac, keep_generation });
+                Action::DropContacts { mac, keep_generation, keep_lines } => {
+                    self.waiting.push_back(Output::DropContacts { mac, keep_generation, keep_lines });
                 }
             }
         }

@@ -318,8 +318,9 @@ impl Registrar {
     }
 
     /// Forgets what the device registered with secrets that are dead. Send it its check-sync first: see [`Self::contacts_of`].
-    pub fn drop_generation_below(&mut self, mac: MacAddr, generation: Generation) -> usize {
-        let old: Vec<_> = self.ids_of(mac, |contact| contact.generation < generation);
+    /// Those of the lines in `keep` are alive.
+    pub fn drop_generation_below(&mut self, mac: MacAddr, generation: Generation, keep: &[LineNumber]) -> usize {
+        let old: Vec<_> = self.ids_of(mac, |contact| contact.generation < generation && !keep.contains(&contact.line));
         for id in &old {
             if let Some(contact) = self.take(*id) {
                 self.actions.push_back(Action::Outdated { contact });
@@ -780,7 +781,7 @@ mod tests {
         bed.register(0, &new, "Contact: <sip:new@10.0.0.5>;expires=60\r\n");
         bed.register(0, &account(2, "2042", 1), "Contact: <sip:2042@10.0.0.6>;expires=100\r\n");
         bed.changes();
-        assert_eq!(bed.registrar.drop_generation_below(bound.mac, 1), 0);
+        assert_eq!(bed.registrar.drop_generation_below(bound.mac, 1, &[]), 0);
         // Bound meanwhile: the same line of the same device, so the provisional contact goes when the new one comes.
         bed.register(30, &bound, "Contact: <sip:2041@10.0.0.5>;expires=600\r\n");
         assert_eq!(bed.changes(), ["-sip:new@10.0.0.5", "+sip:2041@10.0.0.5"]);
@@ -790,7 +791,8 @@ mod tests {
         assert_eq!(bed.registrar.len(), 2);
         bed.registrar.handle_timeout(bed.at(100));
         assert_eq!(bed.changes(), ["-sip:2042@10.0.0.6"]);
-        assert_eq!(bed.registrar.drop_generation_below(bound.mac, 3), 1);
+        assert_eq!(bed.registrar.drop_generation_below(bound.mac, 3, &[1]), 0, "another line has changed hands");
+        assert_eq!(bed.registrar.drop_generation_below(bound.mac, 3, &[2]), 1);
         assert_eq!(bed.changes(), ["~sip:2041@10.0.0.5"]);
     }
 

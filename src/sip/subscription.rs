@@ -355,8 +355,9 @@ impl Subscriptions {
     }
 
     /// Ends what the device watched with secrets that are dead.
-    pub fn drop_generation_below(&mut self, mac: MacAddr, generation: Generation) {
-        for id in self.ids_of(mac, |s| s.watcher.generation < generation) {
+    /// Those of the lines in `keep` are alive.
+    pub fn drop_generation_below(&mut self, mac: MacAddr, generation: Generation, keep: &[LineNumber]) {
+        for id in self.ids_of(mac, |s| s.watcher.generation < generation && !keep.contains(&s.watcher.line)) {
             self.end(id, Reason::Rejected);
         }
     }
@@ -967,7 +968,7 @@ mod tests {
         }
         assert_eq!(bed.kept.len(), 4);
         bed.told();
-        bed.subscriptions.drop_generation_below(watcher(1).mac, 2);
+        bed.subscriptions.drop_generation_below(watcher(1).mac, 2, &[]);
         bed.settle();
         assert_eq!(bed.told().iter().filter(|(_, state, _)| state == "terminated;reason=rejected").count(), 2);
         assert_eq!(bed.subscriptions.len(), 2);

@@ -253,9 +253,8 @@ pub trait Store: Send + Sync + 'static {
     /// All or none, in one commit.
     async fn save_devices(&self, devices: Vec<DeviceRecord>) -> Result<()>;
     async fn bindings(&self) -> Result<Vec<BindingRecord>>;
-    /// Stores the device and its binding, and ends the bindings in `instead`, all or nothing. What else is bound on the
-    /// device takes its generation. [`Error::ExtensionTaken`] when the extension is another user's, or has
-    /// `devices_per_extension` devices already.
+    /// Stores the device and its binding, and ends the bindings in `instead`, all or nothing.
+    /// [`Error::ExtensionTaken`] when the extension is another user's, or has `devices_per_extension` devices already.
     async fn bind(
         &self,
         device: DeviceRecord,
@@ -263,7 +262,7 @@ pub trait Store: Send + Sync + 'static {
         instead: Vec<(DeviceRecord, LineNumber)>,
         devices_per_extension: u8,
     ) -> Result<()>;
-    /// Stores the device and ends its line's binding, all or nothing; other lines of it take the device's generation.
+    /// Stores the device and ends its line's binding, all or nothing.
     async fn unbind(&self, device: DeviceRecord, line: LineNumber) -> Result<()>;
     /// Stores these devices, each with its bindings and no others, all or nothing. [`Error::ExtensionTaken`] as for [`Self::bind`].
     async fn rearrange(&self, devices: Vec<(DeviceRecord, Vec<BindingRecord>)>, devices_per_extension: u8) -> Result<()>;
@@ -285,7 +284,7 @@ pub trait Store: Send + Sync + 'static {
 
     // --- contacts, written behind
     async fn contacts(&self) -> Result<Vec<ContactRecord>>;
-    /// Removes contacts, then saves others, all in one commit. What is saved takes the device's contacts of
+    /// Removes contacts, then saves others, all in one commit. What is saved takes its line's contacts of
     /// earlier generations with it.
     async fn write_contacts(&self, gone: Vec<ContactKey>, saved: Vec<ContactRecord>) -> Result<()>;
 

@@ -14,8 +14,8 @@ use super::{
     SubscriptionRecord, TokenRecord, VoiceMail, VoiceMessage,
 };
 use crate::model::{
-    BindingRecord, DeviceRecord, DeviceState, Event, Extension, Generation, Inventory, LeaseRecord, LeaseState, LineNumber, MacAddr,
-    Recorded, Timestamp,
+    BindingRecord, DeviceRecord, DeviceState, Event, Extension, Inventory, LeaseRecord, LeaseState, LineNumber, MacAddr, Recorded,
+    Timestamp,
 };
 
 /// An idempotency key is remembered for a day: longer than any client repeats.
@@ -199,8 +199,7 @@ pub(super) fn bind(
     }
     save_device(db, device)?;
     run(db, "free the line", "DELETE FROM bindings WHERE mac = ?1 AND line = ?2", params![binding.mac.to_string(), binding.line])?;
-    insert_binding(db, binding, devices_per_extension)?;
-    lift_generation(db, device.mac, device.generation)
+    insert_binding(db, binding, devices_per_extension)
 }
 
 pub(super) fn rearrange(db: &Connection, devices: &[(DeviceRecord, Vec<BindingRecord>)], devices_per_extension: u8) -> Result<()> {
@@ -237,13 +236,7 @@ fn insert_binding(db: &Connection, binding: &BindingRecord, devices_per_extensio
 
 pub(super) fn unbind(db: &Connection, device: &DeviceRecord, line: LineNumber) -> Result<()> {
     save_device(db, device)?;
-    run(db, "end a binding", "DELETE FROM bindings WHERE mac = ?1 AND line = ?2", params![device.mac.to_string(), line])?;
-    lift_generation(db, device.mac, device.generation)
-}
-
-/// All lines of a device are of its one generation: one file carries them all.
-fn lift_generation(db: &Connection, mac: MacAddr, generation: Generation) -> Result<()> {
-    run(db, "count the generation", "UPDATE bindings SET generation = ?2 WHERE mac = ?1", params![mac.to_string(), generation]).map(drop)
+    run(db, "end a binding", "DELETE FROM bindings WHERE mac = ?1 AND line = ?2", params![device.mac.to_string(), line]).map(drop)
 }
 
 fn free_slot(db: &Connection, extension: &Extension, devices_per_extension: u8) -> Result<u8> {
@@ -416,9 +409,9 @@ pub(super) fn contacts(db: &Connection) -> rusqlite::Result<Vec<ContactRecord>> 
 
 pub(super) fn save_contact(db: &Connection, contact: &ContactRecord) -> Result<()> {
     let what = "save a contact";
-    // One file carries all lines: a line that is back with a newer secret shows that the others' are of the past.
-    let past = params![contact.mac.to_string(), contact.generation];
-    run(db, what, "DELETE FROM contacts WHERE mac = ?1 AND generation < ?2", past)?;
+    // A line that is back with a newer secret has lost the one before.
+    let past = params![contact.mac.to_string(), contact.line, contact.generation];
+    run(db, what, "DELETE FROM contacts WHERE mac = ?1 AND line = ?2 AND generation < ?3", past)?;
     run(
         db,
         what,

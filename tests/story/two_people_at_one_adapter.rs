@@ -39,6 +39,7 @@ async fn each_signs_in_at_a_port_and_they_call_each_other() {
     let files = office.files_of(mac).await.concat();
     assert!(files.contains("2041") && files.contains("2042"), "{files}");
 
+    let his = office.node.onboarding().identities().identity(mac, 2).secret;
     // Ada goes. Her port is to be signed in at again, and Alan's is as it was.
     office.node.onboarding().unbind(mac, 1, "she has moved").await.expect("she had it");
     tokio::join!(async { adas.until_registered_as(&new).await.expect("her port is nobody's") }, async {
@@ -51,6 +52,7 @@ async fn each_signs_in_at_a_port_and_they_call_each_other() {
     adas.sign_in_at_once("0", "1003", "1906", "2043").await.expect("Grace takes her place");
     alans.until_registered_as("2042").await.expect("his is his");
     talk(&mut alans, &mut adas, "2043").await;
+    assert_eq!(office.node.onboarding().identities().identity(mac, 2).secret, his, "whatever became of the port beside his");
     office.node.stop().await;
 }
 

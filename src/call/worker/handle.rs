@@ -20,7 +20,7 @@ use crate::{
     },
     features::{Change, Wishes, book},
     media::{MediaEvent, SessionId},
-    model::{CallId, Generation, MacAddr},
+    model::{CallId, Generation, LineNumber, MacAddr},
     routing::hours::Switch as Night,
     sip::{
         capture::{Captured, Kept},
@@ -145,6 +145,7 @@ pub(super) enum Command {
     DropContacts {
         mac: MacAddr,
         keep_generation: Generation,
+        keep_lines: Vec<LineNumber>,
     },
     Reload {
         config: Box<Config>,
@@ -250,9 +251,9 @@ impl Handle {
         self.ask(|answer| Command::Notify { order: Box::new(order), answer }).await.unwrap_or(notify::Outcome::Unreachable)
     }
 
-    /// Forgets the device's contacts but those of this generation and later.
-    pub async fn drop_contacts(&self, mac: MacAddr, keep_generation: Generation) {
-        let _ = self.commands.send(Command::DropContacts { mac, keep_generation }).await;
+    /// Forgets the device's contacts but those of this generation and later, and those of these lines.
+    pub async fn drop_contacts(&self, mac: MacAddr, keep_generation: Generation, keep_lines: Vec<LineNumber>) {
+        let _ = self.commands.send(Command::DropContacts { mac, keep_generation, keep_lines }).await;
     }
 
     /// New rules for new calls.

@@ -122,7 +122,7 @@ impl<'a> Draft<'a> {
         self.given.insert((mac, line));
     }
 
-    /// What it comes to: devices that are not as they were. All secrets of one whose owners change are new.
+    /// What it comes to: devices that are not as they were. The secrets of lines whose owners change are new.
     pub fn finish(self) -> Vec<Standing> {
         let core = self.core;
         let as_they_will_be = self.touched.into_values().filter_map(|mut standing| {
@@ -132,7 +132,10 @@ impl<'a> Draft<'a> {
                 let generation = standing.device.generation + 1;
                 standing.device = after(standing.device, owners_changed(generation, &standing.bindings));
                 standing.device.generation = generation;
-                standing.bindings.values_mut().for_each(|binding| binding.generation = generation);
+                let stays = |binding: &BindingRecord| {
+                    before.and_then(|device| device.bindings.get(&binding.line)).is_some_and(|held| **held == *binding)
+                };
+                standing.bindings.values_mut().filter(|binding| !stays(binding)).for_each(|binding| binding.generation = generation);
             }
             let same = before.is_some_and(|before| before.record == standing.device && before.bindings == standing.bindings);
             (!same).then_some(standing)
