@@ -319,7 +319,7 @@ impl Node {
 
         // --- addresses: last, as a phone that has one comes for everything else
         let duid = key.server_duid();
-        let classes = Arc::new(PhoneClasses::new(templates.clone(), settings.provisioning.clone(), endpoints, key));
+        let classes = Arc::new(PhoneClasses::new(templates.clone(), settings.provisioning.clone(), endpoints, identities));
         if settings.provisioning.pnp {
             let mut seed = [0; 32];
             getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("the system gives no random numbers: {error}"))?;

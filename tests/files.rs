@@ -279,12 +279,49 @@ async fn a_key_in_the_url_proves_a_phone_behind_nat() {
     let office = Office::open(Settings { url_tokens: true, ..Default::default() }).await;
     let url = office.files.token_url(YEALINK);
     let path = url.strip_prefix("http://127.0.0.1:8080/").expect("our own address");
-    assert!(path.contains(office.key.url_token(YEALINK).expose()));
+    assert!(path.contains(office.key.url_token(YEALINK, 0).expose()));
     let file = office.get("192.0.2.77", &format!("{path}/001565aabbcc.cfg")).await.expect("with its key");
     assert!(file.contains(&format!("static.auto_provision.server.url = http://10.0.0.2:8080/{path}")), "and keeps it: {file}");
     assert_eq!(office.get("192.0.2.77", &format!("{path}/64167faabbcc-user.cfg")).await, None, "for another phone");
     assert_eq!(office.get("192.0.2.77", &format!("{path}x/001565aabbcc.cfg")).await, None, "wrong");
     assert!(office.get("192.0.2.77", &format!("{path}/000000000000.cfg")).await.is_some(), "common files too");
+}
+
+#[tokio::test]
+async fn a_key_that_somebody_noted_does_not_open_the_next_owners_file() {
+    let office = Office::open(Settings { url_tokens: true, ..Default::default() }).await;
+    let url = || office.files.token_url(YEALINK).strip_prefix("http://127.0.0.1:8080/").expect("our own address").to_owned();
+    let own = async |source: &str, key: &str| office.get(source, &format!("{key}/001565aabbcc.cfg")).await;
+    const DESK: &str = "192.0.2.77";
+    let mut keys = vec![url()];
+    own(DESK, &keys[0]).await.expect("typed in");
+    for owner in ["Ann", "Bob"] {
+        office.bind(YEALINK, owner).await;
+        // The phone was told to reload, and has the key that it had.
+        let file = own(DESK, keys.last().expect("one")).await.expect("its file");
+        keys.push(url());
+        assert!(file.contains(keys.last().expect("one").as_str()), "the next key is in it");
+        own(DESK, keys.last().expect("one")).await.expect("by the next key");
+    }
+    // Who is faster with it than the phone is told, and no second one has it.
+    office.bind(YEALINK, "Eve").await;
+    assert!(own("192.0.2.66", &keys[2]).await.is_some());
+    assert_eq!(own("192.0.2.67", &keys[2]).await, None);
+    let odd = |event: &Event| matches!(event, Event::OddFetches { source, what: Oddity::ForeignAddress, .. } if source.to_string() == "192.0.2.66");
+    assert!(office.events.lock().expect("lock").iter().any(odd));
+    let secret = office.secret(YEALINK);
+    assert!(own(DESK, &keys[2]).await.expect("the phone has its file all the same").contains(&secret));
+    assert!(own(DESK, &keys[0]).await.expect("the phone may keep the URL of its boot").contains(&secret));
+    for key in &keys[..2] {
+        assert_eq!(own("192.0.2.68", key).await, None, "who noted it elsewhere");
+    }
+    // A phone that was off meanwhile, and is somewhere else now, is let in by an admin: whoever asks first.
+    const HOTEL: &str = "198.51.100.9";
+    assert_eq!(own(HOTEL, &keys[0]).await, None);
+    office.files.admit(YEALINK, 30);
+    assert!(own(HOTEL, &keys[0]).await.expect("let in").contains(&secret));
+    assert_eq!(own("192.0.2.68", &keys[0]).await, None, "the second address");
+    assert_eq!(office.get(HOTEL, "64167faabbcc-user.cfg").await, None, "another phone's");
 }
 
 #[tokio::test]
@@ -387,7 +424,7 @@ async fn what_phones_were_given_has_a_bound_and_no_secrets() {
     office.leases.put("10.0.1.2", POLY, false);
     let file = "001565aabbcc.cfg";
     office.get("10.0.1.2", "64167faabbcc-user.cfg").await.expect("the other phone's");
-    let (mut secrets, mut hashes) = (vec![office.secret(YEALINK), office.key.url_token(YEALINK).expose().to_owned()], Vec::new());
+    let (mut secrets, mut hashes) = (vec![office.secret(YEALINK), office.key.url_token(YEALINK, 0).expose().to_owned()], Vec::new());
     for owner in 0..30 {
         office.bind(YEALINK, &format!("Owner {owner}")).await;
         secrets.push(office.secret(YEALINK));

@@ -284,6 +284,13 @@ async fn everybody_can_fetch_the_authority_and_phones_are_sent_to_it() {
     assert!(curl(&["--fail", "--cacert", &authority, "-o", &der, &url]).await.status.success());
     let read = run("openssl", "openssl", &["x509", "-inform", "DER", "-in", &der]).await;
     assert_eq!(String::from_utf8_lossy(&read.stdout).trim(), ours.trim());
+    // A phone that proves nothing has no file of its own until an admin lets it in.
+    let own = async || server.asks("001565aabbcc.cfg", &[]).await;
+    assert_eq!(own().await.0, "404");
+    let said = server.says(&["phones", "admit", "00:15:65:aa:bb:cc", "--for", "5m"]).await;
+    assert!(said.contains("the first address that asks for the files of 00:15:65:aa:bb:cc has them, until "), "{said}");
+    let (status, file) = own().await;
+    assert!(status == "200" && file.contains("account.1.auth_name = 001565aabbcc-1"), "{file}");
     // What a phone gets is also what an admin is shown beforehand.
     let shown = server.says(&["render", "--mac", "64:16:7f:aa:bb:cc"]).await;
     assert!(shown.contains("device.sec.TLS.customCaCert1=\"-----BEGIN CERTIFICATE-----&#10;"), "{shown}");

@@ -272,6 +272,40 @@ fn unknown(mac: MacAddr) -> Problem {
     Problem::not_found("no such device", format!("{mac} was never seen: plug it in, or look for it in GET /api/v1/devices"))
 }
 
+/// For how long a phone is let in.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdmissionRequest {
+    /// 1 to 1440.
+    #[schema(example = 30)]
+    pub minutes: u32,
+}
+
+/// A phone that is let in.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Admission {
+    #[schema(example = "00:15:65:aa:bb:cc")]
+    pub mac: String,
+    /// RFC 3339.
+    pub until: String,
+}
+
+/// Lets a phone without a lease of ours have its files for a while: the first address that asks for them, whatever the key in its URL.
+#[utoipa::path(put, path = "/devices/{mac}/admission", tag = "devices", request_body = AdmissionRequest,
+    params(("mac" = String, Path, description = "In any spelling; it need not have been seen")),
+    responses((status = 200, body = Admission), (status = 400, body = Problem)))]
+pub async fn admit(
+    State(context): State<Context>,
+    Path(mac): Path<String>,
+    Json(request): Json<AdmissionRequest>,
+) -> Result<Json<Admission>, Problem> {
+    let mac = mac_of(&mac)?;
+    if !(1..=1440).contains(&request.minutes) {
+        return Err(Problem::bad_request("`minutes` is a number from 1 to 1440"));
+    }
+    Ok(Json(Admission { mac: mac.to_string(), until: context.files.admit(mac, request.minutes).to_string() }))
+}
+
 /// Where a device is.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -30,10 +30,9 @@ impl MasterKey {
         self.text(&[b"sip", &mac.0, &[line], &generation.to_be_bytes()])
     }
 
-    /// The device's key in URLs, for phones whose address proves nothing: letters, digits, `-` and `_`. It stays the same:
-    /// it says who, the SIP secret says until when.
-    pub fn url_token(&self, mac: MacAddr) -> Secret {
-        self.text(&[b"url", &mac.0])
+    /// The device's key in URLs while this generation lasts, for phones whose address proves nothing: letters, digits, `-` and `_`.
+    pub fn url_token(&self, mac: MacAddr, generation: Generation) -> Secret {
+        self.text(&[b"url", &mac.0, &generation.to_be_bytes()])
     }
 
     /// Who our DHCPv6 server is, in every run (DUID-UUID, RFC 6355).

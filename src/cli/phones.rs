@@ -1,5 +1,5 @@
-//! `phones import`, `phones export`, `phones link`, `swap`: the list of all phones as a table for a spreadsheet, a soft phone by a link,
-//! and a phone in the place of another.
+//! `phones import`, `phones export`, `phones link`, `phones admit`, `swap`: the list of all phones as a table for a spreadsheet, a soft phone by a link,
+//! a phone that is let in, and one in the place of another.
 
 use std::path::PathBuf;
 
@@ -15,19 +15,21 @@ use super::{
     table,
 };
 use crate::{
+    api::devices::{Admission, AdmissionRequest},
     api::inventory::{Change, ImportReport, ImportedRow, SwapRequest, Swapped},
     api::links::{LinkRequest, SoftPhoneLink},
     model::MacAddr,
 };
 
-/// Reads the list of all phones from a table, or writes it as one: labels, places, groups, notes, and whose they are; and makes links
-/// for soft phones.
+/// Reads the list of all phones from a table, or writes it as one: labels, places, groups, notes, and whose they are; makes links for
+/// soft phones, and lets phones in.
 #[derive(Args)]
 #[command(after_help = "Examples:
   plugtone phones export > phones.csv
   plugtone phones import phones.csv
   plugtone phones import phones.csv --apply
-  plugtone phones link 1001")]
+  plugtone phones link 1001
+  plugtone phones admit 00:15:65:aa:bb:cc")]
 pub struct Phones {
     #[command(subcommand)]
     what: What,
@@ -38,6 +40,7 @@ enum What {
     Import(Import),
     Export(Export),
     Link(Link),
+    Admit(Admit),
 }
 
 /// Shows what a table of phones would add and change; with --apply does it, all or nothing.
@@ -105,6 +108,38 @@ struct Link {
     json: bool,
 }
 
+/// Lets a phone have its files that has no lease of ours: the first address that asks for them, for a while.
+#[derive(Args)]
+#[command(
+    after_help = "For a phone behind NAT or another DHCP server whose key in the URL (`provisioning.url_tokens`) is dead, as it was off while its owner
+changed, or that never had one. Whoever is faster than the phone gets its file: restart the phone right away. With `url_tokens` it has a
+key in its URL from then on.
+
+Examples:
+  plugtone phones admit 00:15:65:aa:bb:cc
+  plugtone phones admit 00:15:65:aa:bb:cc --for 2h"
+)]
+struct Admit {
+    /// The phone; it need not have been seen.
+    mac: MacAddr,
+    /// For how long, as 30m or 2h; a day at most.
+    #[arg(long = "for", default_value = "30m", value_parser = minutes)]
+    minutes: u32,
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `30m`, `2h`.
+fn minutes(text: &str) -> Result<u32, String> {
+    let (number, unit) = text.split_at(text.len() - usize::from(text.ends_with(['m', 'h'])));
+    let number: u32 = number.parse().map_err(|_| "write it as 30m or 2h".to_owned())?;
+    let minutes = number.saturating_mul(if unit == "h" { 60 } else { 1 });
+    if (1..=1440).contains(&minutes) { Ok(minutes) } else { Err("a day at most, and a minute at least".to_owned()) }
+}
+
 /// Puts a new phone in the place of an old one: owner, lines, label, place, group and settings go over, also between makes.
 #[derive(Args)]
 #[command(
@@ -135,7 +170,21 @@ impl Phones {
             What::Import(command) => command.run().await,
             What::Export(command) => command.run().await,
             What::Link(command) => command.run().await,
+            What::Admit(command) => command.run().await,
         }
+    }
+}
+
+impl Admit {
+    async fn run(self) -> anyhow::Result<()> {
+        let path = format!("/api/v1/devices/{}/admission", self.mac.bare());
+        let request = AdmissionRequest { minutes: self.minutes };
+        let admission: Admission = self.server.client()?.send_json(Method::PUT, &path, &request).await?;
+        if self.json {
+            return json(&admission);
+        }
+        say!("the first address that asks for the files of {} has them, until {}", admission.mac, admission.until);
+        Ok(())
     }
 }
 

@@ -167,7 +167,7 @@ impl Wanted {
         let own = Own { mac, known: &known, family: &family, model, source: address.unwrap_or(endpoints.address), local: None };
         let subject = variables::own(&set, &settings.provisioning, &endpoints, &key, own);
         let mut secrets: Vec<_> = subject.lines.iter().map(|line| line.secret.clone()).collect();
-        secrets.extend([key.admin_password(""), key.url_token(mac)]);
+        secrets.extend([key.admin_password(""), key.url_token(mac, known.generation)]);
         // And what people have set: `admin_password`, `dot1x_password`.
         let set_by_people = set.variables(&family, &subject).into_iter().filter(|(name, _)| name.ends_with("password"));
         let written = set_by_people.filter_map(|(_, layered)| Some(Secret::new(layered.value.as_str().filter(|text| !text.is_empty())?)));

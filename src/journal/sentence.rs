@@ -117,6 +117,7 @@ fn words(event: &Event) -> String {
         OddFetches { source, what: Oddity::OtherMake, .. } => {
             format!("{source} has this phone's address and says to be of another make: look what is plugged in there")
         }
+        Admitted { minutes, .. } => format!("the first address that asks for its files has them, for {minutes} minutes"),
         FileUploaded { door, path, source, bytes, .. } => format!("{source} uploads {path} ({bytes} bytes) by {door}"),
         RenderFailed { path, error, .. } => format!("{path} cannot be rendered: {error}"),
         DeviceSeen { family, model, source, .. } => {

@@ -152,6 +152,11 @@ pub enum Event {
         /// Phones, or names, that were asked for within ten minutes.
         count: usize,
     },
+    /// An admin lets a phone without a lease of ours have its files.
+    Admitted {
+        mac: MacAddr,
+        minutes: u32,
+    },
     FileUploaded {
         mac: Option<MacAddr>,
         door: Door,
@@ -505,6 +510,7 @@ impl Event {
             | PoolExhausted { mac, .. }
             | RenderFailed { mac, .. }
             | DeviceSeen { mac, .. }
+            | Admitted { mac, .. }
             | Noted { mac, .. }
             | DeviceChanged { mac, .. }
             | DuplicateMac { mac, .. }

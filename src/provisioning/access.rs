@@ -23,9 +23,21 @@ pub struct Evidence {
     pub elsewhere: bool,
     /// It has shown its maker's certificate, with the MAC of the phone whose file is wanted.
     pub certified: bool,
-    /// The key in the URL, checked: `Some(true)` fits the phone whose file is wanted.
-    pub token: Option<bool>,
+    /// What the key in the URL is worth for the phone whose file is wanted.
+    pub token: Option<UrlKey>,
     pub window: Window,
+}
+
+/// What a key in a URL is worth. Each generation of a phone has its own; a phone that changes hands comes by the one that it has, to be
+/// given the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UrlKey {
+    /// Of this generation.
+    Present,
+    /// Of one before, from where it still opens: the phone's own address, or, until the phone has come back since its owner changed, the
+    /// first address that brings the last one.
+    Older,
+    Wrong,
 }
 
 /// What the open window says of reader and phone.
@@ -36,6 +48,8 @@ pub enum Window {
     Closed,
     /// The two belong together, or nobody claimed either yet.
     Open,
+    /// The same, and an admin said that this phone is to be let in.
+    Admitted,
     /// The phone belongs to another address, or the address to another phone.
     Taken,
 }
@@ -46,7 +60,11 @@ pub enum Proof {
     /// The maker's.
     Certificate,
     Token,
+    /// By the key of a generation before.
+    OlderToken,
     OpenWindow,
+    /// By an admin.
+    Admission,
 }
 
 /// Why not; for the event and the log, never for the reader.
@@ -58,7 +76,7 @@ pub enum Refusal {
     LeasedTo(MacAddr),
     #[error("two devices claim to be this phone")]
     Contested,
-    #[error("the key in the URL is wrong")]
+    #[error("the key in the URL is wrong, or another's by now")]
     WrongToken,
     #[error("in the open window that phone and this address belong to others")]
     Claimed,
@@ -70,17 +88,21 @@ pub fn may_read(mac: MacAddr, evidence: &Evidence) -> Result<Proof, Refusal> {
     if evidence.certified {
         return Ok(Proof::Certificate);
     }
-    if evidence.token == Some(true) {
-        return Ok(Proof::Token);
+    match evidence.token {
+        Some(UrlKey::Present) => return Ok(Proof::Token),
+        Some(UrlKey::Older) => return Ok(Proof::OlderToken),
+        Some(UrlKey::Wrong) | None => {}
     }
     match evidence.holder {
         Some(holder) if holder == mac && evidence.contested => Err(Refusal::Contested),
         Some(holder) if holder == mac => Ok(Proof::Lease),
         Some(holder) => Err(Refusal::LeasedTo(holder)),
-        None if evidence.token == Some(false) => Err(Refusal::WrongToken),
+        // A phone whose key is dead is one that is let in.
+        None if evidence.window == Window::Admitted && !evidence.elsewhere => Ok(Proof::Admission),
+        None if evidence.token.is_some() => Err(Refusal::WrongToken),
         None if evidence.elsewhere => Err(Refusal::NoLease),
         None => match evidence.window {
-            Window::Open => Ok(Proof::OpenWindow),
+            Window::Open | Window::Admitted => Ok(Proof::OpenWindow),
             Window::Taken => Err(Refusal::Claimed),
             Window::Closed => Err(Refusal::NoLease),
         },
@@ -106,6 +128,14 @@ impl Claims {
         let own = alive(&address).is_none_or(|claimed| claimed == mac);
         let free = self.by_mac.get(&mac).is_none_or(|claimer| *claimer == address || alive(claimer) != Some(mac));
         if own && free { Window::Open } else { Window::Taken }
+    }
+
+    /// The phone belongs to no address.
+    pub fn forget(&mut self, mac: MacAddr) {
+        let Some(address) = self.by_mac.remove(&mac) else { return };
+        if self.by_address.get(&address).is_some_and(|(claimed, _)| *claimed == mac) {
+            self.by_address.remove(&address);
+        }
     }
 
     /// The two belong together from now on. Call when a file was given because of the window.
@@ -146,10 +176,26 @@ mod tests {
                 Err(Refusal::LeasedTo(OTHER)),
             ),
             ("two of them", Evidence { holder: Some(MAC), contested: true, ..none.clone() }, Err(Refusal::Contested)),
-            ("its key", Evidence { token: Some(true), ..none.clone() }, Ok(Proof::Token)),
-            ("its key behind another's address", Evidence { token: Some(true), holder: Some(OTHER), ..none.clone() }, Ok(Proof::Token)),
-            ("a wrong key", Evidence { token: Some(false), window: Window::Open, ..none.clone() }, Err(Refusal::WrongToken)),
-            ("a wrong key and its lease", Evidence { token: Some(false), holder: Some(MAC), ..none.clone() }, Ok(Proof::Lease)),
+            ("its key", Evidence { token: Some(UrlKey::Present), ..none.clone() }, Ok(Proof::Token)),
+            ("the key that it had", Evidence { token: Some(UrlKey::Older), ..none.clone() }, Ok(Proof::OlderToken)),
+            ("let in", Evidence { window: Window::Admitted, ..none.clone() }, Ok(Proof::Admission)),
+            (
+                "let in with a dead key",
+                Evidence { token: Some(UrlKey::Wrong), window: Window::Admitted, ..none.clone() },
+                Ok(Proof::Admission),
+            ),
+            (
+                "let in, behind another's address",
+                Evidence { holder: Some(OTHER), window: Window::Admitted, ..none.clone() },
+                Err(Refusal::LeasedTo(OTHER)),
+            ),
+            (
+                "its key behind another's address",
+                Evidence { token: Some(UrlKey::Present), holder: Some(OTHER), ..none.clone() },
+                Ok(Proof::Token),
+            ),
+            ("a wrong key", Evidence { token: Some(UrlKey::Wrong), window: Window::Open, ..none.clone() }, Err(Refusal::WrongToken)),
+            ("a wrong key and its lease", Evidence { token: Some(UrlKey::Wrong), holder: Some(MAC), ..none.clone() }, Ok(Proof::Lease)),
             ("its maker's certificate", Evidence { certified: true, ..none.clone() }, Ok(Proof::Certificate)),
             (
                 "its maker's certificate, behind another's address",

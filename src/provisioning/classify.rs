@@ -10,11 +10,12 @@ use std::{
 
 use super::{
     files::Leases,
+    identities::Identities,
     onboarding::{ReloadMethod, ReloadMethods},
     pipeline::Holding,
     pnp::{Ask, worker::Urls},
     settings::Settings,
-    variables::{Endpoints, Keys, common, server},
+    variables::{Endpoints, common, server},
 };
 use crate::{
     dhcp::{Class, Classify, ClientFacts, LeaseView, OptionValue, v6},
@@ -23,21 +24,21 @@ use crate::{
 };
 
 /// Knows makes of phones by the templates that are live.
-pub struct PhoneClasses<K> {
+pub struct PhoneClasses {
     templates: Templates,
     settings: Settings,
     endpoints: Endpoints,
-    keys: K,
+    identities: Identities,
 }
 
-impl<K: Keys> PhoneClasses<K> {
-    pub fn new(templates: Templates, settings: Settings, endpoints: Endpoints, keys: K) -> Self {
-        Self { templates, settings, endpoints, keys }
+impl PhoneClasses {
+    pub fn new(templates: Templates, settings: Settings, endpoints: Endpoints, identities: Identities) -> Self {
+        Self { templates, settings, endpoints, identities }
     }
 
     /// A phone that asks where its settings are, as templates may see it: nobody's.
     fn subject(&self, mac: Option<MacAddr>, model: Option<String>, local: Option<IpAddr>, address: IpAddr) -> Subject {
-        let token = mac.filter(|_| self.settings.url_tokens).map(|mac| (mac, self.keys.url_token(mac)));
+        let token = mac.filter(|_| self.settings.url_tokens).map(|mac| (mac, self.identities.url_token(mac)));
         Subject {
             mac,
             model,
@@ -63,7 +64,7 @@ impl<K: Keys> PhoneClasses<K> {
     }
 }
 
-impl<K: Keys> Urls for PhoneClasses<K> {
+impl Urls for PhoneClasses {
     fn url(&self, mac: MacAddr, ask: &Ask, local: Ipv4Addr) -> Option<(FamilyName, String)> {
         let set = self.templates.current();
         let said = || set.recognise_user_agent(ask.user_agent.as_ref()?.as_bytes());
@@ -79,7 +80,7 @@ impl<K: Keys> Urls for PhoneClasses<K> {
     }
 }
 
-impl<K: Keys> Classify for PhoneClasses<K> {
+impl Classify for PhoneClasses {
     fn class(&self, facts: &ClientFacts<'_>) -> Class {
         let (set, _) = self.templates.of(facts.mac);
         let said = DhcpFacts {
@@ -107,7 +108,7 @@ const URLS: [u8; 4] = [66, 160, 159, 43];
 /// SIP servers, which nothing but a phone asks for (RFC 3319).
 const SIP_OPTIONS: [u16; 2] = [21, 22];
 
-impl<K: Keys> v6::Classify for PhoneClasses<K> {
+impl v6::Classify for PhoneClasses {
     fn class(&self, facts: &v6::ClientFacts<'_>) -> v6::Class {
         let set = self.templates.current();
         let said = || facts.vendor_classes.iter().chain(facts.user_classes).copied();
@@ -190,7 +191,7 @@ mod tests {
     fn makes_get_what_they_read() {
         let templates = Templates::load(None).expect("the shipped set is good");
         let endpoints = Endpoints { http_port: Some(8080), ..Default::default() };
-        let classes = PhoneClasses::new(templates, Settings::default(), endpoints, MasterKey::new([7; 32]));
+        let classes = PhoneClasses::new(templates, Settings::default(), endpoints, Identities::new(MasterKey::new([7; 32])));
         let class = |mac: &str, vendor_class: Option<&[u8]>, parameter_list: &[u8]| {
             classes.class(&ClientFacts {
                 mac: mac.parse().unwrap(),
@@ -232,7 +233,9 @@ mod tests {
     fn makes_get_their_url_by_ipv6_too() {
         let templates = Templates::load(None).expect("the shipped set is good");
         let endpoints = Endpoints { http_port_v6: Some(8080), ..Default::default() };
-        let classes = |settings: Settings| PhoneClasses::new(templates.clone(), settings, endpoints.clone(), MasterKey::new([7; 32]));
+        let classes = |settings: Settings| {
+            PhoneClasses::new(templates.clone(), settings, endpoints.clone(), Identities::new(MasterKey::new([7; 32])))
+        };
         let class = |settings: Settings, mac: Option<&str>, said: &[&[u8]], asked: &[u16]| {
             let facts = v6::ClientFacts {
                 mac: mac.map(|mac| mac.parse().unwrap()),
@@ -262,7 +265,7 @@ mod tests {
         // The key is the phone's own: where nobody knows whose it would be there is none.
         let with_keys = || Settings { url_tokens: true, sip_host: "sip.example".into(), ..Default::default() };
         let known = class(with_keys(), Some("001565000001"), &[], &[]);
-        let key = MasterKey::new([7; 32]).url_token("001565000001".parse().unwrap());
+        let key = MasterKey::new([7; 32]).url_token("001565000001".parse().unwrap(), 0);
         assert_eq!(known.boot_file_url, Some(format!("http://[fd00:40::1]:8080/t/001565000001-{}", key.expose())));
         assert_eq!((known.sip_domains, known.sip_addresses), (vec!["sip.example".to_owned()], vec![]));
         let unknown = class(with_keys(), None, &[b"yealink"], &[]);
@@ -295,7 +298,7 @@ mod tests {
         let key = MasterKey::new([7; 32]);
         let mac: MacAddr = "001565000001".parse().unwrap();
         let settings = Settings { url_tokens: true, ..Default::default() };
-        let token = key.url_token(mac);
+        let token = key.url_token(mac, 0);
         let url = server(&settings, &Endpoints::default(), None, Some((mac, &token))).url;
         assert_eq!(url, format!("http://127.0.0.1/t/001565000001-{}", token.expose()));
         assert_eq!(token.expose().len(), 24);

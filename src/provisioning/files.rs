@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::{
     FileAnswer, FileRequest, FileService, History, Identity, Onboarding, PhoneBook, ServedFile, Transfer,
-    access::{Claims, Proof, Window},
+    access::{Claims, Proof, UrlKey, Window},
     identify::{Asked, Peer, locate, plain},
     links::{self, DeadLink, Link},
     onboarding::Sighting,
@@ -52,6 +52,12 @@ pub trait Devices: Send + Sync + 'static {
     /// It has every byte of the file with its account, of this generation.
     /// `first`: by templates that go to some phones first.
     fn fetched(&self, mac: MacAddr, generation: Generation, first: bool);
+    /// Of its secrets, and of the key in its URL.
+    fn generation(&self, mac: MacAddr) -> Generation;
+    /// What a key in its URL is worth that comes from there.
+    fn url_key(&self, mac: MacAddr, key: &str, source: IpAddr) -> UrlKey;
+    /// It has its file by this key. `true`: by an older one, and from elsewhere than before.
+    fn came(&self, mac: MacAddr, source: IpAddr, key: UrlKey) -> bool;
     /// Who it is now. A phone that nobody knows is provisional.
     async fn known(&self, mac: MacAddr) -> Known;
 }
@@ -98,6 +104,8 @@ struct Inner {
     endpoints: ArcSwap<Endpoints>,
     started: Timestamp,
     claims: Mutex<Claims>,
+    /// Whom an admin lets in, and until when. A restart ends it.
+    admitted: Mutex<HashMap<MacAddr, Timestamp>>,
     watch: Mutex<Watch>,
     /// Whose links are being used now: none is used twice.
     welcoming: Mutex<HashSet<MacAddr>>,
@@ -123,6 +131,7 @@ impl Files {
             endpoints,
             started: now(),
             claims,
+            admitted: Mutex::default(),
             watch: Mutex::default(),
             welcoming: Default::default(),
             under_way: Mutex::default(),
@@ -137,8 +146,22 @@ impl Files {
     /// The URL that proves a phone wherever it is: to be typed in, or put into another DHCP server's option 66.
     pub fn token_url(&self, mac: MacAddr) -> String {
         let inner = &self.0;
-        let key = inner.neighbours.keys.url_token(mac);
+        let key = inner.neighbours.keys.url_token(mac, inner.neighbours.devices.generation(mac));
         super::variables::server(&inner.settings, &inner.endpoints.load(), None, Some((mac, &key))).url
+    }
+
+    /// The first address that asks for this phone's files has them, for so long: for a phone without a lease of ours whose key is
+    /// dead, or that has none.
+    pub fn admit(&self, mac: MacAddr, minutes: u32) -> Timestamp {
+        let (now, inner) = (now(), &self.0);
+        let until = now.plus_secs(i64::from(minutes) * 60);
+        let mut admitted = inner.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        admitted.retain(|_, until| *until > now);
+        admitted.insert(mac, until);
+        drop(admitted);
+        inner.claims.lock().unwrap_or_else(PoisonError::into_inner).forget(mac);
+        inner.tell(Event::Admitted { mac, minutes });
+        until
     }
 
     /// A link by which whoever has this login gets a soft phone that reads the family's files, once, until then. `mac` is nobody's.
@@ -240,7 +263,7 @@ impl Keys for Hidden {
         self.secret()
     }
 
-    fn url_token(&self, _: MacAddr) -> Secret {
+    fn url_token(&self, _: MacAddr, _: Generation) -> Secret {
         self.secret()
     }
 
@@ -259,7 +282,6 @@ impl Inner {
         let holding = self.neighbours.leases.holder(source, now);
         decide(
             set,
-            &*self.neighbours.keys,
             &Asking {
                 path: &request.path,
                 source,
@@ -267,6 +289,7 @@ impl Inner {
                 certified: request.certified.as_ref(),
                 holding: holding.as_ref(),
                 leased: &|mac| self.neighbours.leases.is_leased(mac, now),
+                key: &|mac, key| self.neighbours.devices.url_key(mac, key, source),
                 window: &|source, mac| self.window(now, source, mac),
             },
         )
@@ -292,12 +315,17 @@ impl Inner {
     }
 
     fn window(&self, now: Timestamp, source: IpAddr, mac: MacAddr) -> Window {
+        let claimed = || self.claims.lock().unwrap_or_else(PoisonError::into_inner).window(now, source, mac);
+        let admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner).get(&mac).is_some_and(|until| now < *until);
+        if admitted {
+            return if claimed() == Window::Open { Window::Admitted } else { Window::Taken };
+        }
         let open = &self.settings.open;
         let ended = open.minutes > 0 && self.started.plus_secs(i64::from(open.minutes) * 60) < now;
         if ended || !open.subnets.iter().any(|subnet| subnet.contains(&source)) {
             return Window::Closed;
         }
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner).window(now, source, mac)
+        claimed()
     }
 
     /// Who a phone is now, and the phone book as it is now.
@@ -324,10 +352,21 @@ impl Inner {
         proof: Proof,
     ) -> FileAnswer {
         let source = plain(request.source);
-        if proof == Proof::OpenWindow {
-            self.claims.lock().unwrap_or_else(PoisonError::into_inner).claim(now(), source, mac);
-        }
+        let elsewhere = match proof {
+            Proof::OpenWindow | Proof::Admission => {
+                self.claims.lock().unwrap_or_else(PoisonError::into_inner).claim(now(), source, mac);
+                false
+            }
+            Proof::Token => self.neighbours.devices.came(mac, source, UrlKey::Present),
+            Proof::OlderToken => self.neighbours.devices.came(mac, source, UrlKey::Older),
+            Proof::Lease | Proof::Certificate => false,
+        };
         let known = self.known(mac).await;
+        // It moved while its owner changed, or somebody has its key.
+        if elsewhere && known.has_owner() {
+            let odd = self.watch.lock().unwrap_or_else(PoisonError::into_inner).refused(now(), source, mac, true);
+            odd.into_iter().for_each(|event| self.tell(event));
+        }
         // An owner's phone: one that is nobody's may be anything yet.
         if let (Some(was), Some(says), true) = (&known.family, &peer.family, known.has_owner())
             && was != says
@@ -685,6 +724,18 @@ impl Devices for Onboarding {
 
     fn fetched(&self, mac: MacAddr, generation: Generation, first: bool) {
         self.file_fetched(mac, generation, first);
+    }
+
+    fn generation(&self, mac: MacAddr) -> Generation {
+        self.identities().generation(mac)
+    }
+
+    fn url_key(&self, mac: MacAddr, key: &str, source: IpAddr) -> UrlKey {
+        self.identities().url_key(mac, key, source)
+    }
+
+    fn came(&self, mac: MacAddr, source: IpAddr, key: UrlKey) -> bool {
+        self.identities().came(mac, source, key)
     }
 
     async fn known(&self, mac: MacAddr) -> Known {

@@ -7,18 +7,20 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::ArcSwap;
+use subtle::ConstantTimeEq;
 
 use crate::{
     binding::MasterKey,
-    model::{DeviceRecord, Extension, Generation, LineNumber, MacAddr, Secret},
+    model::{DeviceRecord, DeviceState, Extension, Generation, LineNumber, MacAddr, Secret},
     sip::{Account, Accounts},
 };
 
-use super::onboarding::Bindings;
+use super::{access::UrlKey, onboarding::Bindings};
 
 /// What is on the display of a phone, or reaches whoever it calls, before it is somebody's.
 pub const NOBODY: &str = "New phone";
@@ -30,7 +32,22 @@ pub struct Identities {
     now: Arc<ArcSwap<Snapshot>>,
     /// Where devices are, of those that it is known of.
     places: Arc<ArcSwap<HashMap<MacAddr, String>>>,
+    heard: Arc<Mutex<HashMap<MacAddr, Heard>>>,
 }
+
+/// How a phone came last: what older keys in its URL are worth by it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    /// The newest of its generations that it has proved to have: by the key in its URL, or in SIP.
+    generation: Generation,
+    /// Where it was with that key.
+    home: Option<IpAddr>,
+    /// Who has brought the last key since the owner changed, and of which generation that was the change.
+    visitor: Option<(Generation, IpAddr)>,
+}
+
+/// Generations back that a phone may have missed without a restart: its URL may be one that DHCP told at its boot.
+const OLDER_KEYS: Generation = 500;
 
 /// One line of a device as SIP knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +94,7 @@ struct Owner {
 
 impl Identities {
     pub fn new(key: MasterKey) -> Self {
-        Self { key, now: Arc::default(), places: Arc::default() }
+        Self { key, now: Arc::default(), places: Arc::default(), heard: Arc::default() }
     }
 
     /// Who a user name of the digest is. `None` when no device can be called so.
@@ -119,6 +136,55 @@ impl Identities {
     /// The generation of the device, which counts up with each change of an owner; 0 for one that was never bound.
     pub fn generation(&self, mac: MacAddr) -> Generation {
         self.now.load().devices.get(&mac).map_or(0, |entry| entry.generation)
+    }
+
+    /// The key that belongs into the device's URL now.
+    pub fn url_token(&self, mac: MacAddr) -> Secret {
+        self.key.url_token(mac, self.generation(mac))
+    }
+
+    /// What a key in the URL is worth, brought from `source`. A phone that has not heard that its owner changed has the last one, and one
+    /// that keeps the URL of its boot an older one; nobody else is to have the next owner's file by what he once noted.
+    pub fn url_key(&self, mac: MacAddr, key: &str, source: IpAddr) -> UrlKey {
+        let present = self.generation(mac);
+        let fits = |generation: Generation| {
+            let right = self.key.url_token(mac, generation);
+            bool::from(right.expose().as_bytes().ct_eq(key.as_bytes()))
+        };
+        if fits(present) {
+            return UrlKey::Present;
+        }
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(&mac).copied().unwrap_or_default();
+        let visitor = heard.visitor.filter(|(generation, _)| *generation == present).map(|(_, source)| source);
+        let at_home = heard.home == Some(source) || visitor == Some(source);
+        let back = if at_home { OLDER_KEYS } else { Generation::from(heard.generation < present && visitor.is_none()) };
+        match (present.saturating_sub(back)..present).rev().any(fits) {
+            true => UrlKey::Older,
+            false => UrlKey::Wrong,
+        }
+    }
+
+    /// The device came from `source` with this key. `true`: by an older one, and from elsewhere than before.
+    pub fn came(&self, mac: MacAddr, source: IpAddr, key: UrlKey) -> bool {
+        let present = self.generation(mac);
+        let mut all = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = all.entry(mac).or_default();
+        match key {
+            UrlKey::Present => *heard = Heard { generation: present, home: Some(source), visitor: None },
+            UrlKey::Older if heard.home != Some(source) => {
+                heard.visitor = Some((present, source));
+                return true;
+            }
+            UrlKey::Older | UrlKey::Wrong => {}
+        }
+        false
+    }
+
+    /// The device has registered with a secret of this generation: it has the key that is in the same file.
+    pub(super) fn registered(&self, mac: MacAddr, generation: Generation) {
+        let mut all = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = all.entry(mac).or_default();
+        heard.generation = heard.generation.max(generation);
     }
 
     /// Where an extension rings: the devices and lines that are bound to it.
@@ -164,10 +230,15 @@ impl Identities {
     /// Replaces everything, at start.
     pub(super) fn load<'a>(&self, devices: impl Iterator<Item = (&'a DeviceRecord, &'a Bindings)>) {
         let mut next = Snapshot::default();
+        let mut heard = HashMap::new();
         for (device, bindings) in devices {
             next.put(device.mac, device.generation, bindings);
+            // Before it is in service it may not know that its owner changed.
+            let generation = device.generation.saturating_sub(Generation::from(device.state != DeviceState::InService));
+            heard.insert(device.mac, Heard { generation, home: device.address.map(IpAddr::V4), visitor: None });
         }
         self.now.store(Arc::new(next));
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = heard;
     }
 
     /// Replaces some devices in one step: nobody sees an extension on two devices or on none.
@@ -289,6 +360,40 @@ mod tests {
         assert_eq!(identities.devices_of("2041"), [(OTHER, 1)]);
         assert_eq!(identities.find("001565aabbcc-1").expect("again").user, "new001565aabbcc");
         assert_eq!(identities.generation(MAC), 2);
+    }
+
+    #[test]
+    fn a_key_dies_with_its_generation_for_everybody_but_the_phone() {
+        use UrlKey::{Older, Present, Wrong};
+        let identities = identities();
+        let [phone, thief, moved]: [IpAddr; 3] = ["192.0.2.1", "192.0.2.66", "192.0.2.9"].map(|ip| ip.parse().unwrap());
+        let worth = |key: &Secret, source| identities.url_key(MAC, key.expose(), source);
+        let turn = |generation, bindings: &Bindings| {
+            identities.update([(MAC, generation, bindings)].into_iter());
+            identities.url_token(MAC)
+        };
+        let first = identities.url_token(MAC);
+        assert_eq!((worth(&first, phone), identities.url_key(OTHER, first.expose(), phone)), (Present, Wrong));
+        assert!(!identities.came(MAC, phone, Present));
+
+        // Bound: the phone comes by the key that it has, and others with it.
+        let second = turn(1, &bound(MAC, 1, "2041"));
+        assert_eq!((worth(&first, phone), worth(&second, phone)), (Older, Present));
+        assert!(!identities.came(MAC, phone, Older));
+        identities.registered(MAC, 1);
+        assert_eq!((worth(&first, thief), worth(&first, phone)), (Wrong, Older), "it may keep the URL of its boot");
+
+        // Its owner notes the key, and is its owner no more. The phone is in another room meanwhile, and is first.
+        let third = turn(2, &BTreeMap::new());
+        assert_eq!((worth(&second, thief), worth(&first, thief)), (Older, Wrong));
+        assert!(identities.came(MAC, moved, Older), "that is odd");
+        assert_eq!((worth(&second, thief), worth(&second, moved)), (Wrong, Older), "until it has the next");
+        identities.came(MAC, moved, Present);
+        assert_eq!((worth(&second, thief), worth(&third, thief)), (Wrong, Present));
+
+        // The next owner's file is behind the next key.
+        turn(3, &bound(MAC, 1, "2042"));
+        assert_eq!((worth(&second, thief), worth(&third, moved)), (Wrong, Older));
     }
 
     #[test]

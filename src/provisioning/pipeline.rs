@@ -7,12 +7,9 @@
 
 use std::net::IpAddr;
 
-use subtle::ConstantTimeEq;
-
 use super::{
-    access::{Evidence, Proof, Refusal, Window, may_read},
+    access::{Evidence, Proof, Refusal, UrlKey, Window, may_read},
     identify::{Asked, BadPath, Clues, Peer, Wanted, identify, shown},
-    variables::Keys,
 };
 use crate::{
     model::MacAddr,
@@ -40,6 +37,8 @@ pub struct Asking<'a> {
     pub holding: Option<&'a Holding>,
     /// Does a phone hold an address of ours?
     pub leased: &'a dyn Fn(MacAddr) -> bool,
+    /// What a key is worth that is said to be this phone's.
+    pub key: &'a dyn Fn(MacAddr, &str) -> UrlKey,
     /// How address and phone stand in the open window.
     pub window: &'a dyn Fn(IpAddr, MacAddr) -> Window,
 }
@@ -78,7 +77,7 @@ pub enum Why {
     Access(#[from] Refusal),
 }
 
-pub fn decide(set: &TemplateSet, keys: &dyn Keys, asking: &Asking<'_>) -> Verdict {
+pub fn decide(set: &TemplateSet, asking: &Asking<'_>) -> Verdict {
     let asked = match Asked::parse(asking.path) {
         Ok(asked) => asked,
         Err(BadPath::Empty) => return Verdict::Missing { mac: asking.holding.map(|holding| holding.mac), path: "/".into() },
@@ -98,9 +97,9 @@ pub fn decide(set: &TemplateSet, keys: &dyn Keys, asking: &Asking<'_>) -> Verdic
         Wanted::Common(file) => Verdict::Common { file, path, peer },
         Wanted::Nothing => Verdict::Missing { mac: peer.mac, path },
         Wanted::Own(mac) => {
-            let token = asked.token.map(|token| {
-                let right = keys.url_token(mac);
-                token.mac == mac && bool::from(token.key.as_bytes().ct_eq(right.expose().as_bytes()))
+            let token = asked.token.map(|token| match token.mac == mac {
+                true => (asking.key)(mac, &token.key),
+                false => UrlKey::Wrong,
             });
             // A maker says nothing about phones of another's.
             let make = set.forced(mac).map(|forced| forced.family).or_else(|| set.recognise_mac(mac).map(str::to_owned));
@@ -124,33 +123,10 @@ pub fn decide(set: &TemplateSet, keys: &dyn Keys, asking: &Asking<'_>) -> Verdic
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        model::{Generation, LineNumber, Secret},
-        template,
-    };
+    use crate::template;
 
     const MAC: MacAddr = MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcc]);
     const OTHER: MacAddr = MacAddr([0, 0x15, 0x65, 0xaa, 0xbb, 0xcd]);
-
-    struct Plain;
-
-    impl Keys for Plain {
-        fn seal(&self, _: &[u8]) -> Secret {
-            unreachable!("no link is asked for here")
-        }
-
-        fn url_token(&self, mac: MacAddr) -> Secret {
-            Secret::new(format!("key-of-{}", mac.bare()))
-        }
-
-        fn admin_password(&self, site: &str) -> Secret {
-            Secret::new(format!("admin-of-{site}"))
-        }
-
-        fn sip_secret(&self, mac: MacAddr, line: LineNumber, _: Generation) -> Secret {
-            Secret::new(format!("secret-of-{}-{line}", mac.bare()))
-        }
-    }
 
     fn verdict(path: &str, holder: Option<MacAddr>) -> Verdict {
         let set = TemplateSet::load(&template::shipped()).expect("the shipped set is good");
@@ -162,9 +138,10 @@ mod tests {
             certified: None,
             holding: holding.as_ref(),
             leased: &|_| false,
+            key: &|mac, key| if key == format!("key-of-{}", mac.bare()) { UrlKey::Present } else { UrlKey::Wrong },
             window: &|_, _| Window::Closed,
         };
-        decide(&set, &Plain, &asking)
+        decide(&set, &asking)
     }
 
     #[test]
@@ -180,8 +157,8 @@ mod tests {
             ("001565aabbcc.cfg", Some(OTHER), "refused: the address is leased to 00:15:65:aa:bb:cd"),
             ("001565aabbcc.cfg", None, "refused: the address is not leased to that phone"),
             ("t/001565aabbcc-key-of-001565aabbcc/001565aabbcc.cfg", None, "00:15:65:aa:bb:cc Token"),
-            ("t/001565aabbcc-key-of-001565aabbcd/001565aabbcc.cfg", None, "refused: the key in the URL is wrong"),
-            ("t/001565aabbcd-key-of-001565aabbcd/001565aabbcc.cfg", None, "refused: the key in the URL is wrong"),
+            ("t/001565aabbcc-key-of-001565aabbcd/001565aabbcc.cfg", None, "refused: the key in the URL is wrong, or another's by now"),
+            ("t/001565aabbcd-key-of-001565aabbcd/001565aabbcc.cfg", None, "refused: the key in the URL is wrong, or another's by now"),
             ("t/001565aabbcc-x/000000000000.cfg", None, "common 000000000000.cfg"),
             ("../001565aabbcc.cfg", Some(MAC), "refused: the path climbs out of the root"),
             ("sip.ld", Some(MAC), "missing sip.ld"),

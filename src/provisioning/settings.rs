@@ -15,7 +15,8 @@ pub struct Settings {
     /// Name or address at which phones register. Empty: the address at which the phone reached us.
     pub sip_host: String,
     /// Puts a key of the phone's own into its URL (`…/t/001565aabbcc-…/`), which proves the phone where its address cannot:
-    /// behind NAT, or where another DHCP server leases. `plugtone render` shows the URL, to be typed in once.
+    /// behind NAT, or where another DHCP server leases. `plugtone render` shows the URL, to be typed in once; with each change of owner the
+    /// phone gets the next key in its file. One that was off meanwhile, and is elsewhere now, is let in by `plugtone phones admit`.
     pub url_tokens: bool,
     /// Answers phones that ask by multicast where their settings are (SIP plug and play), in networks that this machine is in. For
     /// offices where another DHCP server leases; phones that belong to another system would be taken over, too.

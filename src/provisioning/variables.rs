@@ -77,8 +77,8 @@ impl Known {
 pub trait Keys: Send + Sync + 'static {
     /// Proves that the server said this: letters, digits, `-` and `_`.
     fn seal(&self, bytes: &[u8]) -> Secret;
-    /// The phone's key in its URL: letters, digits, `-` and `_`.
-    fn url_token(&self, mac: MacAddr) -> Secret;
+    /// The phone's key in its URL while this generation lasts: letters, digits, `-` and `_`.
+    fn url_token(&self, mac: MacAddr, generation: Generation) -> Secret;
     /// For the phones' own web pages and menus, another for each site. `""` is the site of phones without one.
     fn admin_password(&self, site: &str) -> Secret;
     /// What a line logs in with.
@@ -90,8 +90,8 @@ impl Keys for MasterKey {
         MasterKey::seal(self, bytes)
     }
 
-    fn url_token(&self, mac: MacAddr) -> Secret {
-        MasterKey::url_token(self, mac)
+    fn url_token(&self, mac: MacAddr, generation: Generation) -> Secret {
+        MasterKey::url_token(self, mac, generation)
     }
 
     fn admin_password(&self, site: &str) -> Secret {
@@ -159,7 +159,7 @@ pub struct Own<'a> {
 }
 
 pub fn own(set: &TemplateSet, settings: &Settings, endpoints: &Endpoints, keys: &dyn Keys, own: Own<'_>) -> Subject {
-    let token = settings.url_tokens.then(|| keys.url_token(own.mac));
+    let token = settings.url_tokens.then(|| keys.url_token(own.mac, own.known.generation));
     let token = token.as_ref().map(|key| (own.mac, key));
     let site = set.site(Some(own.source)).unwrap_or_default();
     let mut subject = Subject {

@@ -190,6 +190,7 @@ impl Onboarding {
 
     /// A REGISTER was accepted, also a refreshing one.
     pub fn registered(&self, registration: Registration) {
+        self.identities.registered(registration.mac, registration.generation);
         self.tell(Message::Registered(registration));
     }
 
