@@ -39,7 +39,7 @@ fn entries() -> String {
 }
 
 /// The makes that get one, and where in its file the phone finds the address: what stands before and after it.
-const MAKES: [(&str, &str, &str); 7] = [
+const MAKES: [(&str, &str, &str); 8] = [
     ("yealink", "remote_phonebook.data.1.url = ", "\n"),
     ("grandstream", "<P331>", "</P331>"),
     ("cisco_spa", "<XML_Directory_Service_URL>", "</"),
@@ -47,6 +47,7 @@ const MAKES: [(&str, &str, &str); 7] = [
     ("fanvil", "<Addr>", "</Addr>"),
     ("snom", "<dkey_directory perm=\"R\">url ", "</"),
     ("mitel", "directory script: ", "\n"),
+    ("digium", "<contacts url=\"", "\""),
 ];
 
 /// What curl gets as the phone at this address: status and body.
@@ -75,12 +76,17 @@ fn read(family: &str, address: &str, first: &str) -> Vec<(String, String)> {
             ("fanvil", "FanvilIPPhoneDirectory") => ("DirectoryEntry", "Name", &["Telephone", "Mobile", "Other"]),
             ("grandstream", "AddressBook") => ("Contact", "FirstName", &["phonenumber"]),
             ("mitel", "AastraIPPhoneDirectory") => ("MenuItem", "Prompt", &["URI"]),
+            ("digium", "phonebooks") => ("contact", "last_name", &[]),
             ("poly", "directory") => ("item", "fn", &["ct"]),
             (family, root) => panic!("{family} reads no <{root}>"),
         };
         let mut count = 0;
         for node in root.descendants().filter(|node| node.has_tag_name(entry)) {
             count += 1;
+            if family == "digium" {
+                let dials = node.descendants().filter_map(|node| node.attribute("dial"));
+                all.extend(dials.map(|dial| (node.attribute("last_name").unwrap_or_default().to_owned(), dial.to_owned())));
+            }
             for number in node.descendants().filter(|node| numbers.contains(&node.tag_name().name())) {
                 all.push((text(node, name), number.text().unwrap_or_default().to_owned()));
             }
