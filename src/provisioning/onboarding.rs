@@ -117,7 +117,6 @@ impl From<&sip::Contact> for Registration {
 }
 
 /// An order to the SIP engine.
-#[expect(clippy::large_enum_variant, reason = "a thousand wait at most, and both variants come in pairs")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     Reload(Reload),
