@@ -172,6 +172,7 @@ impl Settings {
             .chain(of_mail)
             .chain(self.tls.makers.values_mut())
             .chain(self.voicemail.path.as_mut())
+            .chain(self.provisioning.firmware.as_mut())
             .for_each(|path| *path = folder.join(&*path));
     }
 

@@ -33,6 +33,7 @@ use crate::{
     model::{BindingRecord, CallId, Event, Events, Keys, MacAddr, Secret, User},
     provisioning::{
         self, Endpoints, Files, History, Identities, Identity, Neighbours, Onboarding, PhoneBook, PhoneClasses, Rollouts, beside, classify,
+        firmware,
         onboarding::{self, CallKind, Output, Registration, Sighting},
         pnp, rollout,
     },
@@ -102,6 +103,7 @@ struct Live {
     dhcp6: Option<dhcp::v6::socket::Running>,
     certificates: Option<Arc<Certificates>>,
     rollouts: Rollouts,
+    depot: firmware::Depot,
     settings: ArcSwap<Settings>,
     /// The text that they were read from.
     written: ArcSwap<String>,
@@ -182,7 +184,8 @@ impl Node {
         let told = journal.events();
         let key = binding::files::load_or_create(&data.join("master.key"))?;
         let identities = Identities::new(key.clone());
-        let templates = Templates::load(settings.templates.path.as_deref())?;
+        let depot = firmware::Depot::open(firmware_folder(&settings), told.clone())?;
+        let templates = Templates::load_with(settings.templates.path.as_deref(), Some(depot.folder()))?;
         let restored = rollout::worker::restore(&*shared, &templates).await?;
         let config = onboarding::Config {
             devices_per_extension: settings.bindings.devices_per_extension,
@@ -290,6 +293,7 @@ impl Node {
             keys: Arc::new(key.clone()),
             store: shared.clone(),
             history: history.clone(),
+            firmware: depot.clone(),
             events: events.clone(),
         };
         let files = Files::new(settings.provisioning.clone(), endpoints.clone(), neighbours);
@@ -377,6 +381,7 @@ impl Node {
             dhcp6,
             certificates,
             rollouts: rollouts.clone(),
+            depot: depot.clone(),
             settings: ArcSwap::from_pointee(settings.clone()),
             written: ArcSwap::from_pointee(written.clone()),
             started: (settings.clone(), written),
@@ -405,6 +410,7 @@ impl Node {
             files: files.clone(),
             templates,
             rollouts,
+            firmware: depot,
             calls: engine.handle.clone(),
             voicemail,
             reload,
@@ -520,7 +526,10 @@ impl Live {
         keys.sort_by(|(a, _), (b, _)| a.key.cmp(&b.key));
         let set = match new.templates == self.started.0.templates {
             true => self.templates.current(),
-            false => Templates::load(new.templates.path.as_deref()).map_err(|faults| faults.to_string())?.current(),
+            false => {
+                let folder = self.depot.folder();
+                Templates::load_with(new.templates.path.as_deref(), Some(folder)).map_err(|faults| faults.to_string())?.current()
+            }
         };
         let devices = self.onboarding.devices().await.map_err(|error| error.to_string())?;
         let (phones, reached) = (devices.len(), reached_by(&self.started.0, &new, self.files.endpoints()));
@@ -550,6 +559,7 @@ impl Live {
             false => self.templates.reload().map_err(|faults| told(&faults))?,
         }
         self.rollouts.reloaded(rollout).await;
+        self.depot.read_again().map_err(|faults| told(&faults))?;
 
         self.directory.0.store(Arc::new(people));
         self.phone_book.read_again();
@@ -879,6 +889,11 @@ pub fn authority(settings: &Settings) -> Option<Arc<str>> {
     let doors = [&settings.sip.tls[..], &settings.sip.wss, settings.http.doors().1];
     let is_on = doors.iter().any(|listen| !listen.is_empty());
     is_on.then(|| certificate_source(settings, tls_folder(settings)).known_authority()).flatten().map(Arc::from)
+}
+
+/// Where the makers' firmware lies.
+pub fn firmware_folder(settings: &Settings) -> PathBuf {
+    settings.provisioning.firmware.clone().unwrap_or_else(|| folder_of(&settings.store.path).join("firmware"))
 }
 
 /// Where our own certificate authority lives.

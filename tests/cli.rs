@@ -648,6 +648,10 @@ impl Server {
         self.folder.path().join(name)
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).expect("written");
     }

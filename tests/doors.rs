@@ -21,7 +21,7 @@ use plugtone::{
     fileserver::{Running, ftp, http, tftp},
     model::Secret,
     phone,
-    provisioning::{FileAnswer, FileRequest, FileService, ServedFile, Transfer},
+    provisioning::{Body, FileAnswer, FileRequest, FileService, ServedFile, Transfer},
     tls::Tls,
 };
 use tokio::{
@@ -111,7 +111,7 @@ impl FileService for Shelf {
         };
         let hash = format!("hash-of-{}", bytes.len());
         self.unchanged.fetch_add(usize::from(request.holds(&hash)), Ordering::Relaxed);
-        FileAnswer::Found(ServedFile { bytes, content_type: "text/plain".into(), hash, mac: None })
+        FileAnswer::Found(ServedFile { body: Body::Whole(bytes), content_type: "text/plain".into(), hash, mac: None })
     }
 
     async fn upload_limit(&self, request: &FileRequest) -> Option<usize> {

@@ -21,6 +21,7 @@ mod door_abuse;
 mod doors;
 mod e2e;
 mod files;
+mod firmware;
 mod fleet;
 mod fuzz;
 mod fuzz_targets;

@@ -86,6 +86,7 @@ fn subject(mac: MacAddr, model: Option<&str>, owner: Option<(&str, &str)>) -> Su
         inventory: Default::default(),
         contacts: None,
         admin_password: Some(Secret::new("admin23456ab")),
+        firmware: None,
     }
 }
 
@@ -275,6 +276,57 @@ fn the_makes_own_parsers_learn_the_keys() {
         };
         assert_eq!(told(Some(("2045", "Eve"))), wanted("2045", ("Park", lamp("701", park))), "{family}");
         assert_eq!(told(Some(("2041", "Ann"))), wanted("2041", ("Home", dial("+4930"))), "{family}: Ann has another third key");
+    }
+}
+
+/// Which makes can be told their firmware, in the words of each; and nothing is said to a phone that runs what it shall.
+#[test]
+fn the_makes_own_parsers_learn_where_their_firmware_is() {
+    let whole = |family: &str| format!("http://10.0.0.2:8080/firmware/{family}/9.9/new.loads");
+    let folder = |family: &str, name: &str| format!("http://10.0.0.2:8080/firmware/{family}/9.9/{name}");
+    let wanted = HashMap::from([
+        ("yealink", whole("yealink")),
+        ("snom", whole("snom")),
+        ("cisco_mpp", whole("cisco_mpp")),
+        ("cisco_spa", whole("cisco_spa")),
+        ("fanvil", whole("fanvil")),
+        ("panasonic", whole("panasonic")),
+        ("poly", "firmware/poly/9.9/sip.ld".to_owned()),
+        ("grandstream", folder("grandstream", "grp2614fw.bin")),
+        ("mitel", folder("mitel", "6920.st")),
+        ("cisco_79xx", "new.loads".to_owned()),
+    ]);
+    let plain = set("");
+    for family in plain.families() {
+        let Some(make) = MAKES.iter().find(|make| make.name == family.id) else { continue };
+        let entry = |version: &str, name: &str| {
+            format!("  - {{ make: {}, version: '{version}', name: {name}, sha256: '00', bytes: 1 }}\n", family.id)
+        };
+        let text = format!(
+            "files:\n{}{}pins:\n  - {{ make: {}, version: '9.9' }}\n",
+            entry("9.9", "more.sbn"),
+            entry("9.9", "new.loads"),
+            family.id
+        );
+        let firmware = Source { name: "firmware.yaml".into(), origin: "firmware.yaml".into(), text };
+        let pinned = TemplateSet::load(&shipped().into_iter().chain([firmware]).collect::<Vec<_>>()).expect("good");
+        let learnt = |set: &TemplateSet, runs: Option<&str>| {
+            let mut subject = subject(make.mac(1), Some(make.model), Some(("2041", "Ann Example")));
+            subject.firmware = set.due(&family.id, &subject, runs);
+            let mut boot = Boot::new(*make, make.mac(1), &BootServer::parse("http://10.0.0.2:8080", "http").expect("a server"));
+            while let Some(name) = boot.poll_fetch() {
+                boot.handle_file(rendered(set, &family.id, &name, &subject).as_deref().map(str::as_bytes));
+            }
+            boot.firmware()
+        };
+        let told = wanted.get(&*family.id).cloned();
+        assert_eq!(family.capabilities.firmware, told.is_some(), "{}", family.id);
+        assert_eq!(learnt(&pinned, Some("1.0")), told, "{}", family.id);
+        for (set, runs, story) in
+            [(&pinned, Some("9.9"), "it has it"), (&pinned, None, "nobody knows"), (&plain, Some("1.0"), "nothing is pinned")]
+        {
+            assert_eq!(learnt(set, runs), None, "{}: {story}", family.id);
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     call,
     directory::Directory,
     journal::Journal,
-    provisioning::{Files, Rollouts, worker::Onboarding},
+    provisioning::{Files, Rollouts, firmware::Depot, worker::Onboarding},
     store::Store,
     template::Templates,
 };
@@ -41,6 +41,7 @@ pub mod configs;
 pub mod devices;
 pub mod events;
 pub mod features;
+pub mod firmware;
 pub mod inventory;
 pub mod links;
 pub mod messages;
@@ -88,6 +89,7 @@ pub struct Context {
     pub files: Files,
     pub templates: Templates,
     pub rollouts: Rollouts,
+    pub firmware: Depot,
     pub calls: call::Handle,
     /// `None`: it is switched off.
     pub voicemail: Option<crate::voicemail::Voicemail>,
@@ -152,6 +154,9 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(devices::users))
         .routes(routes!(templates::diff))
         .routes(routes!(config::diff))
+        .routes(routes!(firmware::show))
+        .merge(OpenApiRouter::new().routes(routes!(firmware::add, firmware::remove)).layer(DefaultBodyLimit::disable()))
+        .routes(routes!(firmware::pin))
         .routes(routes!(rollout::start, rollout::show))
         .routes(routes!(rollout::pause))
         .routes(routes!(rollout::resume))

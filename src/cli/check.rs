@@ -12,7 +12,7 @@ use crate::{
     config::Settings,
     directory,
     ivr::{self, loader},
-    node::read_settings,
+    node::{firmware_folder, read_settings},
     provisioning::{beside, settings::remark_https},
     routing,
     template::{TemplateSet, Templates},
@@ -54,7 +54,7 @@ impl Check {
             0 => {
                 say!("{file}: good; templates, flows, routes and users too");
                 let settings = self.config.load()?;
-                let templates = Templates::load(settings.templates.path.as_deref())?;
+                let templates = Templates::load_with(settings.templates.path.as_deref(), Some(&firmware_folder(&settings)))?;
                 let remarks = beside::remarks(&templates.current(), &settings.dhcp.check()?, &settings.provisioning);
                 let (http, https) = settings.http.doors();
                 let by_v6 = http.iter().chain(https).any(SocketAddr::is_ipv6);
@@ -76,7 +76,7 @@ impl Check {
 /// What else can be known without serving: templates, flows, routes, users, whom the sender of mails trusts.
 pub fn beyond(file: &str, settings: &Settings) -> Vec<Fault> {
     let mut faults = Vec::new();
-    match crate::template::read(settings.templates.path.as_deref()) {
+    match crate::template::read_with(settings.templates.path.as_deref(), Some(&firmware_folder(settings))) {
         Ok(sources) => match TemplateSet::load(&sources) {
             Ok(set) => {
                 let known = || set.families().map(|family| &*family.id).collect::<Vec<_>>().join(", ");

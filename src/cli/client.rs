@@ -3,11 +3,15 @@
 use std::{fmt::Write as _, path::Path};
 
 use anyhow::{Context, bail};
-use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, body::Bytes, header};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::{
+    Method, Request,
+    body::{Bytes, Frame, Incoming},
+    header,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::TcpStream;
+use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use crate::{api::problem::Problem, model::Secret};
 
@@ -80,6 +84,24 @@ impl Client {
         Ok(self.open(method, path, body, idempotency_key).await?.collect().await?.to_bytes())
     }
 
+    /// A file as the body, read as it goes. It may be larger than memory.
+    pub async fn send_file<T: DeserializeOwned>(&self, method: Method, path: &str, file: tokio::fs::File, len: u64) -> anyhow::Result<T> {
+        let pieces = futures_util::stream::try_unfold(file, async |mut file| {
+            let mut piece = Vec::with_capacity(1 << 16);
+            let read = (&mut file).take(1 << 16).read_to_end(&mut piece).await?;
+            Ok::<_, std::io::Error>((read > 0).then(|| (Frame::data(Bytes::from(piece)), file)))
+        });
+        let body = StreamBody::new(pieces);
+        let stream = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let request =
+            self.request(method, path).header(header::CONTENT_TYPE, "application/octet-stream").header(header::CONTENT_LENGTH, len);
+        let answer = good(sender.send_request(request.body(Box::pin(body))?).await?).await?;
+        serde_json::from_slice(&answer.collect().await?.to_bytes())
+            .context("the server's answer is not what this version of plugtone understands")
+    }
+
     /// One request with a body that is not JSON.
     pub async fn send_as(&self, method: Method, path: &str, kind: &str, body: Vec<u8>) -> anyhow::Result<Bytes> {
         Ok(self.open_as(method, path, Some((kind, body)), None).await?.collect().await?.to_bytes())
@@ -91,7 +113,7 @@ impl Client {
         path: &str,
         body: Option<&B>,
         idempotency_key: Option<&str>,
-    ) -> anyhow::Result<hyper::body::Incoming> {
+    ) -> anyhow::Result<Incoming> {
         let body = body.map(serde_json::to_vec).transpose()?.map(|body| ("application/json", body));
         self.open_as(method, path, body, idempotency_key).await
     }
@@ -102,17 +124,11 @@ impl Client {
         path: &str,
         body: Option<(&str, Vec<u8>)>,
         idempotency_key: Option<&str>,
-    ) -> anyhow::Result<hyper::body::Incoming> {
-        let stream = TcpStream::connect(&self.authority)
-            .await
-            .with_context(|| format!("no Plugtone answers at {}: is it running? (`plugtone serve`)", self.authority))?;
+    ) -> anyhow::Result<Incoming> {
+        let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, &self.authority)
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.token.expose()));
+        let mut request = self.request(method, path);
         if let Some(key) = idempotency_key {
             request = request.header("Idempotency-Key", key);
         }
@@ -123,15 +139,29 @@ impl Client {
             }
             None => Vec::new(),
         };
-        let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
-        if response.status().is_success() {
-            return Ok(response.into_body());
-        }
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => bail!("{}: {}", problem.title, problem.detail),
-            Err(_) => bail!("the server answered {status}: {}", String::from_utf8_lossy(&body).trim()),
-        }
+        good(sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?).await
+    }
+
+    async fn connect(&self) -> anyhow::Result<TcpStream> {
+        let stream = TcpStream::connect(&self.authority).await;
+        stream.with_context(|| format!("no Plugtone answers at {}: is it running? (`plugtone serve`)", self.authority))
+    }
+
+    fn request(&self, method: Method, path: &str) -> hyper::http::request::Builder {
+        let token = format!("Bearer {}", self.token.expose());
+        Request::builder().method(method).uri(path).header(header::HOST, &self.authority).header(header::AUTHORIZATION, token)
+    }
+}
+
+/// Its body, or what the problem was.
+async fn good(response: hyper::Response<Incoming>) -> anyhow::Result<Incoming> {
+    if response.status().is_success() {
+        return Ok(response.into_body());
+    }
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    match serde_json::from_slice::<Problem>(&body) {
+        Ok(problem) => bail!("{}: {}", problem.title, problem.detail),
+        Err(_) => bail!("the server answered {status}: {}", String::from_utf8_lossy(&body).trim()),
     }
 }

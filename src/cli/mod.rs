@@ -15,6 +15,7 @@ mod demo;
 mod dhcp;
 mod dial;
 mod doctor;
+mod firmware;
 mod ivr;
 mod labels;
 mod ladder;
@@ -64,6 +65,7 @@ enum Command {
     Render(render::Render),
     Template(template::Template),
     Rollout(rollout::Rollout),
+    Firmware(firmware::Firmware),
     Dhcp(dhcp::Dhcp),
     Devices(lists::Devices),
     Users(lists::Users),
@@ -104,6 +106,7 @@ impl Cli {
             Command::Render(command) => command.run().await,
             Command::Template(command) => command.run().await,
             Command::Rollout(command) => command.run().await,
+            Command::Firmware(command) => command.run().await,
             Command::Dhcp(command) => command.run(),
             Command::Devices(command) => command.run().await,
             Command::Users(command) => command.run().await,

@@ -182,6 +182,8 @@ pub fn sentence(news: &News) -> String {
         News::Fetched { name, bytes } => format!("fetched {name}, {bytes} bytes"),
         News::Missing { name } => format!("no {name} there"),
         News::FetchFailed { name, reason } => format!("could not fetch {name}: {reason}"),
+        News::Installing { name, bytes, from, to } => format!("has {name}, {bytes} bytes: installs {to} in the place of {from}"),
+        News::FirmwareRefused { name, reason } => format!("does not install {name}: {reason}"),
         News::Booted { user, .. } => format!("booted, has the account {user}"),
         News::BootFailed { reason } => format!("cannot use what it got: {reason}"),
         News::Registered { user } => format!("registered as {user}"),

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     binding::{self, MasterKey},
     model::{Extension, MacAddr, Secret},
-    node::{authority, own_address},
+    node::{authority, firmware_folder, own_address},
     provisioning::{
         Endpoints, Known,
         identities::auth_user,
@@ -108,7 +108,7 @@ impl Wanted {
     /// `secrets`: they are to be shown.
     pub(super) async fn look(self, mac: MacAddr, secrets: bool) -> anyhow::Result<Seen> {
         let settings = self.config.load()?;
-        let templates = Templates::load(settings.templates.path.as_deref())?;
+        let templates = Templates::load_with(settings.templates.path.as_deref(), Some(&firmware_folder(&settings)))?;
         let set = templates.current();
         let data = settings.store.path.parent().unwrap_or(Path::new("."));
         let key_file = data.join("master.key");
@@ -130,7 +130,8 @@ impl Wanted {
             let store = Sqlite::open(&settings.store.path)?;
             if let Some(device) = store.device(mac).await? {
                 (known.generation, address) = (device.generation, device.address.map(IpAddr::V4));
-                (known.family, known.model, known.inventory) = (device.family, device.model, device.inventory);
+                (known.family, known.model, known.firmware) = (device.family, device.model, device.firmware);
+                known.inventory = device.inventory;
             }
             let bindings: Vec<_> = store.bindings().await?.into_iter().filter(|binding| binding.mac == mac).collect();
             let first = bindings.iter().find(|binding| binding.line == 1);
@@ -164,7 +165,8 @@ impl Wanted {
         };
         endpoints.set_http(settings.http.doors());
         let model = self.model.clone().or(known.model.clone());
-        let own = Own { mac, known: &known, family: &family, model, source: address.unwrap_or(endpoints.address), local: None };
+        let (firmware, source) = (known.firmware.clone(), address.unwrap_or(endpoints.address));
+        let own = Own { mac, known: &known, family: &family, model, firmware, source, local: None };
         let subject = variables::own(&set, &settings.provisioning, &endpoints, &key, own);
         let mut secrets: Vec<_> = subject.lines.iter().map(|line| line.secret.clone()).collect();
         secrets.extend([key.admin_password(""), key.url_token(mac, known.generation)]);

@@ -79,6 +79,7 @@ fn all() -> Vec<Kind> {
         kind("family", "templates/<family>.yaml", template::schema::family()),
         kind("defaults", "templates/defaults.yaml", template::schema::defaults()),
         kind("overrides", "templates/overrides.yaml", template::schema::overrides()),
+        kind("firmware", "firmware.yaml in the folder of provisioning.firmware", template::schema::firmware()),
         kind("timezones", "templates/timezones.yaml", template::schema::timezones()),
         kind("flow", "ivr/flows/<name>.yaml", ivr::flow::schema()),
         kind("prompts", "ivr/prompts/<language>/prompts.yaml", ivr::prompts::schema()),

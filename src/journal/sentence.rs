@@ -47,7 +47,12 @@ fn level(event: &Event) -> Level {
         | DuplicateMac { .. } => Level::Warn,
         RolloutGoesBack { .. } | RolloutPaused { .. } => Level::Warn,
         DirectoryChecked { outcome: CheckOutcome::Unavailable, .. } => Level::Warn,
-        PoolExhausted { .. } | RenderFailed { .. } | TrunkDown { .. } | DirectoryUnavailable { .. } | ConfigRejected { .. } => Level::Error,
+        PoolExhausted { .. }
+        | RenderFailed { .. }
+        | FirmwareCorrupt { .. }
+        | TrunkDown { .. }
+        | DirectoryUnavailable { .. }
+        | ConfigRejected { .. } => Level::Error,
         _ => Level::Info,
     }
 }
@@ -144,6 +149,12 @@ fn words(event: &Event) -> String {
         RolloutResumed => "the change goes on".into(),
         RolloutGoesBack { reason } => format!("the change is taken back: {reason}"),
         RolloutEnded { outcome, well, left } => format!("the change is {outcome}: {well} phones as they should be, {left} not"),
+        FirmwareAdded { path, bytes, .. } => format!("{path} ({bytes} bytes) was added"),
+        FirmwareRemoved { path } => format!("{path} was removed"),
+        FirmwarePinned { whom, version: Some(version) } => format!("firmware {version} is pinned for {whom}"),
+        FirmwarePinned { whom, version: None } => format!("no firmware is pinned for {whom} any more"),
+        FirmwareFetched { door, path, source, .. } => format!("{source} has all of {path} by {door}: firmware"),
+        FirmwareCorrupt { path, reason } => format!("{path} is served to nobody, as it is not what was added: {reason}"),
         Registered { user, contact, source, expires_secs, .. } => {
             format!("registers as {user} at {contact} from {source} for {expires_secs} s")
         }

@@ -270,6 +270,37 @@ pub enum Event {
         left: usize,
     },
 
+    // --- the makers' firmware
+    FirmwareAdded {
+        /// As phones ask for it.
+        path: String,
+        sha256: String,
+        bytes: u64,
+    },
+    FirmwareRemoved {
+        path: String,
+    },
+    /// No phone is told by it: that is what a reload or a rollout is for.
+    FirmwarePinned {
+        /// In words.
+        whom: String,
+        /// Absent: the pin was taken away.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<String>,
+    },
+    /// The last byte of it went to a phone.
+    FirmwareFetched {
+        mac: Option<MacAddr>,
+        door: Door,
+        path: String,
+        source: IpAddr,
+    },
+    /// It is on disk otherwise than it was added, and is served to nobody.
+    FirmwareCorrupt {
+        path: String,
+        reason: String,
+    },
+
     // --- SIP
     Registered {
         mac: MacAddr,
@@ -525,6 +556,7 @@ impl Event {
             | Registered { mac, .. }
             | Unregistered { mac, .. } => Some(*mac),
             FileServed { mac, .. }
+            | FirmwareFetched { mac, .. }
             | FileDelivered { mac, .. }
             | FileFailed { mac, .. }
             | FileMissing { mac, .. }

@@ -175,6 +175,11 @@ impl Boot {
         self.make.ports.iter().map(|names| settings::account(names, &self.values).ok()).collect()
     }
 
+    /// Where there is firmware for it, if the files say so.
+    pub fn firmware(&self) -> Option<String> {
+        settings::firmware(&self.make, &self.values)
+    }
+
     pub fn outcome(self) -> Outcome {
         match (settings::account(&self.make.names, &self.values), self.fault) {
             (_, Some(fault)) | (Err(fault), None) => Outcome::Refused(fault),

@@ -103,26 +103,76 @@ pub enum Order {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum News {
     Discovering,
-    Offered { address: Ipv4Addr },
-    Leased { address: Ipv4Addr, server: String },
-    NoAddress { reason: String },
-    Fetched { name: String, bytes: usize },
-    Missing { name: String },
-    FetchFailed { name: String, reason: String },
-    Booted { user: String, hotline: Option<String> },
-    BootFailed { reason: String },
-    Registered { user: String },
-    RegisterRefused { user: String, status: u16 },
-    Calling { to: String },
+    Offered {
+        address: Ipv4Addr,
+    },
+    Leased {
+        address: Ipv4Addr,
+        server: String,
+    },
+    NoAddress {
+        reason: String,
+    },
+    Fetched {
+        name: String,
+        bytes: usize,
+    },
+    Missing {
+        name: String,
+    },
+    FetchFailed {
+        name: String,
+        reason: String,
+    },
+    /// It has all of a firmware, and runs it when it is up again.
+    Installing {
+        name: String,
+        bytes: usize,
+        from: String,
+        to: String,
+    },
+    FirmwareRefused {
+        name: String,
+        reason: String,
+    },
+    Booted {
+        user: String,
+        hotline: Option<String>,
+    },
+    BootFailed {
+        reason: String,
+    },
+    Registered {
+        user: String,
+    },
+    RegisterRefused {
+        user: String,
+        status: u16,
+    },
+    Calling {
+        to: String,
+    },
     Ringing,
-    Incoming { from: String },
+    Incoming {
+        from: String,
+    },
     Answered,
-    CallRefused { status: u16 },
-    CallEnded { how: String },
+    CallRefused {
+        status: u16,
+    },
+    CallEnded {
+        how: String,
+    },
     Heard(Heard),
-    Keyed { count: usize },
-    CheckSync { event: String },
-    Reloading { why: &'static str },
+    Keyed {
+        count: usize,
+    },
+    CheckSync {
+        event: String,
+    },
+    Reloading {
+        why: &'static str,
+    },
 }
 
 /// A phone that is plugged in. Dropping it, of an adapter all its ports, pulls the plug: nothing is said to anybody.
@@ -154,7 +204,8 @@ impl Phone {
         let count = 1 + make.ports.len();
         let (orders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(64)).unzip();
         let (tell, news): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(4096)).unzip();
-        let plug = Arc::new(Plug(tokio::spawn(Desk { config, tell, last_address: None, accounts: Vec::new() }.run(inboxes))));
+        let desk = Desk { firmware: make.firmware.to_owned(), config, tell, last_address: None, accounts: Vec::new() };
+        let plug = Arc::new(Plug(tokio::spawn(desk.run(inboxes))));
         let ports = orders.into_iter().zip(news);
         ports.map(|(orders, news)| Self { mac, make, orders, news, _plug: plug.clone() }).collect()
     }
@@ -177,6 +228,8 @@ struct Desk {
     last_address: Option<Ipv4Addr>,
     /// What its last good files said of each port, as a phone keeps it in flash.
     accounts: Vec<Option<Account>>,
+    /// What it runs.
+    firmware: String,
 }
 
 /// Why the phone left the desk's ordinary life.
@@ -206,7 +259,13 @@ impl Desk {
                 }
             };
             loop {
-                self.accounts = match (self.boot(&connected).await, mem::take(&mut self.accounts)) {
+                let (booted, firmware) = self.boot(&connected).await;
+                if let Some(firmware) = firmware
+                    && self.install(&connected, &firmware).await
+                {
+                    break;
+                }
+                self.accounts = match (booted, mem::take(&mut self.accounts)) {
                     (Ok(accounts), _) => accounts,
                     (Err(fault), mut kept) => {
                         self.say(News::BootFailed { reason: fault.to_string() });
@@ -308,8 +367,50 @@ impl Desk {
         Server::parse(text.trim_end_matches('\0'), make.default_scheme).map_err(|error| error.to_string())
     }
 
-    /// The accounts of its ports, the first of which it must have.
-    async fn boot(&self, connected: &Connected) -> Result<Vec<Option<Account>>, Fault> {
+    /// Fetches the firmware that its files name, and takes it if it is another than it has. `true`: it starts anew with it.
+    async fn install(&mut self, connected: &Connected, wanted: &str) -> bool {
+        let refused = |reason: String| News::FirmwareRefused { name: wanted.to_owned(), reason };
+        let (server, path) = match wanted.contains("://").then(|| Server::parse(wanted, self.config.make.default_scheme)) {
+            Some(Ok(server)) => {
+                let path = server.path(server.file.as_deref().unwrap_or_default());
+                (server, path)
+            }
+            Some(Err(error)) => {
+                self.say(refused(error.to_string()));
+                return false;
+            }
+            None => (connected.server.clone(), connected.server.path(wanted)),
+        };
+        let fetched = self.fetch(connected.address, &server, &path).await;
+        let image = match fetched {
+            Ok(Some(image)) => image,
+            Ok(None) => {
+                self.say(News::Missing { name: wanted.to_owned() });
+                return false;
+            }
+            Err(reason) => {
+                self.say(News::FetchFailed { name: wanted.to_owned(), reason });
+                return false;
+            }
+        };
+        let Some(to) = version_in(&image) else {
+            self.say(refused("it is no firmware for this phone".to_owned()));
+            return false;
+        };
+        if to == self.firmware {
+            return false;
+        }
+        let from = std::mem::replace(&mut self.firmware, to.clone());
+        self.say(News::Installing { name: wanted.to_owned(), bytes: image.len(), from, to });
+        true
+    }
+
+    fn user_agent(&self) -> String {
+        self.config.make.user_agent_with(&self.firmware, self.config.mac)
+    }
+
+    /// The accounts of its ports, the first of which it must have; and where there is firmware for it.
+    async fn boot(&self, connected: &Connected) -> (Result<Vec<Option<Account>>, Fault>, Option<String>) {
         let mut boot = Boot::new(self.config.make, self.config.mac, &connected.server);
         while let Some(name) = boot.poll_fetch() {
             match self.fetch_stubbornly(connected, &name).await {
@@ -324,18 +425,19 @@ impl Desk {
                 Err(_) => boot.handle_file(None),
             }
         }
-        let further = boot.ports();
-        match boot.outcome() {
+        let (further, firmware) = (boot.ports(), boot.firmware());
+        let accounts = match boot.outcome() {
             Outcome::Ready(first) => Ok(std::iter::once(Some(*first)).chain(further).collect()),
             Outcome::Refused(fault) => Err(fault),
-        }
+        };
+        (accounts, firmware)
     }
 
     async fn fetch_stubbornly(&self, connected: &Connected, name: &str) -> Result<Option<Vec<u8>>, String> {
         let path = connected.server.path(name);
         let mut tries = 1;
         loop {
-            let fetched = self.fetch(connected, &path).await;
+            let fetched = self.fetch(connected.address, &connected.server, &path).await;
             let Err(reason) = &fetched else { return fetched };
             self.say(News::FetchFailed { name: name.to_owned(), reason: reason.clone() });
             if tries == FETCH_TRIES {
@@ -347,11 +449,10 @@ impl Desk {
     }
 
     /// `None`: the server has no such file.
-    async fn fetch(&self, connected: &Connected, path: &str) -> Result<Option<Vec<u8>>, String> {
-        let Connected { address, server, .. } = connected;
+    async fn fetch(&self, address: IpAddr, server: &Server, path: &str) -> Result<Option<Vec<u8>>, String> {
         match server.scheme {
             Scheme::Http => {
-                let client = http::Client::new(*address, &self.config.make.user_agent(self.config.mac));
+                let client = http::Client::new(address, &self.user_agent());
                 let url = format!("http://{}:{}/{path}", server.host, server.port);
                 let answer = client.get(&url, None).await.map_err(|error| error.to_string())?;
                 match answer.status {
@@ -360,8 +461,8 @@ impl Desk {
                     status => Err(format!("HTTP {status}")),
                 }
             }
-            Scheme::Tftp => fetch_tftp(*address, server, path).await,
-            Scheme::Ftp => fetch_ftp(*address, server, path).await,
+            Scheme::Tftp => fetch_tftp(address, server, path).await,
+            Scheme::Ftp => fetch_ftp(address, server, path).await,
         }
     }
 }
@@ -431,7 +532,7 @@ impl<'a> Line<'a> {
         };
         let mut seed = [0u8; 32];
         getrandom::fill(&mut seed).map_err(|error| error.to_string())?;
-        let product = desk.config.make.user_agent(desk.config.mac).trim_start_matches("FileTransport ").to_owned();
+        let product = desk.user_agent().trim_start_matches("FileTransport ").to_owned();
         let mut endpoint = Endpoint::new(endpoint::Config { product, ..endpoint::Config::default() }, seed);
         let Account { user, port, .. } = &account;
         let host = &account.server;
@@ -768,6 +869,13 @@ async fn lost(lease: &mut Option<LoopbackClient>) {
         }
     }
     std::future::pending().await
+}
+
+/// What a simulated phone takes for firmware begins with a line `firmware VERSION`; makers' own files it cannot read.
+fn version_in(image: &[u8]) -> Option<String> {
+    let line = image.get(..image.len().min(100))?.split(|byte| *byte == b'\n').next()?;
+    let version = std::str::from_utf8(line).ok()?.strip_prefix("firmware ")?.trim();
+    (!version.is_empty()).then(|| version.to_owned())
 }
 
 async fn fetch_tftp(local: IpAddr, server: &Server, path: &str) -> Result<Option<Vec<u8>>, String> {

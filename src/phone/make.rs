@@ -663,7 +663,12 @@ impl Make {
 
     /// What it says over HTTP and in SIP.
     pub fn user_agent(&self, mac: MacAddr) -> String {
-        self.fill(self.agent, mac)
+        self.user_agent_with(self.firmware, mac)
+    }
+
+    /// The same with another firmware than it comes with.
+    pub fn user_agent_with(&self, firmware: &str, mac: MacAddr) -> String {
+        self.fill(&self.agent.replace("{firmware}", firmware), mac)
     }
 
     /// Puts the phone's own into the places of a name: `{mac}` and `{MAC}`, with colons `{mac:}`, with hyphens `{MAC-}`,

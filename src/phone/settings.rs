@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::make::Make;
 use crate::model::{MacAddr, Secret};
 
 /// How a make writes its files.
@@ -164,6 +165,7 @@ pub fn read_poly(file: &str, bytes: &[u8], mac: MacAddr, model: &str, values: &m
     let document = xml_of(file, text)?;
     let root = document.root_element();
     if root.has_tag_name("APPLICATION") {
+        values.insert("APP_FILE_PATH".to_owned(), root.attribute("APP_FILE_PATH").unwrap_or_default().to_owned());
         let names = root.attribute("CONFIG_FILES").unwrap_or_default();
         let fill = |name: &str| name.trim().replace("[PHONE_MAC_ADDRESS]", &mac.bare()).replace("[PHONE_MODEL]", model);
         return Ok(PolyFile::Master { config_files: names.split(',').map(fill).filter(|name| !name.is_empty()).collect() });
@@ -303,6 +305,28 @@ pub fn read_lines(
         values.insert(name, bare.to_owned());
     }
     Ok(files)
+}
+
+/// Where the files say that firmware is: a URL, or a path on the server that they are from. `None`: the phone keeps what it has.
+pub fn firmware(make: &Make, values: &Values) -> Option<String> {
+    let get = |key: &str| values.get(key).cloned().filter(|value| !value.is_empty());
+    let model = make.model.to_lowercase();
+    match make.family {
+        "yealink" => get("static.firmware.url"),
+        "poly" => get("APP_FILE_PATH"),
+        // The folder without a scheme; the name is the phone's own.
+        "grandstream" => {
+            let scheme = ["tftp", "http", "https"].get(get("P212")?.parse::<usize>().ok()?)?;
+            Some(format!("{scheme}://{}/{model}fw.bin", get("P192")?))
+        }
+        "snom" => get("firmware-settings.firmware"),
+        "cisco_mpp" | "cisco_spa" => get("Upgrade_Rule").filter(|_| get("Upgrade_Enable").as_deref() == Some("Yes")),
+        "fanvil" => get("AUTOUPDATE_CONFIG_MODULE.Auto_Image_URL"),
+        "panasonic" => get("FIRM_FILE_PATH").filter(|_| get("FIRM_UPGRADE_ENABLE").as_deref() == Some("Y")),
+        "mitel" => Some(format!("{}/{model}.st", get("firmware server")?)),
+        "cisco_79xx" => Some(format!("{}.loads", get("loadInformation")?)),
+        _ => None,
+    }
 }
 
 /// A line's account, by the make's names of its settings.

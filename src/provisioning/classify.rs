@@ -50,6 +50,7 @@ impl PhoneClasses {
             inventory: Default::default(),
             contacts: None,
             admin_password: None,
+            firmware: None,
         }
     }
 

@@ -15,8 +15,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    FileAnswer, FileRequest, FileService, History, Identity, Onboarding, PhoneBook, ServedFile, Transfer,
+    Body, FileAnswer, FileRequest, FileService, History, Identity, Onboarding, PhoneBook, ServedFile, Transfer,
     access::{Claims, Proof, UrlKey, Window},
+    firmware::Depot,
     identify::{Asked, Peer, locate, plain},
     links::{self, DeadLink, Link},
     onboarding::Sighting,
@@ -72,6 +73,18 @@ pub trait Guests: Send + Sync + 'static {
     async fn welcome(&self, mac: MacAddr, family: &str, login: &str) -> Result<(), String>;
 }
 
+/// What a phone runs, and what it shall run by a set of templates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub mac: MacAddr,
+    pub family: Option<FamilyName>,
+    pub model: Option<String>,
+    pub runs: Option<String>,
+    pub pinned: Option<String>,
+    /// The version that it is told, as it runs another.
+    pub due: Option<String>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub mac: MacAddr,
@@ -94,6 +107,7 @@ pub struct Neighbours {
     pub keys: Arc<dyn Keys>,
     pub store: Arc<dyn Store>,
     pub history: History,
+    pub firmware: Depot,
     pub phone_book: PhoneBook,
     pub events: Events,
 }
@@ -184,14 +198,35 @@ impl Files {
         let known = inner.known(mac).await;
         let family = family.or(known.family.as_deref()).or(set.recognise_mac(mac)).unwrap_or("generic").to_owned();
         let model = model.map(str::to_owned).or(known.model.clone());
-        let source = inner.endpoints.load().address;
-        let subject = inner.own_subject(&set, Own { mac, known: &known, family: &family, model, source, local: None });
+        let (firmware, source) = (known.firmware.clone(), inner.endpoints.load().address);
+        let subject = inner.own_subject(&set, Own { mac, known: &known, family: &family, model, firmware, source, local: None });
         set.files(&family, &subject).iter().map(|file| set.render(file, &subject)).collect()
     }
 
     /// Where phones reach the services.
     pub fn endpoints(&self) -> Endpoints {
         Endpoints::clone(&self.0.endpoints.load())
+    }
+
+    /// What these phones run, and what they shall run by this set; by their addresses.
+    pub async fn firmware_of(&self, set: &TemplateSet, devices: &[DeviceRecord]) -> Vec<Standing> {
+        let inner = &self.0;
+        let mut standings = Vec::new();
+        for device in devices {
+            let mut known = inner.known(device.mac).await;
+            known.lines.iter_mut().for_each(|line| line.secret = Hidden.secret());
+            let source = device.address.map_or(inner.endpoints.load().address, IpAddr::V4);
+            let (mac, model, runs) = (device.mac, known.model.clone(), known.firmware.clone());
+            let family = set.forced(mac).map(|forced| forced.family).or_else(|| known.family.clone());
+            let of = family.as_deref().unwrap_or("generic");
+            let phone = Own { mac, known: &known, family: of, model: model.clone(), firmware: runs.clone(), source, local: None };
+            let subject = own(set, &inner.settings, &inner.endpoints.load(), &Hidden, phone);
+            let pinned = family.as_ref().and_then(|family| set.pin(family, &subject)).map(|pin| pin.version.clone());
+            let due = subject.firmware.map(|due| due.version);
+            standings.push(Standing { mac, family, model, runs, pinned, due });
+        }
+        standings.sort_by_key(|standing| standing.mac);
+        standings
     }
 
     /// What each of these phones would get by `new`, beside what it gets now: whose files change how. No secrets are in it.
@@ -225,7 +260,8 @@ impl Files {
                     let forced = set.forced(mac).map(|forced| forced.family);
                     let family = forced.or(known.family.clone()).or_else(|| set.recognise_mac(mac).map(str::to_owned));
                     let family = family.unwrap_or_else(|| "generic".to_owned());
-                    let phone = Own { mac, known, family: &family, model: known.model.clone(), source, local: None };
+                    let (model, firmware) = (known.model.clone(), known.firmware.clone());
+                    let phone = Own { mac, known, family: &family, model, firmware, source, local: None };
                     let subject = own(set, settings, endpoints, &Hidden, phone);
                     (family, subject)
                 };
@@ -389,11 +425,14 @@ impl Inner {
         }
         let Some(file) = file else { return self.missing(request, Some(mac), path) };
         let model = peer.model.clone().or_else(|| known.model.clone());
-        let subject = self.own_subject(set, Own { mac, known: &known, family: &file.family, model, source, local: request.local });
+        let firmware = peer.firmware.clone().or_else(|| known.firmware.clone());
+        let phone = Own { mac, known: &known, family: &file.family, model, firmware: firmware.clone(), source, local: request.local };
+        let subject = self.own_subject(set, phone);
         let shown = || {
             let mut known = known.clone();
             known.lines.iter_mut().for_each(|line| line.secret = Hidden.secret());
-            let phone = Own { mac, known: &known, family: &file.family, model: subject.model.clone(), source, local: request.local };
+            let (model, firmware) = (subject.model.clone(), firmware.clone());
+            let phone = Own { mac, known: &known, family: &file.family, model, firmware, source, local: request.local };
             own(set, &self.settings, &self.endpoints.load(), &Hidden, phone)
         };
         let answer = self.render(set, request, Some(mac), path, &file, &subject, Some((mac, &shown)));
@@ -422,7 +461,7 @@ impl Inner {
         drop(welcoming);
         let known = self.neighbours.devices.known(mac).await;
         let source = plain(request.source);
-        let phone = || Own { mac, known: &known, family: &link.family, model: None, source, local: request.local };
+        let phone = || Own { mac, known: &known, family: &link.family, model: None, firmware: None, source, local: request.local };
         let subject = self.own_subject(set, phone());
         let Some(file) = set.files(&link.family, &subject).into_iter().find(|file| file.account) else {
             return refused(Some(mac), format!("the templates have no file for {}", link.family));
@@ -539,7 +578,24 @@ impl Inner {
         tracing::info!(mac = mac.map(tracing::field::display), path, %source, door = ?request.door, bytes = bytes.len(), "file served");
         let (door, path, shown) = (request.door, path.to_owned(), shown.unwrap_or(real).to_hex().to_string());
         self.tell(Event::FileServed { mac, door, path, source, bytes: bytes.len(), hash: shown, unchanged });
-        FileAnswer::Found(ServedFile { bytes, content_type, hash, mac })
+        FileAnswer::Found(ServedFile { body: Body::Whole(bytes), content_type, hash, mac })
+    }
+
+    /// A maker's firmware, for whoever knows its name: there is nothing of anybody's in it. `None`: it is no such name.
+    async fn firmware(&self, request: &FileRequest) -> Option<FileAnswer> {
+        let path = Asked::parse(&request.path).ok()?.path;
+        let image = self.neighbours.firmware.known().find(&path)?.path();
+        let source = plain(request.source);
+        let mac = self.neighbours.leases.holder(source, now()).map(|holding| holding.mac);
+        let Some(stored) = self.neighbours.firmware.open_file(&image).await else { return Some(self.missing(request, mac, &path)) };
+        let (hash, len) = (stored.image.sha256.clone(), stored.len());
+        let unchanged = request.holds(&hash);
+        metrics::counter!("plugtone_provisioning_files_total", "outcome" => if unchanged { "unchanged" } else { "served" }).increment(1);
+        tracing::info!(mac = mac.map(tracing::field::display), path = image, %source, door = ?request.door, bytes = len, "firmware served");
+        let bytes = usize::try_from(len).unwrap_or(usize::MAX);
+        self.tell(Event::FileServed { mac, door: request.door, path: image, source, bytes, hash: hash.clone(), unchanged });
+        let content_type = "application/octet-stream".to_owned();
+        Some(FileAnswer::Found(ServedFile { body: Body::Stored(stored), content_type, hash, mac }))
     }
 
     fn missing(&self, request: &FileRequest, mac: Option<MacAddr>, path: &str) -> FileAnswer {
@@ -625,6 +681,9 @@ impl FileService for Files {
         if let Some(answer) = inner.authority(&request) {
             return answer;
         }
+        if let Some(answer) = inner.firmware(&request).await {
+            return answer;
+        }
         let (set, first, verdict) = inner.verdict(&request);
         match verdict {
             Verdict::Own { mac, path, peer, proof } => inner.own((&set, first), &request, mac, &path, &peer, proof).await,
@@ -696,6 +755,11 @@ impl FileService for Files {
                 if let Some(Account { mac, generation, first }) = account {
                     self.0.neighbours.devices.fetched(mac, generation, first);
                 }
+                let image = self.0.neighbours.firmware.known().find(&path).map(|image| image.path());
+                if let Some(path) = image {
+                    metrics::counter!("plugtone_firmware_fetched_total").increment(1);
+                    self.0.tell(Event::FirmwareFetched { mac, door, path, source });
+                }
                 Event::FileDelivered { mac, door, path, source }
             }
             Transfer::Failed { reason } => Event::FileFailed { mac, door, path, source, reason },
@@ -753,6 +817,7 @@ impl Devices for Onboarding {
         Known {
             family: record.as_ref().and_then(|record| record.family.clone()),
             model: record.as_ref().and_then(|record| record.model.clone()),
+            firmware: record.as_ref().and_then(|record| record.firmware.clone()),
             inventory: record.map(|record| record.inventory).unwrap_or_default(),
             // With the secrets that are in the file, not with those of a moment later.
             generation,

@@ -7,6 +7,7 @@ pub mod beside;
 pub mod classify;
 mod duplicates;
 pub mod files;
+pub mod firmware;
 pub mod history;
 pub mod identify;
 pub mod identities;
@@ -36,7 +37,10 @@ pub use settings::{OpenSettings, Settings, SettingsError};
 pub use variables::{Endpoints, Keys, Known};
 pub use worker::Onboarding;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -71,20 +75,42 @@ impl FileRequest {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum FileAnswer {
     Found(ServedFile),
     /// There is none, or this source may not have it: the same answer, so that nothing can be learnt.
     NotFound,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ServedFile {
-    pub bytes: Bytes,
+    pub body: Body,
     pub content_type: String,
-    /// BLAKE3 of the bytes, hex: the ETag.
+    /// Of the bytes, hex: the ETag. BLAKE3; of firmware SHA-256.
     pub hash: String,
     pub mac: Option<MacAddr>,
+}
+
+/// What a file says.
+#[derive(Clone, Debug)]
+pub enum Body {
+    Whole(Bytes),
+    /// Too large for memory: [`firmware::Stored::read`] gives piece by piece. Doors tell the end of such a transfer by
+    /// [`FileService::ended`], HTTP too.
+    Stored(Arc<firmware::Stored>),
+}
+
+impl Body {
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Whole(bytes) => bytes.len() as u64,
+            Self::Stored(stored) => stored.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// How a transfer ended, told by doors that know it.

@@ -331,7 +331,9 @@ impl Core {
     pub fn standings(&self, macs: &[MacAddr]) -> Vec<(MacAddr, Standing)> {
         let of = |mac: &MacAddr| {
             let device = self.devices.get(mac)?;
-            Some((*mac, Standing { registered: !device.registered.is_empty(), in_call: device.is_busy(), ..device.standing }))
+            let firmware = device.record.firmware.clone();
+            let (registered, in_call) = (!device.registered.is_empty(), device.is_busy());
+            Some((*mac, Standing { registered, in_call, firmware, ..device.standing.clone() }))
         };
         macs.iter().filter_map(of).collect()
     }
@@ -670,7 +672,10 @@ impl Device {
         };
         let mut tell = replace(&mut record.family, sighting.family);
         tell |= replace(&mut record.model, sighting.model);
-        tell |= replace(&mut record.firmware, sighting.firmware);
+        if replace(&mut record.firmware, sighting.firmware) {
+            tell = true;
+            self.standing.firmware_at = Some(now.wall);
+        }
         tell |= replace(&mut record.address, address);
         // What was written was written of the place that it was at then.
         let moved = sighting.port.is_some() && record.port.is_some() && record.port != sighting.port;

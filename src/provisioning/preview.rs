@@ -203,6 +203,7 @@ mod tests {
             inventory: Default::default(),
             contacts: None,
             admin_password: Some(Secret::new("••••••")),
+            firmware: None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! `provisioning:` in the configuration: what phones are told of the server, and who may read their files.
 
+use std::path::PathBuf;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +29,8 @@ pub struct Settings {
     pub uploads: bool,
     /// A phone book from the directory, in the words of each make that is known to read one.
     pub phone_book: phone_book::Settings,
+    /// A folder for the makers' firmware (`plugtone firmware`). Without it: `firmware` beside the database.
+    pub firmware: Option<PathBuf>,
 }
 
 /// An address of these networks may have the files of one phone: of the first whose files it asks for. It is weaker than a
@@ -53,6 +57,7 @@ impl Default for Settings {
             open: OpenSettings::default(),
             uploads: true,
             phone_book: phone_book::Settings::default(),
+            firmware: None,
         }
     }
 }

@@ -55,6 +55,8 @@ impl Default for Endpoints {
 pub struct Known {
     pub family: Option<FamilyName>,
     pub model: Option<String>,
+    /// What it runs, as it last said.
+    pub firmware: Option<String>,
     /// Of its file, and of the secrets of lines without owner.
     pub generation: Generation,
     /// Never empty for a phone that may have a file: the first line is there from the beginning. Further ones are here once somebody
@@ -154,6 +156,8 @@ pub struct Own<'a> {
     pub family: &'a str,
     /// Told by the phone now, else what is stored.
     pub model: Option<String>,
+    /// What it runs: told by the phone now, else what is stored.
+    pub firmware: Option<String>,
     pub source: IpAddr,
     pub local: Option<SocketAddr>,
 }
@@ -173,6 +177,7 @@ pub fn own(set: &TemplateSet, settings: &Settings, endpoints: &Endpoints, keys: 
         inventory: own.known.inventory.clone(),
         contacts: own.known.contacts.clone(),
         admin_password: Some(keys.admin_password(site)),
+        firmware: None,
     };
     // Ports and handsets that nobody owns yet, each a line of its own to sign in at.
     for number in 1..=set.sign_in_lines(own.family, &subject) {
@@ -180,6 +185,7 @@ pub fn own(set: &TemplateSet, settings: &Settings, endpoints: &Endpoints, keys: 
             subject.lines.insert(place, nobodys(keys, own.mac, number, own.known.generation));
         }
     }
+    subject.firmware = set.due(own.family, &subject, own.firmware.as_deref());
     subject
 }
 
@@ -209,6 +215,7 @@ pub fn common(settings: &Settings, endpoints: &Endpoints, model: Option<String>,
         inventory: Inventory::default(),
         contacts: None,
         admin_password: None,
+        firmware: None,
     }
 }
 
@@ -277,7 +284,15 @@ mod tests {
             let first = (!owned.contains(&1)).then(|| line(mac, 1, ""));
             let all = first.into_iter().chain(owned.iter().map(|number| line(mac, *number, "2041"))).collect();
             let known = Known { generation: 3, lines: all, ..Known::default() };
-            let phone = Own { mac, known: &known, family, model: Some(model.to_owned()), source: Ipv4Addr::LOCALHOST.into(), local: None };
+            let phone = Own {
+                mac,
+                known: &known,
+                family,
+                model: Some(model.to_owned()),
+                firmware: None,
+                source: Ipv4Addr::LOCALHOST.into(),
+                local: None,
+            };
             let subject = own(&set, &Settings::default(), &Endpoints::default(), &key, phone);
             let shown = |line: &Line| format!("{}{}", line.number, if line.extension.is_some() { "!" } else { "" });
             assert_eq!(subject.lines.iter().map(shown).collect::<Vec<_>>().join(" "), lines, "{family} {model}");

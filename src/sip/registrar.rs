@@ -119,7 +119,7 @@ impl Contact {
 /// What changed. Drain after every call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A new contact, or one refreshed. Refreshes that change nothing are told every five minutes only.
+    /// A new contact, one of a phone that says another user agent than before, or one refreshed. Refreshes that change nothing are told every five minutes only.
     Registered { contact: Contact, expires_secs: u32, refreshed: bool },
     /// A contact is gone. To be removed from the store.
     Unregistered { contact: Contact, reason: &'static str },
@@ -431,13 +431,15 @@ impl Registrar {
                 user_agent: user_agent.clone(),
                 expires: now + wish.expires,
             };
+            // With another firmware it has been started anew, though it is where it was.
+            let same = |id: ContactId| self.contacts.get(&id).is_some_and(|entry| entry.contact.user_agent == contact.user_agent);
+            let refreshed = wish.prolongs.is_some_and(same);
             let tell = match wish.prolongs {
                 Some(id) => self.prolong(now, id, contact),
                 None => Some(self.insert(now, contact, Some(now + SAVE_NEWS))),
             };
             let told = tell.and_then(|id| self.contacts.get(&id));
             if let Some(contact) = told.map(|entry| entry.contact.clone()) {
-                let refreshed = wish.prolongs.is_some();
                 self.actions.push_back(Action::Registered { contact, expires_secs, refreshed });
             }
         }

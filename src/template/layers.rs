@@ -109,6 +109,14 @@ pub(super) struct Whose<'a> {
     pub(super) inventory: Option<&'a Inventory>,
 }
 
+impl Group {
+    fn holds(&self, whose: Whose<'_>) -> bool {
+        let own = whose.inventory.and_then(|inventory| inventory.group.as_deref());
+        let is = |id: &String| whose.user_id == Some(id) || whose.extension == Some(id);
+        own == Some(&*self.name) || self.members.iter().any(is)
+    }
+}
+
 impl Overrides {
     pub(super) fn new(file: &Arc<str>, written: OverridesFile, faults: &mut Vec<Fault>) -> Self {
         let sites = written.sites.into_iter().map(|(name, site)| Site {
@@ -165,13 +173,16 @@ impl Overrides {
         self.devices.get(&mac).is_some_and(|device| !device.variables.is_empty())
     }
 
+    /// The names of the groups that it is in; its own may have nothing set here.
+    pub(super) fn groups_of<'a>(&'a self, whose: Whose<'a>) -> impl Iterator<Item = &'a str> {
+        let own = whose.inventory.and_then(|inventory| inventory.group.as_deref());
+        own.into_iter().chain(self.groups.iter().filter(move |group| group.holds(whose)).map(|group| &*group.name))
+    }
+
     /// The layers that apply, lowest first.
     pub(super) fn layers<'a>(&'a self, whose: Whose<'a>) -> impl Iterator<Item = &'a LayerMap> {
-        let is = move |id: &str| whose.user_id == Some(id) || whose.extension == Some(id);
         let site = self.site_at(whose.address).map(|site| &site.variables);
-        let own = whose.inventory.and_then(|inventory| inventory.group.as_deref());
-        let within = move |group: &&Group| own == Some(&*group.name) || group.members.iter().any(|id| is(id));
-        let groups = self.groups.iter().filter(within).map(|group| &group.variables);
+        let groups = self.groups.iter().filter(move |group| group.holds(whose)).map(|group| &group.variables);
         let users = [whose.user_id, whose.extension].into_iter().flatten().filter_map(|id| self.users.get(id));
         let replaced = whose.inventory.into_iter().flat_map(|inventory| &inventory.stands_for);
         let device = replaced.copied().chain(whose.mac).filter_map(|mac| self.devices.get(&mac)).map(|device| &device.variables);

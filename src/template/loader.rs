@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rust_embed::RustEmbed;
 
 use super::fault::{Fault, Faults, fault};
+use super::firmware;
 use super::set::{Source, TemplateSet};
 use crate::model::MacAddr;
 
@@ -34,6 +35,8 @@ pub struct Templates(Arc<Live>);
 
 struct Live {
     path: Option<PathBuf>,
+    /// Where [`firmware::FILE`] is.
+    firmware: Option<PathBuf>,
     set: ArcSwap<TemplateSet>,
     /// Phones that have another set already.
     ring: ArcSwapOption<Ring>,
@@ -47,8 +50,14 @@ struct Ring {
 impl Templates {
     /// The shipped templates, with those in `path` over them.
     pub fn load(path: Option<&Path>) -> Result<Self, Faults> {
-        let set = TemplateSet::load(&read(path)?).map_err(Faults)?;
-        Ok(Self(Arc::new(Live { path: path.map(Path::to_owned), set: ArcSwap::from_pointee(set), ring: ArcSwapOption::empty() })))
+        Self::load_with(path, None)
+    }
+
+    /// The same, and what is pinned in the firmware's folder.
+    pub fn load_with(path: Option<&Path>, firmware: Option<&Path>) -> Result<Self, Faults> {
+        let set = TemplateSet::load(&read_with(path, firmware)?).map_err(Faults)?;
+        let (path, firmware) = (path.map(Path::to_owned), firmware.map(Path::to_owned));
+        Ok(Self(Arc::new(Live { path, firmware, set: ArcSwap::from_pointee(set), ring: ArcSwapOption::empty() })))
     }
 
     /// The set that is live now. Hold it for one request: all of a request comes from one set.
@@ -62,6 +71,12 @@ impl Templates {
             Some(ring) if ring.phones.contains(&mac) => (ring.set.clone(), true),
             _ => (self.current(), false),
         }
+    }
+
+    /// Every set that phones have now.
+    pub fn live(&self) -> Vec<Arc<TemplateSet>> {
+        let ring = self.0.ring.load().as_ref().map(|ring| ring.set.clone());
+        ring.into_iter().chain([self.current()]).collect()
     }
 
     /// From now on these phones have this set, and only they.
@@ -82,7 +97,15 @@ impl Templates {
 
     /// What is on disk now, checked and compiled as [`Self::reload`] would, but not live.
     pub fn on_disk(&self) -> Result<TemplateSet, Faults> {
-        read(self.0.path.as_deref()).and_then(|sources| TemplateSet::load(&sources).map_err(Faults))
+        let sources = read_with(self.0.path.as_deref(), self.0.firmware.as_deref())?;
+        TemplateSet::load(&sources).map_err(Faults)
+    }
+
+    /// The same, with this text in the place of [`firmware::FILE`].
+    pub fn with_firmware(&self, text: String) -> Result<TemplateSet, Faults> {
+        let mut sources = read(self.0.path.as_deref())?;
+        put_firmware(&mut sources, Source { name: firmware::FILE.into(), origin: firmware::FILE.into(), text });
+        TemplateSet::load(&sources).map_err(Faults)
     }
 }
 
@@ -122,6 +145,23 @@ pub fn read(path: Option<&Path>) -> Result<Vec<Source>, Faults> {
         }
     }
     Ok(sources)
+}
+
+/// The same, and what is pinned in the firmware's folder, if there is anything.
+pub fn read_with(path: Option<&Path>, firmware: Option<&Path>) -> Result<Vec<Source>, Faults> {
+    let mut sources = read(path)?;
+    let file = firmware.map(|folder| folder.join(firmware::FILE)).filter(|file| file.exists());
+    if let Some(file) = file {
+        let origin = file.display().to_string();
+        let text = read_file(&file).map_err(|message| Faults(vec![fault(&origin, 0, 0, message)]))?;
+        put_firmware(&mut sources, Source { name: firmware::FILE.into(), origin, text });
+    }
+    Ok(sources)
+}
+
+fn put_firmware(sources: &mut Vec<Source>, source: Source) {
+    sources.retain(|source| source.name != firmware::FILE);
+    sources.push(source);
 }
 
 fn read_folder(root: &Path, folder: &Path, depth: usize, found: &mut Vec<Source>, faults: &mut Vec<Fault>) {

@@ -72,7 +72,7 @@ impl Halves {
 /// Stands for a file of a family and all that a rendering of it can see. `site`: the subject's address says no more than this.
 pub(super) fn key(family: &str, (file, page): (usize, Option<u32>), site: Option<&str>, subject: &Subject) -> Key {
     // Named whole, so that a field that comes later cannot be forgotten.
-    let Subject { mac, model, bound, lines, server, address: _, user_id, inventory, contacts, admin_password } = subject;
+    let Subject { mac, model, bound, lines, server, address: _, user_id, inventory, contacts, admin_password, firmware } = subject;
     let Inventory { label, group, notes, stands_for } = inventory;
     let Server { host, sip_port, url, secure_url, realm, authority } = server;
     let mut hash = blake3::Hasher::new();
@@ -100,6 +100,9 @@ pub(super) fn key(family: &str, (file, page): (usize, Option<u32>), site: Option
     }
     part(Some(&(stands_for.len() as u64).to_le_bytes()));
     stands_for.iter().for_each(|mac| part(Some(&mac.0)));
+    let due = firmware.iter().flat_map(|due| [&due.make, &due.version].into_iter().chain(&due.files));
+    part(Some(&(due.clone().count() as u64).to_le_bytes()));
+    due.for_each(|text| part(Some(text.as_bytes())));
     part(admin_password.as_ref().map(|password| password.expose().as_bytes()));
     for Line { number, user, auth_user, secret, display_name, label, extension } in lines {
         part(Some(&[*number]));
@@ -119,12 +122,16 @@ mod tests {
     use super::*;
     use crate::{
         model::{MacAddr, Secret},
-        template::Contacts,
+        template::{Contacts, Due},
     };
 
     fn kept(len: usize) -> Arc<Kept> {
         let bytes = Bytes::from(vec![0; len]);
         Arc::new(Kept { name: "x".into(), hash: blake3::hash(&bytes), bytes, content_type: "text/plain".into() })
+    }
+
+    fn due(file: &str) -> Option<Due> {
+        Some(Due { make: "yealink".into(), version: "2".into(), files: vec![file.into()] })
     }
 
     #[test]
@@ -157,8 +164,9 @@ mod tests {
             inventory: Inventory::default(),
             contacts: None,
             admin_password: Some(Secret::new("a")),
+            firmware: None,
         };
-        let changes: [fn(&mut Subject); 24] = [
+        let changes: [fn(&mut Subject); 26] = [
             |_| (),
             |s| s.mac = None,
             |s| s.model = None,
@@ -183,6 +191,8 @@ mod tests {
             |s| s.inventory.group = Some("hall".into()),
             |s| s.inventory.stands_for = vec![MacAddr([9; 6])],
             |s| s.admin_password = None,
+            |s| s.firmware = due("a.rom"),
+            |s| s.firmware = due("b.rom"),
         ];
         let changed = |change: &fn(&mut Subject)| {
             let mut subject = subject.clone();

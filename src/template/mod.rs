@@ -10,6 +10,7 @@
 //! Not here: who may read a file (`provisioning/access.rs`), which phone asks (`provisioning/identify.rs`), DHCP's wire.
 
 mod fault;
+pub mod firmware;
 mod keys;
 mod layers;
 pub mod learn;
@@ -31,8 +32,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use fault::{Fault, Faults};
+pub use firmware::{Due, Firmware};
 pub use layers::{Layer, Layered, Origin};
-pub use loader::{Templates, read, shipped};
+pub use loader::{Templates, read, read_with, shipped};
 pub use memo::Kept;
 pub use options::{DhcpOption, DhcpValue, SendWhen};
 pub use recognise::{DhcpFacts, Match, Recognised, Signs};

@@ -149,7 +149,8 @@ impl Marks {
         Some(Recognised {
             family: String::new(),
             model: text(found.name("model")),
-            firmware: text(found.name("fw")),
+            // A Poly's boot loader has a version of its own.
+            firmware: text(found.name("fw")).filter(|_| found.name("type").is_none_or(|kind| kind.as_bytes() != b"Updater")),
             mac: text(found.name("mac")).and_then(|mac| mac.parse().ok()),
         })
     }

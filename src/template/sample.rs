@@ -1,5 +1,6 @@
 //! Sample phones: every family is rendered for them before a set goes live, and benches render nothing else.
 
+use super::firmware::Due;
 use super::set::Family;
 use super::subject::{Contacts, Line, Server, Subject};
 use crate::model::{MacAddr, Secret};
@@ -14,9 +15,9 @@ pub(super) fn subjects(family: &Family) -> Vec<Subject> {
     let mut models = vec![None];
     models.extend(family.sample_models().into_iter().map(Some));
     let pairs = models.into_iter().flat_map(|model| [false, true].map(|bound| (model.clone(), bound)));
-    let mut subjects: Vec<_> = pairs.map(|(model, bound)| subject(family.sample_mac(), model, bound)).collect();
+    let mut subjects: Vec<_> = pairs.map(|(model, bound)| subject(&family.id, family.sample_mac(), model, bound)).collect();
     if family.capabilities.lines_max > 1 {
-        let mut shared = subject(family.sample_mac(), None, true);
+        let mut shared = subject(&family.id, family.sample_mac(), None, true);
         shared.lines.push(Line { number: 2, ..line(family.sample_mac(), false) });
         subjects.push(shared);
     }
@@ -28,7 +29,7 @@ fn contacts(people: usize) -> Contacts {
     Contacts::new((0..people).map(|_| (NAME, vec![("work", "2041"), ("mobile", "+49171")])))
 }
 
-fn subject(mac: MacAddr, model: Option<String>, bound: bool) -> Subject {
+fn subject(family: &str, mac: MacAddr, model: Option<String>, bound: bool) -> Subject {
     // Once more than most makes have on a page; of each model that would take its time.
     let people = if model.is_none() { 20 } else { 1 };
     Subject {
@@ -49,6 +50,8 @@ fn subject(mac: MacAddr, model: Option<String>, bound: bool) -> Subject {
         inventory: Default::default(),
         contacts: Some(contacts(people)),
         admin_password: Some(Secret::new("sample-ADMIN")),
+        // Of the others each has none.
+        firmware: (bound && people > 1).then(|| Due { make: family.to_owned(), version: "9.9.9".into(), files: vec!["sample.bin".into()] }),
     }
 }
 

@@ -23,6 +23,10 @@ pub fn overrides() -> Schema {
     SchemaGenerator::default().into_root_schema_for::<OverridesFile>()
 }
 
+pub fn firmware() -> Schema {
+    SchemaGenerator::default().into_root_schema_for::<super::firmware::FirmwareFile>()
+}
+
 pub fn timezones() -> Schema {
     SchemaGenerator::default().into_root_schema_for::<ZonesFile>()
 }
@@ -205,6 +209,8 @@ pub struct Capabilities {
     /// The shortest time between two fetches that the phone can be told, minutes; 0: it does not poll.
     pub poll_minutes_min: u32,
     pub lines_max: u8,
+    /// Its template tells the phone where its firmware is.
+    pub firmware: bool,
     /// Asks by DHCPINFORM where the answer of the server that leased names no file server.
     pub inform: bool,
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_yaml::Location;
 
 use super::fault::{Fault, Suggest, fault};
+use super::firmware::{self, Due, Firmware, Pin, Whom};
 use super::keys;
 use super::layers::{Layer, LayerMap, Layered, Overrides, Whose, check_names, layer, put};
 use super::memo::{self, Kept, Memo};
@@ -55,6 +56,7 @@ pub struct TemplateSet {
     families: BTreeMap<FamilyName, Family>,
     defaults: LayerMap,
     overrides: Overrides,
+    firmware: Firmware,
     zones: BTreeMap<String, (String, Value)>,
     memo: Memo,
 }
@@ -166,14 +168,20 @@ impl TemplateSet {
             let written: DefaultsFile = keep(read_untyped(&source.origin, &source.text), &mut faults)?;
             Some(layer(Layer::Defaults, &Arc::from(&*source.origin), written.variables))
         });
+        let firmware = find(firmware::FILE).map(|source| Firmware::read(&source.origin, &source.text));
+        let firmware = firmware.transpose().unwrap_or_else(|more| {
+            faults.extend(more);
+            None
+        });
+        let firmware = firmware.unwrap_or_default();
         let defaults = defaults.unwrap_or_default();
         let overrides = overrides.unwrap_or_default();
         let (kept, memo) = (sources.to_vec(), Memo::default());
-        let mut set = Self { sources: kept, families: BTreeMap::new(), defaults: defaults.clone(), overrides, zones, memo };
+        let mut set = Self { sources: kept, families: BTreeMap::new(), defaults: defaults.clone(), overrides, firmware, zones, memo };
 
         for source in sources {
             let Some(id) = source.name.strip_suffix(".yaml").filter(|id| !id.contains('/')) else { continue };
-            if [DEFAULTS, OVERRIDES, ZONES].contains(&&*source.name) {
+            if [DEFAULTS, OVERRIDES, ZONES, firmware::FILE].contains(&&*source.name) {
                 continue;
             }
             let Some(written) = keep(read_untyped::<FamilyFile>(&source.origin, &source.text), &mut faults) else { continue };
@@ -387,6 +395,31 @@ impl TemplateSet {
         done
     }
 
+    // --- what it shall run
+
+    pub fn firmware(&self) -> &Firmware {
+        &self.firmware
+    }
+
+    /// What is said of the firmware of this phone.
+    pub fn pin(&self, family: &str, subject: &Subject) -> Option<&Pin> {
+        self.firmware.pin(&self.whom(family, subject))
+    }
+
+    /// What this phone shall install, as it runs another version. One whose version nobody knows is left as it is.
+    pub fn due(&self, family: &str, subject: &Subject, runs: Option<&str>) -> Option<Due> {
+        if self.firmware.pins.is_empty() {
+            return None;
+        }
+        self.firmware.due(&self.whom(family, subject), runs?)
+    }
+
+    fn whom<'a>(&'a self, family: &'a str, subject: &'a Subject) -> Whom<'a> {
+        let macs = subject.inventory.stands_for.iter().copied().chain(subject.mac).collect();
+        let groups = self.overrides.groups_of(whose(subject)).collect();
+        Whom { make: family, model: subject.model.as_deref().unwrap_or_default(), groups, macs }
+    }
+
     /// The layered variables as this phone gets them, each with its origin.
     pub fn variables(&self, family: &str, subject: &Subject) -> BTreeMap<Arc<str>, Layered> {
         self.families.get(family).map(|family| self.layered(family, subject)).unwrap_or_default()
@@ -433,16 +466,8 @@ impl TemplateSet {
     /// The layers that apply to a phone, lowest first.
     pub(super) fn layers_of<'a>(&'a self, family: &'a Family, subject: &'a Subject) -> Vec<&'a LayerMap> {
         let model = subject.model.as_deref().unwrap_or_default();
-        let extension = subject.lines.first().and_then(|line| line.extension.as_ref());
-        let whose = Whose {
-            mac: subject.mac,
-            address: subject.address,
-            user_id: subject.user_id.as_deref(),
-            extension: extension.map(|extension| extension.as_str()),
-            inventory: Some(&subject.inventory),
-        };
         let models = family.models.iter().filter(|(pattern, _)| pattern.is_match(model)).map(|(_, layer)| layer);
-        [&self.defaults, &family.base].into_iter().chain(models).chain(self.overrides.layers(whose)).collect()
+        [&self.defaults, &family.base].into_iter().chain(models).chain(self.overrides.layers(whose(subject))).collect()
     }
 
     /// What a template sees. A file for anyone is rendered without everything that is somebody's.
@@ -482,6 +507,8 @@ impl TemplateSet {
         }
         if own {
             put("bound", Value::from(subject.bound));
+            let due = subject.firmware.as_ref().filter(|due| due.make == family.id);
+            put("firmware", due.map_or(Value::from(false), Due::value));
             put("lines", subject.lines.iter().map(line).collect::<Vec<_>>().into());
             // Nobody's phone has nobody's keys.
             for (name, keys) in keys {
@@ -521,6 +548,10 @@ impl TemplateSet {
         let names: Vec<_> = names.into_iter().collect();
         let families: Vec<_> = self.families.keys().map(String::as_str).collect();
         self.overrides.check(overrides_file, &names, &families, faults);
+        for make in self.firmware.pins.iter().map(|pin| &*pin.make).filter(|make| !families.contains(make)) {
+            let unknown = fault(firmware::FILE, 0, 0, format!("there is no family '{make}'"));
+            faults.push(unknown.suggest(make, families.iter().copied(), ""));
+        }
         let zones = self.overrides.variables().chain(self.families.values().map(|family| &family.base));
         faults.extend(zones.filter_map(|layer| self.zone(layer).err()));
         self.check_patterns(faults);
@@ -557,6 +588,17 @@ impl TemplateSet {
                 }
             }
         }
+    }
+}
+
+fn whose(subject: &Subject) -> Whose<'_> {
+    let extension = subject.lines.first().and_then(|line| line.extension.as_ref());
+    Whose {
+        mac: subject.mac,
+        address: subject.address,
+        user_id: subject.user_id.as_deref(),
+        extension: extension.map(|extension| extension.as_str()),
+        inventory: Some(&subject.inventory),
     }
 }
 
@@ -804,7 +846,7 @@ impl Family {
         let word = words.next().unwrap_or_default();
         let known = parts(context);
         let is_known = known.iter().any(|name| name == word);
-        let own = ["mac", "MAC", "lines", "bound", "admin_password", "model_code", "keys", "side_car_keys"];
+        let own = ["mac", "MAC", "lines", "bound", "admin_password", "model_code", "keys", "side_car_keys", "firmware"];
         if own.contains(&word) && !is_known {
             return fault.hint(format!("only files with `readers: own` have '{word}'"));
         }

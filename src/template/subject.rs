@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use minijinja::{Value, context};
 
+use super::firmware::Due;
 use crate::model::{Extension, Inventory, LineNumber, MacAddr, Secret};
 
 /// Everything a template may see beside its layered variables.
@@ -27,6 +28,8 @@ pub struct Subject {
     pub contacts: Option<Contacts>,
     /// For the phone's own web page and menus, when no layer sets `admin_password`.
     pub admin_password: Option<Secret>,
+    /// What it shall run and does not.
+    pub firmware: Option<Due>,
 }
 
 /// The phone book as templates see it. Cheap to clone.

@@ -38,7 +38,7 @@ pub struct Variable {
 }
 
 /// What templates see beside the variables of the layers.
-const BUILT_IN: &[&str] = &["lines", "server", "tz", "mac", "MAC", "model", "family", "bound", "model_code", "keys"];
+const BUILT_IN: &[&str] = &["lines", "server", "tz", "mac", "MAC", "model", "family", "bound", "model_code", "keys", "firmware"];
 /// Brackets of a mark; of no use to any phone (Unicode's private use).
 const MARK: [char; 2] = ['\u{e000}', '\u{e001}'];
 

@@ -37,7 +37,7 @@ use crate::{
         limits::{LogBudget, Slot, Slots},
     },
     model::event::Door,
-    provisioning::{FileAnswer, FileRequest, FileService, ServedFile, Transfer},
+    provisioning::{Body, FileAnswer, FileRequest, FileService, ServedFile, Transfer},
 };
 
 /// For logging in; who only holds a connection open is gone after it.
@@ -249,7 +249,7 @@ impl Connection {
                 self.reply("200 I will connect to you").await
             }
             Step::Size { path } => match self.find(path).await {
-                Some(file) => self.reply(&format!("213 {}", file.bytes.len())).await,
+                Some(file) => self.reply(&format!("213 {}", file.body.len())).await,
                 None => self.reply("550 No such file").await,
             },
             Step::ModifiedAt { path } => match self.find(path).await {
@@ -352,14 +352,18 @@ impl Connection {
         let request = self.request(path.clone());
         let Some(file) = self.find(path).await else { return self.reply("550 No such file").await };
         self.found = None;
-        let bytes = if ascii { to_network_lines(&file.bytes) } else { file.bytes.clone() };
-        let Some(offset) = usize::try_from(offset).ok().filter(|offset| *offset <= bytes.len()) else {
-            return self.reply("554 The file is not that long").await;
+        let body = match &file.body {
+            Body::Whole(bytes) if ascii => Body::Whole(to_network_lines(bytes)),
+            // Firmware has no lines, whatever the client thinks.
+            other => other.clone(),
         };
+        if offset > body.len() {
+            return self.reply("554 The file is not that long").await;
+        }
         let patience = Duration::from_secs(self.door.settings.stall_timeout_secs);
         let sent = match self.open().await? {
             None => Ended::Failed("the data connection did not open".into(), None),
-            Some(stream) => self.beside_control(send(stream, bytes.slice(offset..), patience)).await,
+            Some(stream) => self.beside_control(send(stream, body, offset, patience)).await,
         };
         let (reply, transfer) = match sent {
             Ended::Done(()) => (Some("226 Done"), Transfer::Delivered),
@@ -450,9 +454,16 @@ async fn connect_from(local: IpAddr, at: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(at).await
 }
 
-async fn send(mut stream: TcpStream, bytes: Bytes, patience: Duration) -> io::Result<()> {
-    for chunk in bytes.chunks(CHUNK) {
-        timeout(patience, stream.write_all(chunk)).await??;
+async fn send(mut stream: TcpStream, body: Body, mut offset: u64, patience: Duration) -> io::Result<()> {
+    while offset < body.len() {
+        let piece = match &body {
+            Body::Whole(bytes) => bytes.slice(usize::try_from(offset).unwrap_or(bytes.len())..),
+            Body::Stored(stored) => stored.read(offset).await?,
+        };
+        for chunk in piece.chunks(CHUNK) {
+            timeout(patience, stream.write_all(chunk)).await??;
+        }
+        offset += piece.len() as u64;
     }
     stream.shutdown().await?;
     // The client closes when it has read all: then it is delivered, not only handed to the kernel.

@@ -3,7 +3,7 @@
 //! Conditional GET by ETag (RFC 9110 §13), one range (§14). Not here: multipart uploads, listings, `Last-Modified`
 //! (files are rendered: their time means nothing, their hash does).
 
-use std::{sync::Arc, time::Duration};
+use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
+use futures_util::stream;
 use http_body_util::BodyExt;
 
 use super::{
@@ -21,8 +22,8 @@ use super::{
 };
 use crate::{
     fileserver::{ask, climbs},
-    model::event::Door,
-    provisioning::{FileAnswer, FileRequest, FileService, ServedFile},
+    model::{MacAddr, event::Door},
+    provisioning::{self, FileAnswer, FileRequest, FileService, ServedFile, Transfer, firmware::Stored},
 };
 
 const ALLOW: &str = "GET, HEAD, PUT";
@@ -91,12 +92,20 @@ async fn download(service: &Arc<dyn FileService>, asked: &FileRequest, headers: 
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     // `If-Range` with anything but this ETag: the client's first part is of another file (RFC 9110 §13.1.5).
     let range = text(header::RANGE).filter(|_| headers.get(header::IF_RANGE).is_none_or(|value| value.as_bytes() == etag.as_bytes()));
-    let len = file.bytes.len();
+    let len = usize::try_from(file.body.len()).unwrap_or(usize::MAX);
+    let body = |part: Range<usize>| match &file.body {
+        provisioning::Body::Whole(bytes) => Body::from(bytes.slice(part)),
+        provisioning::Body::Stored(stored) => {
+            let carried =
+                Carried { service: service.clone(), asked: asked.clone(), mac: file.mac, stored: stored.clone(), part, ended: false };
+            carried.into_body()
+        }
+    };
     match wanted(range, len) {
-        Wanted::Whole => with_body(StatusCode::OK, file.bytes.clone(), &file, &etag, None),
+        Wanted::Whole => with_body(StatusCode::OK, body(0..len), len, &file, &etag, None),
         Wanted::Part(part) => {
             let place = format!("bytes {}-{}/{len}", part.start, part.end - 1);
-            with_body(StatusCode::PARTIAL_CONTENT, file.bytes.slice(part), &file, &etag, Some(place))
+            with_body(StatusCode::PARTIAL_CONTENT, body(part.clone()), part.len(), &file, &etag, Some(place))
         }
         Wanted::Unsatisfiable => {
             let place = [(header::CONTENT_RANGE, format!("bytes */{len}"))];
@@ -110,10 +119,55 @@ fn held(headers: &HeaderMap) -> Option<String> {
     Some(lists.collect::<Vec<_>>().join(", ")).filter(|held| !held.is_empty())
 }
 
-fn with_body(status: StatusCode, bytes: Bytes, file: &ServedFile, etag: &str, place: Option<String>) -> Response {
-    // The length is set here so that HEAD has it too, whose body is taken away on the way out.
-    let len = bytes.len();
-    let mut response = with_validators(Response::new(Body::from(bytes)), status, etag);
+/// A file that is read from the disk as the client takes it.
+struct Carried {
+    service: Arc<dyn FileService>,
+    asked: FileRequest,
+    mac: Option<MacAddr>,
+    stored: Arc<Stored>,
+    /// What is left of it.
+    part: Range<usize>,
+    ended: bool,
+}
+
+impl Carried {
+    fn into_body(self) -> Body {
+        Body::from_stream(stream::unfold(self, async |mut carried| Some((carried.next().await?, carried))))
+    }
+
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        if self.part.is_empty() || self.ended {
+            return None;
+        }
+        let read = self.stored.read(self.part.start as u64).await;
+        let read = read.and_then(|piece| if piece.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(piece) });
+        let piece = match read {
+            Ok(mut piece) => {
+                piece.truncate(self.part.len());
+                self.part.start += piece.len();
+                Ok(piece)
+            }
+            Err(error) => {
+                self.end(Transfer::Failed { reason: error.to_string() });
+                return Some(Err(error));
+            }
+        };
+        // The last byte is in the client's hands, or as good as.
+        if self.part.is_empty() && self.part.end as u64 == self.stored.len() {
+            self.end(Transfer::Delivered);
+        }
+        Some(piece)
+    }
+
+    fn end(&mut self, transfer: Transfer) {
+        self.ended = true;
+        self.service.ended(&self.asked, self.mac, transfer);
+    }
+}
+
+/// `len`: of the body. It is set here so that HEAD has it too, whose body is taken away on the way out.
+fn with_body(status: StatusCode, body: Body, len: usize, file: &ServedFile, etag: &str, place: Option<String>) -> Response {
+    let mut response = with_validators(Response::new(body), status, etag);
     let headers = response.headers_mut();
     let content_type = HeaderValue::from_str(&file.content_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_TYPE, content_type);
@@ -150,7 +204,7 @@ async fn upload(files: &Files, asked: FileRequest, request: Request) -> Response
         Err(status) => {
             if status != StatusCode::PAYLOAD_TOO_LARGE {
                 let reason = "the upload stopped before its end".to_owned();
-                files.service.ended(&asked, None, crate::provisioning::Transfer::Failed { reason });
+                files.service.ended(&asked, None, Transfer::Failed { reason });
             }
             // The rest of the body is on its way: this connection is of no further use.
             return (status, [(header::CONNECTION, "close")]).into_response();

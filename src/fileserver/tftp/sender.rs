@@ -48,10 +48,16 @@ pub enum Fault {
     Stopping,
     #[error("the socket failed: {0}")]
     Socket(String),
+    #[error("the file cannot be read: {0}")]
+    Unreadable(String),
 }
 
 pub struct Sender {
-    file: Bytes,
+    /// How long the file is.
+    len: u64,
+    /// What is at hand of it, and where that begins.
+    held: Bytes,
+    held_at: u64,
     block_bytes: usize,
     window: u64,
     /// Until its ACK 0 is here.
@@ -74,12 +80,19 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// `retries`: how often an unanswered packet is repeated.
+    /// A file that is in memory. `retries`: how often an unanswered packet is repeated.
     pub fn new(file: Bytes, terms: Terms, retries: u32) -> Self {
+        Self { held: file.clone(), ..Self::of_length(file.len() as u64, terms, retries) }
+    }
+
+    /// A file of which no more than a piece is in memory: [`Self::poll_read`] says from where on.
+    pub fn of_length(len: u64, terms: Terms, retries: u32) -> Self {
         let block_bytes = terms.block_bytes.max(1);
         Self {
-            last: file.len() as u64 / block_bytes as u64 + 1,
-            file,
+            last: len / block_bytes as u64 + 1,
+            len,
+            held: Bytes::new(),
+            held_at: 0,
             block_bytes,
             window: u64::from(terms.window_blocks.max(1)),
             oack_due: terms.oack.is_some(),
@@ -218,7 +231,8 @@ impl Sender {
         if self.next > self.last || self.next > self.acked + self.window {
             return false;
         }
-        packet::write_data(packet, self.next as u16, self.bytes_of(self.next));
+        let Some(bytes) = self.bytes_of(self.next) else { return false };
+        packet::write_data(packet, self.next as u16, bytes);
         // The end of a window is answered at once; a block within may wait for its neighbours.
         if self.next > self.highest {
             self.timed = Some((self.next, now));
@@ -229,10 +243,29 @@ impl Sender {
         true
     }
 
-    fn bytes_of(&self, block: u64) -> &[u8] {
-        let start = usize::try_from(block - 1).map_or(usize::MAX, |index| index.saturating_mul(self.block_bytes)).min(self.file.len());
-        let end = start.saturating_add(self.block_bytes).min(self.file.len());
-        self.file.get(start..end).unwrap_or_default()
+    /// Where a block begins and ends.
+    fn range_of(&self, block: u64) -> (u64, u64) {
+        let start = (block - 1).saturating_mul(self.block_bytes as u64).min(self.len);
+        (start, start.saturating_add(self.block_bytes as u64).min(self.len))
+    }
+
+    /// `None`: it is not at hand.
+    fn bytes_of(&self, block: u64) -> Option<&[u8]> {
+        let (start, end) = self.range_of(block);
+        let within = |at: u64| usize::try_from(at.checked_sub(self.held_at)?).ok();
+        self.held.get(within(start)?..within(end)?)
+    }
+
+    /// The part of the file that is wanted next, for [`Self::handle_read`]; more behind it is welcome. Ask after each drain of
+    /// [`Self::poll_transmit`].
+    pub fn poll_read(&self) -> Option<(u64, u64)> {
+        let due = self.outcome.is_none() && self.oack.is_none() && self.next <= self.last && self.next <= self.acked + self.window;
+        (due && self.bytes_of(self.next).is_none()).then(|| self.range_of(self.next))
+    }
+
+    /// The file from there on.
+    pub fn handle_read(&mut self, at: u64, bytes: Bytes) {
+        (self.held_at, self.held) = (at, bytes);
     }
 
     /// When [`Self::handle_timeout`] wants to be called next.
@@ -447,6 +480,54 @@ mod tests {
             assert_eq!(received, blocks as u64 + 1);
             assert_eq!(s.sender.outcome(), Some(&Outcome::Delivered));
         }
+    }
+
+    #[test]
+    fn of_a_long_file_only_a_piece_is_at_hand() {
+        let whole: Vec<u8> = (0..512 * 20 + 7).map(|i| (i / 7) as u8).collect();
+        let caps = Caps { block_bytes: 65464, window_blocks: 64 };
+        let terms = negotiate(&Asked { windowsize: Some(4), ..Asked::default() }, caps, whole.len() as u64);
+        let mut s = Script { now: Instant::now(), sender: Sender::of_length(whole.len() as u64, terms, 6) };
+        // Pieces of a thousand bytes: a block may lie in two.
+        let (mut read, mut got) = (Vec::new(), Vec::new());
+        let mut out = |s: &mut Script, got: &mut Vec<u8>| {
+            let (mut packet, mut sent) = (Vec::new(), Vec::new());
+            loop {
+                while s.sender.poll_transmit(s.now, &mut packet) {
+                    if let [0, 3, hi, lo, data @ ..] = packet.as_slice() {
+                        let block = usize::from(u16::from_be_bytes([*hi, *lo]));
+                        got.truncate((block - 1) * 512);
+                        got.extend_from_slice(data);
+                        sent.push(block);
+                    }
+                }
+                let Some((start, end)) = s.sender.poll_read() else { return sent };
+                read.push(start);
+                let end = ((start / 1000 + 1) * 1000).max(end).min(whole.len() as u64);
+                s.sender.handle_read(start, Bytes::copy_from_slice(&whole[start as usize..end as usize]));
+            }
+        };
+        assert_eq!(out(&mut s, &mut got), [0usize; 0], "only the options");
+        let (mut acked, mut lost) = (0, false);
+        while s.sender.outcome().is_none() {
+            let mut packet = Vec::new();
+            packet::write_ack(&mut packet, acked);
+            s.sender.handle_packet(s.now, &packet);
+            let sent = out(&mut s, &mut got);
+            acked = match lost {
+                // A window is lost: it is sent again, and read again from its beginning.
+                false if acked == 8 => {
+                    lost = true;
+                    s.now += Duration::from_secs(8);
+                    s.sender.handle_timeout(s.now);
+                    assert_eq!(out(&mut s, &mut got), [9, 10, 11, 12]);
+                    12
+                }
+                _ => sent.last().map_or(acked, |block| *block as u16),
+            };
+        }
+        assert_eq!(s.sender.outcome(), Some(&Outcome::Delivered));
+        assert_eq!(got, whole);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::{Bytes, BytesMut};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket, time::sleep};
@@ -32,7 +33,7 @@ use crate::{
         limits::{Full, LogBudget, Slot, Slots},
     },
     model::event::Door,
-    provisioning::{FileAnswer, FileRequest, FileService, Transfer},
+    provisioning::{Body, FileAnswer, FileRequest, FileService, Transfer, firmware::Stored},
 };
 
 /// A client that is this long without progress and asks again begins anew; before, it is a repeated request.
@@ -331,19 +332,25 @@ impl TransferTask {
         let FileAnswer::Found(file) = answer else {
             return self.refuse(socket, ErrorCode::NotFound, "file not found").await;
         };
-        let bytes = match self.request.mode {
-            Mode::Octet => file.bytes,
-            Mode::Netascii => netascii::encode(&file.bytes),
+        let body = match (file.body, self.request.mode) {
+            (Body::Whole(bytes), Mode::Netascii) => Body::Whole(netascii::encode(&bytes)),
+            // Firmware has no lines, whatever the client thinks.
+            (body, _) => body,
         };
-        let len = bytes.len();
-        let terms = negotiate(&self.request.asked, self.caps(), len as u64);
-        let mut sender = Sender::new(bytes, terms, self.settings.retries);
+        let len = body.len();
+        let terms = negotiate(&self.request.asked, self.caps(), len);
         let started = Instant::now();
-        let outcome = self.drive(socket, &mut sender).await;
+        let outcome = match body {
+            Body::Whole(bytes) => self.drive(socket, &mut Sender::new(bytes, terms, self.settings.retries)).await,
+            Body::Stored(stored) => {
+                let sender = Sender::of_length(len, terms, self.settings.retries);
+                self.drive(socket, &mut Carried { sender, stored }).await
+            }
+        };
         let transfer = match outcome {
             Outcome::Delivered => {
                 metrics::counter!("plugtone_tftp_delivered_total").increment(1);
-                metrics::counter!("plugtone_tftp_delivered_bytes_total").increment(len as u64);
+                metrics::counter!("plugtone_tftp_delivered_bytes_total").increment(len);
                 tracing::debug!(peer = %self.peer, path = %self.request.name, bytes = len, ms = started.elapsed().as_millis(), "tftp: delivered");
                 Transfer::Delivered
             }
@@ -410,6 +417,9 @@ impl TransferTask {
                     _ => {}
                 }
             }
+            if core.read().await {
+                continue;
+            }
             if let Some(body) = core.poll_received() {
                 let body = if self.request.mode == Mode::Netascii { netascii::decode(body) } else { body };
                 let kept = self.service.store(self.asked.clone(), body.into()).await;
@@ -465,6 +475,71 @@ trait Core {
         None
     }
     fn handle_stored(&mut self, _now: Instant, _kept: bool) {}
+    /// Reads what is to be sent next, if it is not at hand. `true`: there is more to transmit.
+    async fn read(&mut self) -> bool {
+        false
+    }
+}
+
+/// A file that is read from the disk as the client takes it.
+struct Carried {
+    sender: Sender,
+    stored: Arc<Stored>,
+}
+
+impl Core for Carried {
+    fn handle_packet(&mut self, now: Instant, datagram: &[u8]) {
+        self.sender.handle_packet(now, datagram);
+    }
+    fn handle_timeout(&mut self, now: Instant) {
+        self.sender.handle_timeout(now);
+    }
+    fn handle_closed(&mut self) {
+        self.sender.handle_closed();
+    }
+    fn handle_broken(&mut self, error: String) {
+        self.sender.abort(Fault::Socket(error));
+    }
+    fn handle_stop(&mut self) {
+        self.sender.abort(Fault::Stopping);
+    }
+    fn poll_transmit(&mut self, now: Instant, packet: &mut Vec<u8>) -> bool {
+        self.sender.poll_transmit(now, packet)
+    }
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.sender.poll_timeout()
+    }
+    fn outcome(&self) -> Option<&Outcome> {
+        self.sender.outcome()
+    }
+    fn largest_datagram(&self) -> usize {
+        Core::largest_datagram(&self.sender)
+    }
+    async fn read(&mut self) -> bool {
+        let Some((start, end)) = self.sender.poll_read() else { return false };
+        match whole(&self.stored, start, end).await {
+            Ok(bytes) => self.sender.handle_read(start, bytes),
+            Err(error) => self.sender.abort(Fault::Unreadable(error.to_string())),
+        }
+        true
+    }
+}
+
+/// The file from `start` on, to `end` at least.
+async fn whole(stored: &Arc<Stored>, start: u64, end: u64) -> io::Result<Bytes> {
+    let first = stored.read(start).await?;
+    if start + first.len() as u64 >= end {
+        return Ok(first);
+    }
+    let mut bytes = BytesMut::from(&first[..]);
+    while start + (bytes.len() as u64) < end {
+        let next = stored.read(start + bytes.len() as u64).await?;
+        if next.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes.extend_from_slice(&next);
+    }
+    Ok(bytes.freeze())
 }
 
 impl Core for Sender {

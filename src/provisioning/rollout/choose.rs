@@ -11,6 +11,8 @@ pub struct Candidate {
     pub mac: MacAddr,
     pub family: FamilyName,
     pub model: Option<String>,
+    /// The firmware that it has to come back with.
+    pub firmware: Option<String>,
     pub standing: Standing,
 }
 
@@ -147,6 +149,7 @@ mod tests {
             mac: MacAddr([0, 0, 0, 0, 0, n]),
             family: "yealink".into(),
             model: Some(model.into()),
+            firmware: None,
             standing: Standing { registered, in_call, ..Standing::default() },
         };
         let all = [

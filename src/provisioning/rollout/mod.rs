@@ -43,6 +43,8 @@ pub struct Pace {
     pub per_minute: u32,
     pub take_secs: u32,
     pub register_secs: u32,
+    #[serde(default = "settings::firmware_secs")]
+    pub firmware_secs: u32,
     pub stay_secs: u32,
     pub max_failed_percent: u32,
 }
@@ -55,7 +57,7 @@ pub struct Now {
 }
 
 /// What is known of a phone now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     pub registered: bool,
     pub in_call: bool,
@@ -66,6 +68,9 @@ pub struct Standing {
     /// When it had all of its account by the old templates, and by the new ones.
     pub fetched_old_at: Option<Timestamp>,
     pub fetched_new_at: Option<Timestamp>,
+    /// What it runs, as it last said, and since when; `None`: since before the server was started.
+    pub firmware: Option<String>,
+    pub firmware_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,6 +140,9 @@ impl Step {
 pub struct Phone {
     /// Family and model.
     pub make: String,
+    /// The firmware that it has to come back with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<String>,
     /// From 1, the canary; 0: no wave has come to it yet.
     pub wave: u32,
     #[serde(flatten)]
@@ -182,9 +190,9 @@ impl Rollout {
     /// `phones`: all whose files change; `first`: those of them who get the change first.
     pub fn start(now: Now, pace: Pace, phones: Vec<Candidate>, first: &[MacAddr]) -> Self {
         let entry = |candidate: Candidate| {
-            let Candidate { mac, family, model, standing } = candidate;
+            let Candidate { mac, family, model, firmware, standing } = candidate;
             let make = [Some(family), model].into_iter().flatten().collect::<Vec<_>>().join(" ");
-            (mac, Phone { make, wave: 0, step: Step::Waits, since: now.at, standing })
+            (mac, Phone { make, firmware, wave: 0, step: Step::Waits, since: now.at, standing })
         };
         let mut rollout = Self {
             began: now.at,
@@ -311,6 +319,10 @@ impl Rollout {
             Step::Waits if !phone.standing.registered => "offline: gets its files when it is back".to_owned(),
             Step::Waits | Step::BackWaits => "waits for its turn".to_owned(),
             Step::Told | Step::BackTold => format!("told {secs} s ago, has not fetched its files"),
+            Step::Fetched if phone.installs() => match (&phone.firmware, &phone.standing.firmware) {
+                (Some(wanted), Some(runs)) => format!("fetched its files {secs} s ago, runs {runs}, is to come back with {wanted}"),
+                _ => format!("fetched its files {secs} s ago, has not said what it runs"),
+            },
             Step::Fetched | Step::BackFetched => format!("fetched its files {secs} s ago, has not registered"),
             Step::Registered => format!("registered {secs} s ago"),
             Step::Late => "was told, and has not fetched its files".to_owned(),
@@ -488,6 +500,11 @@ impl Rollout {
 }
 
 impl Phone {
+    /// It does not run yet what it has to come back with.
+    fn installs(&self) -> bool {
+        self.firmware.is_some() && self.firmware != self.standing.firmware
+    }
+
     fn is_away(&self) -> bool {
         self.step == Step::Waits && !self.standing.registered
     }
@@ -495,6 +512,9 @@ impl Phone {
     /// The step that follows from how it stands, and since when.
     fn next(&self, now: Timestamp, pace: &Pace) -> Option<(Step, Timestamp)> {
         let Standing { registered, in_call, registered_at, refused_at, fetched_new_at, .. } = self.standing;
+        // With a new firmware it says so before it registers; what it had registered before does not count.
+        let since = self.since.max(self.standing.firmware_at.filter(|_| self.firmware.is_some()).unwrap_or(self.since));
+        let register_secs = if self.firmware.is_some() { pace.firmware_secs } else { pace.register_secs };
         let after = |at: Option<Timestamp>, before: Timestamp| at.filter(|at| *at > before);
         let over = |secs: u32| now.0 - self.since.0 >= i64::from(secs) * 1000;
         let failed = |reason: &str| Some((Step::Failed { reason: reason.to_owned() }, now));
@@ -504,10 +524,14 @@ impl Phone {
                 Some((Step::Fetched, fetched_new_at?))
             }
             Step::Told if !in_call && over(pace.take_secs) => Some((Step::Late, now)),
-            Step::Fetched => match (after(registered_at, Timestamp(self.since.0 - APART_MS)), after(refused_at, self.since)) {
-                (Some(at), _) if registered => Some((Step::Registered, at)),
+            Step::Fetched => match (after(registered_at, Timestamp(since.0 - APART_MS)), after(refused_at, self.since)) {
+                (Some(at), _) if registered && !self.installs() => Some((Step::Registered, at)),
                 (_, Some(at)) if now.0 - at.0 >= REFUSED_MS => failed("is refused: its password is wrong"),
-                _ if over(pace.register_secs) => failed("has fetched its files and does not register"),
+                _ if over(register_secs) => match (&self.firmware, &self.standing.firmware) {
+                    (Some(wanted), Some(runs)) if self.installs() && registered => failed(&format!("runs {runs} still, not {wanted}")),
+                    (Some(wanted), _) if self.installs() => failed(&format!("was to come back with {wanted} and does not register")),
+                    _ => failed("has fetched its files and does not register"),
+                },
                 _ => None,
             },
             Step::Registered if !registered => failed("has registered and is gone again"),

@@ -21,6 +21,9 @@ pub struct Settings {
     /// How long a phone that has fetched its files may need until it registers, in seconds; then it has failed. Longer than the
     /// phones' registrations last by half, for such as do not register anew where nothing of their account has changed.
     pub register_secs: u32,
+    /// The same where it has a firmware to load and install on the way (`plugtone firmware pin`), in seconds; when it does not come back
+    /// with that it has failed.
+    pub firmware_secs: u32,
     /// How long it must stay registered until it is through, in seconds.
     pub stay_secs: u32,
     /// When more hundredths of the phones in the waves so far have failed, all get the old files back.
@@ -31,6 +34,11 @@ pub struct Settings {
     pub time_zone: String,
 }
 
+/// For rollouts that began before there was such a setting, too.
+pub(super) fn firmware_secs() -> u32 {
+    1800
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -39,6 +47,7 @@ impl Default for Settings {
             per_minute: 60,
             take_secs: 600,
             register_secs: 900,
+            firmware_secs: firmware_secs(),
             stay_secs: 60,
             max_failed_percent: 10,
             only_between: Vec::new(),
@@ -78,12 +87,13 @@ pub struct Hours {
 
 impl Settings {
     pub fn check(&self) -> Result<Config, SettingsError> {
-        let Self { growth, per_minute, take_secs, register_secs, stay_secs, max_failed_percent, .. } = *self;
+        let Self { growth, per_minute, take_secs, register_secs, firmware_secs, stay_secs, max_failed_percent, .. } = *self;
         for (key, value, range, hint) in [
             ("growth", growth, 1..=100, "write 1 for waves of the same size, 4 is usual"),
             ("per_minute", per_minute, 1..=60_000, "write how many phones may be told in a minute, 60 is usual"),
             ("take_secs", take_secs, 1..=86_400, "write 600; a day at most"),
             ("register_secs", register_secs, 1..=86_400, "write 900; a day at most"),
+            ("firmware_secs", firmware_secs, 1..=86_400, "write 1800; a day at most"),
             ("stay_secs", stay_secs, 0..=86_400, "write 60; a day at most"),
             ("max_failed_percent", max_failed_percent, 0..=100, "write 0 to 100"),
         ] {
@@ -98,7 +108,7 @@ impl Settings {
         let hours = self.only_between.iter().map(|text| text.parse().map_err(|()| SettingsError::Hours(text.clone())));
         Ok(Config {
             canary: self.canary.parse()?,
-            pace: Pace { growth, per_minute, take_secs, register_secs, stay_secs, max_failed_percent },
+            pace: Pace { growth, per_minute, take_secs, register_secs, firmware_secs, stay_secs, max_failed_percent },
             hours: hours.collect::<Result<_, _>>()?,
             time_zone,
         })

@@ -18,6 +18,10 @@ enum Manner {
     Crashes,
     /// Never fetches.
     Deaf,
+    /// Registers, then is away for two minutes, says that it runs the new firmware, and registers two seconds later.
+    Installs,
+    /// Registers, and runs what it ran.
+    Keeps,
 }
 
 struct Fleet {
@@ -38,7 +42,8 @@ fn mac(n: u8) -> MacAddr {
     MacAddr([0, 0x15, 0x65, 0, 0, n])
 }
 
-const PACE: Pace = Pace { growth: 3, per_minute: 600, take_secs: 120, register_secs: 60, stay_secs: 30, max_failed_percent: 10 };
+const PACE: Pace =
+    Pace { growth: 3, per_minute: 600, take_secs: 120, register_secs: 60, firmware_secs: 300, stay_secs: 30, max_failed_percent: 10 };
 
 impl Fleet {
     fn new(phones: u8, first: &[u8], pace: Pace, change: impl Fn(u8, &mut Standing) -> Manner) -> Self {
@@ -46,8 +51,9 @@ impl Fleet {
         for n in 1..=phones {
             let mut standing = Standing { registered: true, registered_at: Some(Timestamp(-5)), ..Standing::default() };
             manners.insert(mac(n), change(n, &mut standing));
-            standings.insert(mac(n), standing);
-            candidates.push(Candidate { mac: mac(n), family: "yealink".into(), model: None, standing });
+            standings.insert(mac(n), standing.clone());
+            let firmware = matches!(manners[&mac(n)], Manner::Installs | Manner::Keeps).then(|| "2".to_owned());
+            candidates.push(Candidate { mac: mac(n), family: "yealink".into(), model: None, firmware, standing });
         }
         let first: Vec<_> = first.iter().map(|n| mac(*n)).collect();
         let now = Now { at: Timestamp(0), quiet: true };
@@ -90,7 +96,7 @@ impl Fleet {
         for _ in 0..secs * 2 {
             self.at += 500;
             self.phones_live();
-            let standings: Vec<_> = self.standings.iter().map(|(mac, standing)| (*mac, *standing)).collect();
+            let standings: Vec<_> = self.standings.iter().map(|(mac, standing)| (*mac, standing.clone())).collect();
             self.rollout.handle_standings(self.now(), standings);
             self.act();
         }
@@ -115,6 +121,11 @@ impl Fleet {
                 Manner::Refused if has_new => (standing.registered, standing.refused_at) = (false, Some(Timestamp(fetched.0 + 1))),
                 Manner::Lost if has_new => standing.registered = false,
                 Manner::Crashes if has_new && since >= 10_000 => standing.registered = false,
+                Manner::Installs if has_new && since == 5000 => standing.registered = false,
+                Manner::Installs if has_new && since == 120_000 => {
+                    (standing.firmware, standing.firmware_at) = (Some("2".to_owned()), Some(at));
+                }
+                Manner::Installs if has_new && since == 122_000 => (standing.registered, standing.registered_at) = (true, Some(at)),
                 _ if since == 1000 => (standing.registered, standing.registered_at) = (true, Some(at)),
                 _ => {}
             }
@@ -279,4 +290,35 @@ fn it_goes_on_after_a_restart_of_the_server() {
         fleet.pass(300);
         assert_eq!(fleet.rollout.stage, Stage::Done, "killed after {secs} s: {:?}", fleet.steps());
     }
+}
+
+#[test]
+fn a_phone_is_done_when_it_registers_with_the_new_firmware() {
+    let runs_1 = |standing: &mut Standing| standing.firmware = Some("1".into());
+    let mut fleet = Fleet::new(3, &[1], PACE, |_, standing| {
+        runs_1(standing);
+        Manner::Installs
+    });
+    fleet.pass(60);
+    assert_eq!(fleet.steps(), ["fetched", "waits", "waits"], "it is registered, and loads what it shall run");
+    let (_, phone) = fleet.rollout.phones().next().expect("a phone");
+    let told = fleet.rollout.hindrance(fleet.now().at, phone).expect("something keeps it");
+    assert!(told.contains("runs 1, is to come back with 2"), "{told}");
+    fleet.pass(400);
+    assert_eq!((&fleet.rollout.stage, fleet.waves()), (&Stage::Done, vec![1, 2]));
+
+    // One that never does: it is named with what it runs, and the others are spared.
+    let mut fleet = Fleet::new(4, &[1, 2], PACE, |n, standing| {
+        runs_1(standing);
+        if n == 1 { Manner::Keeps } else { Manner::Installs }
+    });
+    fleet.pass(400);
+    let failed = |event: &Event| match event {
+        Event::RolloutPhone { mac: of, reason: Some(reason), .. } => Some((of.0[5], reason.clone())),
+        _ => None,
+    };
+    let failed: Vec<_> = fleet.events.iter().filter_map(failed).collect();
+    assert_eq!(failed, [(1, "runs 1 still, not 2".to_owned())]);
+    assert!(matches!(fleet.rollout.stage, Stage::RolledBack { .. }), "{:?}", fleet.rollout.stage);
+    assert_eq!(fleet.steps()[2..], ["spared", "spared"]);
 }

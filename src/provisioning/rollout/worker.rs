@@ -289,11 +289,14 @@ impl Service {
         if changed.is_empty() {
             return Err(Error::NothingChanges);
         }
+        let firmware: std::collections::HashMap<_, _> =
+            files.firmware_of(&new, &devices).await.into_iter().filter_map(|phone| Some((phone.mac, phone.due?))).collect();
         let standings = onboarding.standings(changed.iter().copied().collect()).await?;
         let standings: std::collections::HashMap<_, _> = standings.into_iter().collect();
         let candidate = |device: DeviceRecord| {
             let family = device.family.unwrap_or_else(|| "generic".to_owned());
-            Candidate { mac: device.mac, family, model: device.model, standing: standings.get(&device.mac).copied().unwrap_or_default() }
+            let (firmware, standing) = (firmware.get(&device.mac).cloned(), standings.get(&device.mac).cloned().unwrap_or_default());
+            Candidate { mac: device.mac, family, model: device.model, firmware, standing }
         };
         let candidates: Vec<_> = devices.into_iter().filter(|device| changed.contains(&device.mac)).map(candidate).collect();
         let first = wanted.choose(&candidates, self.config.canary);
