@@ -35,7 +35,7 @@ const BATCH: usize = 512;
 /// Between two commits.
 const GATHER: Duration = Duration::from_millis(20);
 /// The same after so many at once: nobody reads a thousand events a second as they come.
-const GATHER_MORE: (usize, Duration) = (16, Duration::from_millis(80));
+const GATHER_MORE: (usize, Duration) = (16, Duration::from_millis(40));
 /// Events that a reader fetches in one go.
 const PAGE: usize = 256;
 /// Events that wait for a disk that refuses them; older ones are given up and counted.
@@ -153,8 +153,9 @@ async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Message>, keep: Opti
                 if got == 0 || take(&shared, &mut told, &mut unsaved).await {
                     break;
                 }
-                // Under load many events share a commit; the first of them has not waited.
-                tokio::time::sleep(if got < GATHER_MORE.0 { GATHER } else { GATHER_MORE.1 }).await;
+                if let Some(pause) = pause(got) {
+                    tokio::time::sleep(pause).await;
+                }
             }
             _ = prune.tick(), if keep.is_some() => forget(&shared, keep).await,
         }
@@ -166,6 +167,16 @@ async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Message>, keep: Opti
     }
     if !unsaved.is_empty() {
         tracing::error!(events = unsaved.len(), "the last events could not be stored: their part of the timelines is lost");
+    }
+}
+
+/// How long the next events wait after so many: under load many share a commit, and the first of them has not waited. `None`: more are
+/// there already, and must not be kept until there is no place left for what happens.
+fn pause(got: usize) -> Option<Duration> {
+    match got {
+        BATCH.. => None,
+        got if got < GATHER_MORE.0 => Some(GATHER),
+        _ => Some(GATHER_MORE.1),
     }
 }
 
@@ -310,5 +321,16 @@ impl Subscription {
             }
             self.last = next - 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_there_is_the_more_share_a_commit_and_a_flood_is_not_kept_waiting() {
+        let after = |got| pause(got).map_or(0, |pause| pause.as_millis());
+        assert_eq!([1, 15, 16, 511, 512].map(after), [20, 20, 40, 40, 0]);
     }
 }
