@@ -439,12 +439,16 @@ impl Server {
                 // Ours to give until the answer is in.
                 self.table.reserve(address, &ask.client, Timestamp(until.0 + 1000));
                 self.lapse_at.get_or_insert(now.plus_secs(1));
-                self.actions.push_back(Action::Probe { link: ask.link, address });
-                self.probe_ends.insert((until, address));
-                self.probes.insert(address, Probe { ask, until, about: About::Offer { tries } });
+                self.begin_probe(address, Probe { ask, until, about: About::Offer { tries } });
             }
             _ => self.send_offer(now, &ask, address),
         }
+    }
+
+    fn begin_probe(&mut self, address: Ipv4Addr, probe: Probe) {
+        self.actions.push_back(Action::Probe { link: probe.ask.link, address });
+        self.probe_ends.insert((probe.until, address));
+        self.probes.insert(address, probe);
     }
 
     fn end_probe(&mut self, address: Ipv4Addr) -> Option<Probe> {
@@ -610,10 +614,7 @@ impl Server {
             // Anybody can say it in a phone's name: the phone is asked.
             Some(wait_ms) if leased && ask.relay().is_none() => {
                 if self.probes.len() < MOST_PROBES && !self.probes.contains_key(&address) {
-                    let until = Timestamp(now.0 + i64::from(wait_ms));
-                    self.actions.push_back(Action::Probe { link: ask.link, address });
-                    self.probe_ends.insert((until, address));
-                    self.probes.insert(address, Probe { ask, until, about: About::Decline });
+                    self.begin_probe(address, Probe { ask, until: Timestamp(now.0 + i64::from(wait_ms)), about: About::Decline });
                 }
             }
             _ => self.give_up(now, ask, address),

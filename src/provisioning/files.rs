@@ -523,9 +523,9 @@ impl Inner {
 
     /// The certificate of the authority that phones must believe, for whoever asks.
     fn authority(&self, request: &FileRequest) -> Option<FileAnswer> {
-        let path = Asked::parse(&request.path).ok()?.path;
         let endpoints = self.endpoints.load();
         let pem = endpoints.authority.as_deref()?;
+        let path = Asked::parse(&request.path).ok()?.path;
         let (bytes, content_type) = match &*path.to_ascii_lowercase() {
             AUTHORITY_FILE => (pem.as_bytes().to_vec(), "application/x-pem-file"),
             AUTHORITY_FILE_DER => (tls::identity::der(pem)?, "application/x-x509-ca-cert"),
