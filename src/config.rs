@@ -171,6 +171,7 @@ impl Settings {
             .chain(others.into_iter().flatten())
             .chain(of_mail)
             .chain(self.tls.makers.values_mut())
+            .chain(self.tls.acme.as_mut().and_then(|acme| acme.ca.as_mut()))
             .chain(self.voicemail.path.as_mut())
             .chain(self.provisioning.firmware.as_mut())
             .for_each(|path| *path = folder.join(&*path));
@@ -220,6 +221,9 @@ impl Settings {
             self.bindings.check().err().map(|error| error.to_string()),
             self.sip.check().err().map(|error| error.to_string()),
             self.tls.check().err().map(|error| error.to_string()),
+            (self.tls.acme.is_some() && self.http.doors().0.is_empty()).then(|| {
+                "tls.acme: the authority looks for this server by plain HTTP: name an address with port 80 in `http.listen`".to_owned()
+            }),
             self.media.check(1).err().map(|error| error.to_string()),
             self.calls.check().err().map(|error| error.to_string()),
             self.features.check().err().map(|error| error.to_string()),

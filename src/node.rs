@@ -308,9 +308,15 @@ impl Node {
         let service: Arc<dyn provisioning::FileService> = Arc::new(files.clone());
         let tftp = tftp::start(&settings.tftp, service.clone(), shutdown.clone())?;
         let ftp = ftp::start(&settings.ftp, service.clone(), shutdown.clone())?;
+        let challenges = tls::acme::Challenges::default();
         let probes = api::probes(shared.clone(), metrics.clone(), settings.api.open_metrics);
+        let beside = probes.merge(http::challenge::router(challenges.clone()));
         let identity = certificates.as_ref().map(|certificates| certificates.tls());
-        let http = http::start(&settings.http, service, probes, identity, shutdown.clone())?;
+        let http = http::start(&settings.http, service, beside, identity, shutdown.clone())?;
+        // Not before the door is open that the authority knocks at.
+        tasks.extend(certificates.clone().map(|certificates| {
+            tokio::spawn(tls::acme::worker::keep(certificates, challenges, events.clone(), tls::acme::worker::wall_clock()))
+        }));
         endpoints.set_http((http.addrs(), http.secure()));
         endpoints.authority = certificates.as_ref().and_then(|certificates| certificates.tls().authority());
         endpoints.tftp_port = tftp.addrs().first().map_or(69, SocketAddr::port);
@@ -320,6 +326,7 @@ impl Node {
         {
             tracing::warn!("{remark}");
         }
+        remarks_acme(&settings).iter().for_each(|remark| tracing::warn!("{remark}"));
 
         // --- addresses: last, as a phone that has one comes for everything else
         let duid = key.server_duid();
@@ -877,11 +884,42 @@ fn folder_of(database: &Path) -> PathBuf {
 
 /// The certificate by these settings: for all names that phones are told.
 fn certificate_source(settings: &Settings, folder: PathBuf) -> tls::Source {
+    settings.tls.source(folder, told_names(settings))
+}
+
+/// The names that the settings have for this server.
+fn told_names(settings: &Settings) -> Vec<String> {
     let provisioning = &settings.provisioning;
     let of_url = provisioning.url.split_once("://").and_then(|(_, rest)| rest.parse::<axum::http::uri::Authority>().ok());
     let of_url = of_url.map(|authority| authority.host().to_owned());
     let of_sip = Some(provisioning.sip_host.clone()).filter(|host| !host.is_empty());
-    settings.tls.source(folder, settings.sip.external.iter().cloned().chain(of_sip).chain(of_url).collect())
+    settings.sip.external.iter().cloned().chain(of_sip).chain(of_url).collect()
+}
+
+/// What keeps a certificate that is had by ACME from being of use.
+pub fn remarks_acme(settings: &Settings) -> Vec<String> {
+    let Some(acme) = &settings.tls.acme else { return Vec::new() };
+    let names = acme.certified_names();
+    let mut remarks: Vec<String> = told_names(settings)
+        .into_iter()
+        .filter(|told| !names.contains(&told.trim_matches(['[', ']']).to_ascii_lowercase()))
+        .map(|told| format!("phones are told the name {told}, which the certificate of `tls.acme` has not: add it to `tls.acme.names`"))
+        .collect();
+    if settings.provisioning.sip_host.is_empty()
+        && settings.sip.external.is_none()
+        && !names.iter().any(|name| name.parse::<IpAddr>().is_ok())
+    {
+        remarks.push(
+            "phones are told the server's address, which the certificate of `tls.acme` has not: name one of its names in \
+             `provisioning.sip_host`, and in `provisioning.url` for HTTPS"
+                .to_owned(),
+        );
+    }
+    if !settings.http.doors().0.iter().any(|at| at.port() == 80) {
+        remarks
+            .push("`tls.acme`: the authority asks at port 80, which is not in `http.listen`: forward that port to one that is".to_owned());
+    }
+    remarks
 }
 
 /// The authority that phones are given by these settings, in PEM, as it is on disk.

@@ -64,6 +64,7 @@ fn it_names_every_key() {
         ("bindings.attempts", "bindings: { attempts: { zz: 1 } }"),
         ("sip", "sip: { zz: 1 }"),
         ("tls", "tls: { zz: 1 }"),
+        ("tls.acme", "tls: { acme: { zz: 1 } }"),
         ("media", "media: { zz: 1 }"),
         ("calls", "calls: { zz: 1 }"),
         ("features", "features: { zz: 1 }"),

@@ -143,11 +143,11 @@ async fn who_stalls_in_the_handshake_is_cut_off_and_has_no_more_places_than_othe
 }
 
 /// A whole server that speaks nothing but HTTPS to phones, and leases nothing.
-struct Whole {
-    folder: TempDir,
-    at: String,
+pub struct Whole {
+    pub folder: TempDir,
+    pub at: String,
     config: String,
-    _child: Child,
+    child: Child,
 }
 
 impl Whole {
@@ -162,26 +162,37 @@ impl Whole {
         Self::serve(folder, &text, format!("127.0.0.1:{https}")).await
     }
 
-    async fn serve(folder: TempDir, text: &str, at: String) -> Self {
+    pub async fn serve(folder: TempDir, text: &str, at: String) -> Self {
         let config = folder.path().join("plugtone.yaml");
         std::fs::write(&config, text).expect("written");
         std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/demo/users.yaml"), folder.path().join("users.yaml"))
             .expect("copied");
         let config = config.display().to_string();
+        let child = Self::spawn(&config, &at).await;
+        Self { folder, at, config, child }
+    }
+
+    /// As if the power went, and came back.
+    pub async fn is_cut_off_and_comes_back(&mut self) {
+        self.child.kill().await.expect("killed");
+        self.child = Self::spawn(&self.config, &self.at).await;
+    }
+
+    async fn spawn(config: &str, at: &str) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_plugtone"));
-        command.args(["serve", "--config", &config]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        command.args(["serve", "--config", config]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn().expect("started");
         let up = async {
-            while TcpStream::connect(&at).await.is_err() {
+            while TcpStream::connect(at).await.is_err() {
                 assert!(child.try_wait().expect("asked").is_none(), "the server has ended");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         timeout(Duration::from_secs(60), up).await.expect("it listens");
-        Self { folder, at, config, _child: child }
+        child
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
@@ -194,7 +205,7 @@ impl Whole {
         (seen(&output), std::fs::read(&body).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default())
     }
 
-    async fn says(&self, arguments: &[&str]) -> String {
+    pub async fn says(&self, arguments: &[&str]) -> String {
         let arguments = [arguments, &["--config", &self.config]].concat();
         seen(&run("plugtone", env!("CARGO_BIN_EXE_plugtone"), &arguments).await)
     }

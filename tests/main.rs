@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that they link once. `scripts/test` runs them all.
 
+mod acme;
 mod api;
 mod call;
 mod call_direct;

@@ -12,7 +12,7 @@ use crate::{
     config::Settings,
     directory,
     ivr::{self, loader},
-    node::{firmware_folder, read_settings},
+    node::{firmware_folder, read_settings, remarks_acme},
     provisioning::{beside, settings::remark_https},
     routing,
     template::{TemplateSet, Templates},
@@ -62,6 +62,7 @@ impl Check {
                 remarks.iter().chain(&remarks_v6).for_each(|remark| say!("  note: {remark}"));
                 let remark = remark_https(&templates.current(), &settings.provisioning, !https.is_empty());
                 remark.iter().for_each(|remark| say!("  note: {remark}"));
+                remarks_acme(&settings).iter().for_each(|remark| say!("  note: {remark}"));
                 if let Some((says, remedy)) = doctor::neighbours(&settings.dhcp.check()?) {
                     say!("  note: {says}: {remedy}");
                 }

@@ -9,7 +9,7 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 
 use super::{Area, Finding, Server, listed};
 
-/// Told so long before the end.
+/// Told so long before the end, or when a quarter of a shorter life is left.
 const SOON_SECS: i64 = 14 * 86_400;
 
 /// What a handshake brought.
@@ -54,7 +54,7 @@ fn of_chain(at: SocketAddr, chain: &[Vec<u8>], now: i64, server: &Server) -> Vec
         return vec![area.wrong(format!("the certificate at {at} cannot be read"), "make it anew, as X.509 version 3")];
     };
     const RENEW: &str = "replace the files of `tls.certificate` and `tls.key` and run `plugtone reload`; calls go on. Certificates of our \
-        own are renewed by themselves: then the server's clock is wrong";
+        own, and of `tls.acme`, are renewed by themselves: then the server's clock is wrong, or its log says why not";
     let mut found = Vec::new();
     let day = |time: x509_parser::time::ASN1Time| {
         jiff::Timestamp::from_second(time.timestamp()).map(|at| at.strftime("%Y-%m-%d %H:%M UTC").to_string()).unwrap_or_default()
@@ -63,6 +63,7 @@ fn of_chain(at: SocketAddr, chain: &[Vec<u8>], now: i64, server: &Server) -> Vec
         let whose =
             if index == 0 { format!("the certificate at {at}") } else { format!("the authority '{}' in the chain at {at}", one.subject()) };
         let validity = one.validity();
+        let whole_secs = validity.not_after.timestamp() - validity.not_before.timestamp();
         if validity.not_after.timestamp() < now {
             found.push(area.wrong(format!("{whose} expired on {}: phones refuse it", day(validity.not_after)), RENEW));
         } else if validity.not_before.timestamp() > now {
@@ -70,7 +71,7 @@ fn of_chain(at: SocketAddr, chain: &[Vec<u8>], now: i64, server: &Server) -> Vec
                 format!("{whose} is not valid before {}: phones refuse it until then", day(validity.not_before)),
                 "is the clock of the machine right on which it was made, and of this one?",
             ));
-        } else if validity.not_after.timestamp() - now < SOON_SECS {
+        } else if validity.not_after.timestamp() - now < SOON_SECS.min(whole_secs / 4) {
             found.push(area.note(format!("{whose} expires on {}", day(validity.not_after)), RENEW));
         }
         // Who is trusted is trusted by its key: how an authority signed itself does not count.
@@ -108,7 +109,12 @@ fn of_chain(at: SocketAddr, chain: &[Vec<u8>], now: i64, server: &Server) -> Vec
     if found.iter().all(|finding| finding.severity < super::Severity::Wrong) {
         found.insert(
             0,
-            area.good(format!("TLS at {at} shows a certificate for {}, valid until {}", said(names(own)), day(own.validity().not_after))),
+            area.good(format!(
+                "TLS at {at} shows a certificate for {}, signed by '{}', valid until {}",
+                said(names(own)),
+                own.issuer(),
+                day(own.validity().not_after)
+            )),
         );
     }
     found

@@ -52,6 +52,8 @@ fn level(event: &Event) -> Level {
         | FirmwareCorrupt { .. }
         | TrunkDown { .. }
         | DirectoryUnavailable { .. }
+        | CertificateFailed { .. }
+        | CertificateEnded { .. }
         | ConfigRejected { .. } => Level::Error,
         _ => Level::Info,
     }
@@ -193,6 +195,18 @@ fn words(event: &Event) -> String {
         DirectoryAvailable { server } => format!("the directory {server} answers again"),
         ConfigReloaded { what } => format!("{what} is reloaded"),
         ConfigRejected { what, error } => format!("{what} has an error and the last good one stays: {error}"),
+        CertificateObtained { names, issuer, ends } => {
+            format!("a certificate for {} is shown, signed by {issuer}, valid until {ends}", names.join(", "))
+        }
+        CertificateFailed { directory, error, remedy, again } => {
+            format!("no certificate from {directory}: {error}; {remedy}; asked again {again}, or at a reload")
+        }
+        CertificateEnded { names } => {
+            format!(
+                "the certificate for {} has ended; the server's own is shown, which phones believe that have its ca.crt",
+                names.join(", ")
+            )
+        }
         Started { version } => format!("Plugtone {version} has started"),
         Stopping => "stopping".into(),
     }

@@ -467,6 +467,25 @@ pub enum Event {
         what: String,
         error: String,
     },
+    /// The server shows another certificate from now on, which an authority signed that was asked by ACME.
+    CertificateObtained {
+        names: Vec<String>,
+        issuer: String,
+        ends: Timestamp,
+    },
+    /// That authority signed nothing; what there was is shown on.
+    CertificateFailed {
+        directory: String,
+        error: String,
+        /// For whoever must act.
+        remedy: String,
+        /// When it is asked next.
+        again: Timestamp,
+    },
+    /// What it signed last is valid no longer; our own is shown.
+    CertificateEnded {
+        names: Vec<String>,
+    },
     Started {
         version: String,
     },

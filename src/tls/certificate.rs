@@ -1,4 +1,4 @@
-//! A certificate authority of our own, and the server's certificate that it signs (RFC 5280, RFC 5922).
+//! A certificate authority of our own, the server's certificate that it signs (RFC 5280, RFC 5922), and what another is asked to sign.
 //!
 //! Pure: PEM in, PEM out, the day is passed in. Phones that are given the authority's certificate once trust every certificate
 //! that follows. Keys are of P-256; a phone that is too old for it wants a certificate bought elsewhere (`tls.certificate`).
@@ -7,10 +7,13 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use jiff::{ToSpan, civil::Date};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
-use x509_parser::{extensions::GeneralName, pem::parse_x509_pem};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, pem::parse_x509_pem, prelude::FromDer};
 
-use crate::model::Secret;
+use super::acme::renewal::Life;
+use crate::model::{Secret, Timestamp};
 
 /// How long the authority is believed: longer than phones live, as each would have to be given the next by hand.
 const AUTHORITY_YEARS: i32 = 30;
@@ -65,6 +68,50 @@ pub fn issue(authority: &Pair, names: &[String], today: Date) -> Result<Pair, Ce
     Ok(Pair { certificate, key: Secret::new(key.serialize_pem()) })
 }
 
+/// What another authority is asked to sign, in DER (RFC 2986), and the key.
+pub struct Request {
+    pub csr: Vec<u8>,
+    pub key: Secret,
+}
+
+pub fn request(names: &[String]) -> Result<Request, CertificateError> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name = DistinguishedName::new();
+    let csr = params.serialize_request(&key)?.der().to_vec();
+    Ok(Request { csr, key: Secret::new(key.serialize_pem()) })
+}
+
+/// A key for an account, in PEM.
+pub fn new_key() -> Result<Secret, CertificateError> {
+    Ok(Secret::new(KeyPair::generate()?.serialize_pem()))
+}
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub names: BTreeSet<String>,
+    /// The common name of who signed it, or all that there is of it.
+    pub issuer: String,
+    pub life: Life,
+}
+
+/// Of the first certificate in a text.
+pub fn facts(pem: &str) -> Option<Facts> {
+    let (_, pem) = parse_x509_pem(pem.as_bytes()).ok()?;
+    facts_of(&pem.contents)
+}
+
+/// Of one in DER.
+pub fn facts_of(der: &[u8]) -> Option<Facts> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let issuer = certificate.issuer();
+    let name = issuer.iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned);
+    let at = |time: x509_parser::time::ASN1Time| Timestamp(time.timestamp().saturating_mul(1000));
+    let life = Life { begins: at(certificate.validity().not_before), ends: at(certificate.validity().not_after) };
+    Some(Facts { names: names_of(&certificate), issuer: name.unwrap_or_else(|| issuer.to_string()), life })
+}
+
 /// Whether a certificate of ours is to be replaced: it ends soon, lacks one of the names, or another authority signed it.
 pub fn is_due(certificate: &str, authority: &str, names: &[String], today: Date) -> bool {
     let read = || {
@@ -79,7 +126,7 @@ pub fn is_due(certificate: &str, authority: &str, names: &[String], today: Date)
     read() != Some(true)
 }
 
-fn names_of(certificate: &x509_parser::certificate::X509Certificate<'_>) -> BTreeSet<String> {
+fn names_of(certificate: &X509Certificate<'_>) -> BTreeSet<String> {
     let extension = certificate.subject_alternative_name().ok().flatten();
     let names = extension.iter().flat_map(|extension| &extension.value.general_names);
     let name = |name: &GeneralName<'_>| match name {
@@ -126,6 +173,13 @@ mod tests {
         ] {
             assert_eq!(is_due(&server.certificate, &authority.certificate, &names, today), due, "{story}");
         }
+        let facts = facts(&server.certificate).expect("it can be read");
+        assert_eq!(facts.names, ours.iter().cloned().collect());
+        assert!(facts.issuer.starts_with("Plugtone CA "), "{facts:?}");
+        assert_eq!(
+            (facts.life.begins.to_string(), facts.life.ends.to_string()),
+            ("2025-12-02T00:00:00.000Z".into(), "2027-01-01T00:00:00.000Z".into())
+        );
         let other = new_authority(day(1, 1)).unwrap();
         assert!(is_due(&server.certificate, &other.certificate, &ours, day(1, 1)), "of another authority");
         assert!(is_due("no certificate", &authority.certificate, &ours, day(1, 1)));

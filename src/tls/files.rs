@@ -1,8 +1,10 @@
 //! Where certificates are kept: `tls/` beside the database, or wherever the administrator has those that were bought.
 //!
 //! Ours: `ca.pem` and `ca.key` are made once, at the first start with TLS; `server.pem` and `server.key` are made of them anew when
-//! they end soon or an address is new. All are readable by the owner only. Phones are given `ca.pem`. What they say is not decided
-//! here (`certificate.rs`).
+//! they end soon or an address is new. `acme.pem` is what another authority signed for us (`acme/`), with its key, and `acme.key` is the
+//! account there; while there is no `acme.pem` that is valid, ours is shown. All are readable by the owner only. Phones are given
+//! `ca.pem`, or `tls.authority`, whichever of the two certificates is shown: their files do not change with it. What certificates say is
+//! not decided here (`certificate.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,24 +13,32 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 use jiff::civil::Date;
+use tokio::sync::{Notify, futures::Notified};
 
 use super::{
+    acme::{self, renewal::Life},
     certificate::{self, CertificateError, Pair},
     identity::{Identity, Tls, TlsError},
     makers::Makers,
 };
-use crate::model::Secret;
+use crate::model::{Secret, Timestamp};
 
 /// How often it is looked whether our certificate ends soon.
 const LOOK_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// Our authority's certificate.
 const AUTHORITY: &str = "ca.pem";
+/// What another authority signed, and the key: one file, so that the two belong together whenever the power goes.
+const OBTAINED: &str = "acme.pem";
+/// The account at that authority.
+const ACCOUNT: &str = "acme.key";
+/// The first line of [`OBTAINED`]; readers of PEM pass over it.
+const OBTAINED_FROM: &str = "# signed by ";
 
 /// What a certificate is made of, or where it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +47,8 @@ pub struct Source {
     pub folder: PathBuf,
     /// Certificate with its chain, and key, that were made elsewhere.
     pub given: Option<(PathBuf, PathBuf)>,
+    /// Who is asked to sign another.
+    pub acme: Option<acme::Settings>,
     /// The authority that signed it, where phones are to be given it.
     pub authority: Option<PathBuf>,
     /// More authorities that far ends are believed by when we connect.
@@ -71,14 +83,16 @@ impl Source {
                 (certificate.clone(), pair, String::new(), authority)
             }
             None => {
-                let authority = self.authority(today())?;
-                let server = self.server(&authority, today())?;
-                (
-                    self.folder.join("server.pem"),
-                    server,
-                    authority.certificate.clone(),
-                    Some((self.folder.join(AUTHORITY), authority.certificate)),
-                )
+                let ours = self.authority(today())?;
+                let server = self.server(&ours, today())?;
+                let shown = self.obtained(Timestamp::of(SystemTime::now()));
+                let (path, shown) =
+                    shown.map_or_else(|| (self.folder.join("server.pem"), server), |pair| (self.folder.join(OBTAINED), pair));
+                let for_phones = match &self.authority {
+                    Some(path) => (path.clone(), read(path)?),
+                    None => (self.folder.join(AUTHORITY), ours.certificate.clone()),
+                };
+                (path, shown, ours.certificate, Some(for_phones))
             }
         };
         if let Some(path) = &self.trust {
@@ -102,9 +116,10 @@ impl Source {
 
     /// The authority that phones are given, in PEM, as it is on disk. Makes nothing.
     pub fn known_authority(&self) -> Option<String> {
-        let path = match &self.given {
-            Some(_) => self.authority.clone()?,
-            None => self.folder.join(AUTHORITY),
+        let path = match (&self.authority, &self.given) {
+            (Some(path), _) => path.clone(),
+            (None, Some(_)) => return None,
+            (None, None) => self.folder.join(AUTHORITY),
         };
         fs::read_to_string(path).ok()
     }
@@ -122,6 +137,50 @@ impl Source {
         write(&certificate, &made.certificate)?;
         tracing::info!(path = %certificate.display(), "a certificate authority was made; give this certificate to phones that shall use TLS");
         Ok(made)
+    }
+
+    /// What the authority of the settings signed last, while it is valid. What cannot be read is told, and asked for anew.
+    fn obtained(&self, now: Timestamp) -> Option<Pair> {
+        let text = self.obtained_text(self.acme.as_ref()?)?;
+        let facts = certificate::facts(&text)?;
+        let pair = Pair { key: Secret::new(text.clone()), certificate: text };
+        if let Err(error) = Identity::read(&pair.certificate, &pair.key, "") {
+            tracing::error!(path = %self.folder.join(OBTAINED).display(), %error, "the certificate cannot be used; ours is shown");
+            return None;
+        }
+        (now < facts.life.ends).then_some(pair)
+    }
+
+    fn obtained_text(&self, settings: &acme::Settings) -> Option<String> {
+        let text = fs::read_to_string(self.folder.join(OBTAINED)).ok()?;
+        let from = text.lines().next()?.strip_prefix(OBTAINED_FROM)?;
+        (from == settings.directory).then_some(text)
+    }
+
+    /// Of what the authority signed last, if it is for all names that it is to be for.
+    pub fn obtained_life(&self, settings: &acme::Settings) -> Option<Life> {
+        let text = self.obtained_text(settings)?;
+        let facts = certificate::facts(&text)?;
+        let whole = settings.certified_names().iter().all(|name| facts.names.contains(name));
+        let usable = || Identity::read(&text, &Secret::new(text.clone()), "").is_ok();
+        (whole && usable()).then_some(facts.life)
+    }
+
+    /// On disk when it returns.
+    pub fn keep_obtained(&self, settings: &acme::Settings, pair: &Pair) -> Result<(), FileError> {
+        let text = format!("{OBTAINED_FROM}{}\n{}\n{}", settings.directory, pair.certificate.trim_end(), pair.key.expose());
+        write(&self.folder.join(OBTAINED), &text)
+    }
+
+    /// The key of the account; made once, and on disk when it returns.
+    pub fn account_key(&self) -> Result<Secret, FileError> {
+        let path = self.folder.join(ACCOUNT);
+        if path.exists() {
+            return read(&path).map(Secret::new);
+        }
+        let key = certificate::new_key()?;
+        write(&path, key.expose())?;
+        Ok(key)
     }
 
     fn server(&self, authority: &Pair, today: Date) -> Result<Pair, FileError> {
@@ -144,13 +203,16 @@ impl Source {
 pub struct Certificates {
     tls: Arc<Tls>,
     source: ArcSwap<Source>,
+    changed: Notify,
 }
 
 impl Certificates {
     pub fn open(source: Source) -> Result<Arc<Self>, FileError> {
         let path = source.given.as_ref().map_or(&source.folder, |(certificate, _)| certificate).clone();
         let tls = Tls::new(source.load()?).map_err(|source| FileError::Unusable { path, source })?;
-        Ok(Arc::new(Self { tls, source: ArcSwap::from_pointee(source) }))
+        let opened = Self { tls, source: ArcSwap::from_pointee(source), changed: Notify::new() };
+        opened.measure();
+        Ok(Arc::new(opened))
     }
 
     /// What listeners show; it changes by itself.
@@ -161,13 +223,32 @@ impl Certificates {
     /// For handshakes from now on: what [`Source::load`] gave.
     pub fn replace(&self, source: Source, identity: Identity) {
         self.tls.replace(identity);
+        self.measure();
         self.source.store(Arc::new(source));
+        self.changed.notify_waiters();
+    }
+
+    /// Where the certificate comes from.
+    pub fn source(&self) -> Arc<Source> {
+        self.source.load_full()
+    }
+
+    /// Until that is replaced, counted from the call.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Reads, and where it is ours renews, what may have changed. A fault leaves all as it was.
     pub fn refresh(&self) -> Result<(), FileError> {
         self.tls.replace(self.source.load().load()?);
+        self.measure();
         Ok(())
+    }
+
+    fn measure(&self) {
+        if let Some(facts) = self.tls.shown().and_then(|der| certificate::facts_of(&der)) {
+            metrics::gauge!("plugtone_certificate_ends_seconds").set(facts.life.ends.0 as f64 / 1000.0);
+        }
     }
 
     /// Renews our certificate in time. Never ends.
@@ -232,7 +313,8 @@ fn write(path: &Path, text: &str) -> Result<(), FileError> {
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
-        Ok(())
+        // The name, too.
+        fs::File::open(folder)?.sync_all()
     };
     done().map_err(|source| FileError::Unwritable { path: path.to_owned(), source })
 }
@@ -262,6 +344,27 @@ mod tests {
         Source { names: vec!["sip.example.com".into()], ..source.clone() }.load().expect("made for the new name");
         assert_ne!(text("server.pem"), renewed);
         assert_eq!(text("ca.pem"), authority, "phones need not be told");
+        // Another has signed, and is believed while that is valid.
+        let acme = acme::Settings { names: vec!["pbx.example.com".into()], ..acme::Settings::default() };
+        let asking = Source { acme: Some(acme.clone()), ..source.clone() };
+        let shown = |source: &Source| Tls::new(source.load().expect("good")).expect("good").shown().expect("shown").to_vec();
+        let der = |pem: &str| super::super::identity::der(pem).expect("one");
+        assert_eq!(shown(&asking), der(&text("server.pem")), "ours, until there is another");
+        let other = certificate::new_authority(today()).expect("made");
+        let signed = certificate::issue(&other, &acme.names, today()).expect("made");
+        asking.keep_obtained(&acme, &signed).expect("written");
+        assert_eq!(shown(&asking), der(&signed.certificate));
+        let life = asking.obtained_life(&acme).expect("for all names");
+        assert!(asking.obtained(life.ends).is_none() && asking.obtained(Timestamp(life.ends.0 - 1)).is_some());
+        assert_eq!(shown(&source), der(&text("server.pem")), "it is asked for no more");
+        let more = acme::Settings { names: vec!["pbx.example.com".into(), "sip.example.com".into()], ..acme.clone() };
+        assert_eq!(asking.obtained_life(&more), None, "a name is new");
+        let elsewhere = acme::Settings { directory: "https://ca.example.com/dir".into(), ..acme };
+        assert_eq!(shown(&Source { acme: Some(elsewhere), ..source.clone() }), der(&text("server.pem")), "of another authority");
+        fs::write(source.folder.join(OBTAINED), "spoilt").expect("written");
+        assert_eq!(shown(&asking), der(&text("server.pem")));
+        let account = asking.account_key().expect("made");
+        assert_eq!(asking.account_key().expect("read"), account, "one account");
         // Half an authority is no reason to make another, which no phone would trust.
         fs::remove_file(source.folder.join("ca.key")).expect("removed");
         assert!(matches!(source.load(), Err(FileError::Unreadable { .. })));

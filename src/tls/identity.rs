@@ -107,6 +107,11 @@ impl Tls {
         self.makers.store(Arc::new(identity.makers));
     }
 
+    /// The certificate that is shown, in DER.
+    pub fn shown(&self) -> Option<CertificateDer<'static>> {
+        self.shown.0.load().cert.first().cloned()
+    }
+
     /// For handshakes with whoever comes.
     pub fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()

@@ -1,8 +1,10 @@
 //! HTTP/1.1 for phones, with TLS and without, and the loop that serves any axum router behind limits (the API's too).
 //!
-//! `serve.rs` listens, limits and times; `files.rs` answers GET, HEAD and PUT from the pipeline; `range.rs` reads `Range`.
+//! `serve.rs` listens, limits and times; `files.rs` answers GET, HEAD and PUT from the pipeline; `range.rs` reads `Range`;
+//! `challenge.rs` answers authorities that look whether a name is ours.
 //! Not here: certificates (`tls`); which file a phone may have (`provisioning`); the API's resources (`api`).
 
+pub mod challenge;
 pub mod files;
 pub mod range;
 pub mod serve;
