@@ -883,7 +883,7 @@ async fn a_reader_that_stops_reading_holds_up_nobody_and_misses_nothing() {
 
     // What is in the store no more is not to be had, and that is told.
     let store = store_of(&office);
-    store.prune_events(Timestamp(i64::MAX)).await.expect("pruned");
+    store.prune_events(Timestamp(i64::MAX), Timestamp(i64::MAX)).await.expect("pruned");
     store.close().await;
     let mut late = program.events("?after=10", &[]).await;
     let gap = late.next().await.expect("an event");

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use plugtone::{
     journal::{Config, Delivery, Journal},
-    model::{CallId, Event, MacAddr},
+    model::{CallId, Event, MacAddr, Timestamp},
     store::{Sqlite, Store},
 };
 
@@ -85,7 +85,7 @@ async fn what_was_pruned_is_told_as_a_gap() {
         journal.events().tell(milestone(n));
         next_seq(&mut live).await;
     }
-    store.prune_events(plugtone::model::Timestamp(i64::MAX)).await.expect("pruned");
+    store.prune_events(Timestamp(i64::MAX), Timestamp(i64::MAX)).await.expect("pruned");
     let mut late = journal.subscribe(10);
     assert_eq!(next(&mut late).await, Some(Delivery::Lagged { missed: 22 }), "11 to 32");
     assert_eq!(next_seq(&mut late).await, 33);

@@ -149,6 +149,10 @@ fn event(seq: u64, n: u8, at: i64) -> Recorded {
     Recorded { seq, at: Timestamp(at), event: Event::ReloadTaken { mac: mac(n) } }
 }
 
+async fn append(store: &dyn Store, events: impl IntoIterator<Item = Recorded>) -> plugtone::store::Result<()> {
+    store.append_events(events.into_iter().map(Arc::new).collect()).await
+}
+
 // --- the battery
 
 async fn leases_are_kept_by_address(store: Arc<dyn Store>) {
@@ -316,24 +320,28 @@ async fn events_are_read_from_any_number_on(store: Arc<dyn Store>) {
             labels: vec![("shop".into(), "3".into())],
         },
     };
-    store.append_events(vec![event(1, 1, 10), event(2, 2, 20), rich.clone()]).await.expect("appended");
-    store.append_events(vec![]).await.expect("nothing is fine");
+    append(&*store, [event(1, 1, 10), event(2, 2, 20), rich.clone()]).await.expect("appended");
+    append(&*store, []).await.expect("nothing is fine");
     assert_eq!(store.last_seq().await.expect("asked"), 3);
     assert_eq!(store.events_after(1, 10).await.expect("read"), [event(2, 2, 20), rich.clone()]);
     assert_eq!(store.events_after(0, 1).await.expect("read"), [event(1, 1, 10)]);
     assert_eq!(store.events_after(u64::MAX, usize::MAX).await.expect("read"), []);
     assert_eq!(store.timeline(mac(2), 10).await.expect("read"), [event(2, 2, 20), rich.clone()]);
     assert_eq!(store.timeline(mac(2), 1).await.expect("read"), [rich], "the newest");
-    assert!(store.append_events(vec![event(4, 1, 40), event(3, 1, 40)]).await.is_err(), "a number is given once");
+    assert!(append(&*store, [event(4, 1, 40), event(3, 1, 40)]).await.is_err(), "a number is given once");
     assert_eq!(store.last_seq().await.expect("asked"), 3, "all or none");
 }
 
 async fn numbers_outlive_their_events(store: Arc<dyn Store>) {
-    store.append_events((1..=9).map(|seq| event(seq, 1, seq as i64)).collect()).await.expect("appended");
-    assert_eq!(store.prune_events(Timestamp(5)).await.expect("pruned"), 4);
+    append(&*store, (1..=9).map(|seq| event(seq, 1, seq as i64))).await.expect("appended");
+    assert_eq!(store.prune_events(Timestamp(5), Timestamp(20)).await.expect("pruned"), 4);
     assert_eq!(store.events_after(0, 1).await.expect("read"), [event(5, 1, 5)]);
-    assert_eq!(store.prune_events(Timestamp(100)).await.expect("pruned"), 5);
+    assert_eq!(store.prune_events(Timestamp(100), Timestamp(200)).await.expect("pruned"), 5);
     assert_eq!(store.last_seq().await.expect("asked"), 9);
+    // Told while the clock was years ahead, then it was set right.
+    append(&*store, [event(10, 1, 9_000), event(11, 1, 210), event(12, 1, 300)]).await.expect("appended");
+    assert_eq!(store.prune_events(Timestamp(250), Timestamp(310)).await.expect("pruned"), 2);
+    assert_eq!(store.events_after(0, 9).await.expect("read"), [event(12, 1, 300)]);
 }
 
 async fn contacts_come_and_go(store: Arc<dyn Store>) {
@@ -592,7 +600,7 @@ fn an_admin_can_read_the_tables() {
             .query_row("SELECT mac, extension, display_name FROM phones", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .expect("a readable view");
         assert_eq!(row, ("00:15:65:00:00:01".into(), "2041".into(), "ANN".into()));
-        store.append_events(vec![event(1, 1, 0)]).await.expect("appended");
+        append(&*store, [event(1, 1, 0)]).await.expect("appended");
         let row: (String, String, String) = admin
             .query_row("SELECT at_utc, mac, type FROM timeline", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .expect("another");
@@ -773,7 +781,7 @@ fn acknowledge(line: String) {
 
 async fn write_events(store: Arc<dyn Store>, first: u64) {
     for seq in first.. {
-        store.append_events(vec![event(seq, 1, 0)]).await.expect("appended");
+        append(&*store, [event(seq, 1, 0)]).await.expect("appended");
         acknowledge(format!("event {seq} 0"));
     }
 }

@@ -28,18 +28,18 @@ impl Ring {
     }
 
     /// Gives the next number; the event is kept when [`Self::keep`] gets it back.
-    pub fn number(&mut self, at: Timestamp, event: Event) -> Recorded {
+    pub fn number(&mut self, at: Timestamp, event: Event) -> Arc<Recorded> {
         self.last_seq += 1;
-        Recorded { seq: self.last_seq, at, event }
+        Arc::new(Recorded { seq: self.last_seq, at, event })
     }
 
     /// Takes numbered events, in order. The oldest make room.
-    pub fn keep(&mut self, recorded: impl IntoIterator<Item = Recorded>) {
+    pub fn keep(&mut self, recorded: impl IntoIterator<Item = Arc<Recorded>>) {
         for recorded in recorded {
             if self.newest.len() == self.capacity {
                 self.newest.pop_front();
             }
-            self.newest.push_back(Arc::new(recorded));
+            self.newest.push_back(recorded);
         }
     }
 

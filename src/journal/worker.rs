@@ -145,7 +145,7 @@ async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Message>, keep: Opti
     let mut prune = interval_at(Instant::now() + Duration::from_secs(30), PRUNE_EVERY);
     prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = Vec::with_capacity(BATCH);
-    let mut unsaved: VecDeque<Recorded> = VecDeque::new();
+    let mut unsaved: VecDeque<Arc<Recorded>> = VecDeque::new();
     loop {
         tokio::select! {
             biased;
@@ -175,7 +175,7 @@ fn pause(got: usize) -> Duration {
 }
 
 /// Numbers, logs, stores and publishes; `true` when asked to stop.
-async fn take(shared: &Shared, told: &mut Vec<Message>, unsaved: &mut VecDeque<Recorded>) -> bool {
+async fn take(shared: &Shared, told: &mut Vec<Message>, unsaved: &mut VecDeque<Arc<Recorded>>) -> bool {
     let mut stop = false;
     let mut batch = Vec::with_capacity(told.len());
     {
@@ -187,7 +187,7 @@ async fn take(shared: &Shared, told: &mut Vec<Message>, unsaved: &mut VecDeque<R
             }
         }
     }
-    batch.iter().for_each(log);
+    batch.iter().for_each(|recorded| log(recorded));
     if batch.is_empty() {
         return stop;
     }
@@ -202,7 +202,7 @@ async fn take(shared: &Shared, told: &mut Vec<Message>, unsaved: &mut VecDeque<R
     stop
 }
 
-async fn save(shared: &Shared, unsaved: &mut VecDeque<Recorded>) {
+async fn save(shared: &Shared, unsaved: &mut VecDeque<Arc<Recorded>>) {
     match shared.store.append_events(unsaved.iter().cloned().collect()).await {
         Ok(()) => unsaved.clear(),
         Err(error) => {
@@ -217,8 +217,9 @@ async fn save(shared: &Shared, unsaved: &mut VecDeque<Recorded>) {
 }
 
 async fn forget(shared: &Shared, keep: Option<Duration>) {
-    let Some(before) = keep.and_then(|keep| SystemTime::now().checked_sub(keep)) else { return };
-    match shared.store.prune_events(Timestamp::of(before)).await {
+    let now = SystemTime::now();
+    let Some(before) = keep.and_then(|keep| now.checked_sub(keep)) else { return };
+    match shared.store.prune_events(Timestamp::of(before), Timestamp::of(now)).await {
         Ok(0) => {}
         Ok(events) => tracing::info!(events, "events older than `store.journal_days` were forgotten"),
         Err(error) => tracing::warn!(%error, "old events could not be removed; tried again in an hour"),

@@ -55,12 +55,12 @@ impl PhoneClasses {
     }
 
     /// The options of its make.
-    fn options(&self, set: &TemplateSet, family: &str, subject: &Subject) -> Vec<DhcpOption> {
+    fn options(&self, set: &TemplateSet, family: &str, subject: &Subject) -> Arc<Vec<DhcpOption>> {
         set.dhcp_options(family, subject).unwrap_or_else(|fault| {
             // The set was checked with samples; a value of a site or device may still not fit.
             metrics::counter!("plugtone_provisioning_options_failed_total").increment(1);
             tracing::warn!(mac = subject.mac.map(tracing::field::display), %fault, "the phone gets no options of its make");
-            Vec::new()
+            Arc::default()
         })
     }
 }
@@ -96,7 +96,7 @@ impl Classify for PhoneClasses {
         let options = self.options(&set, &recognised.family, &subject);
         Class {
             always_send: options.iter().filter(|option| option.when == SendWhen::Always).map(|option| option.code).collect(),
-            options: options.into_iter().map(|option| (option.code, value(option.value))).collect(),
+            options: options.iter().map(|option| (option.code, value(&option.value))).collect(),
             family: Some(recognised.family),
             phone: true,
             ..Class::default()
@@ -159,15 +159,15 @@ pub fn reload_methods(templates: Templates) -> ReloadMethods {
     })
 }
 
-pub(super) fn value(value: DhcpValue) -> OptionValue {
+pub(super) fn value(value: &DhcpValue) -> OptionValue {
     match value {
-        DhcpValue::Text(text) => OptionValue::Text(text),
-        DhcpValue::Addresses(list) => OptionValue::Addresses(list),
-        DhcpValue::U8(number) => OptionValue::U8(number),
-        DhcpValue::U16(number) => OptionValue::U16(number),
-        DhcpValue::U32(number) => OptionValue::U32(number),
-        DhcpValue::I32(number) => OptionValue::I32(number),
-        DhcpValue::Bytes(bytes) => OptionValue::Bytes(bytes),
+        DhcpValue::Text(text) => OptionValue::Text(text.clone()),
+        DhcpValue::Addresses(list) => OptionValue::Addresses(list.clone()),
+        DhcpValue::U8(number) => OptionValue::U8(*number),
+        DhcpValue::U16(number) => OptionValue::U16(*number),
+        DhcpValue::U32(number) => OptionValue::U32(*number),
+        DhcpValue::I32(number) => OptionValue::I32(*number),
+        DhcpValue::Bytes(bytes) => OptionValue::Bytes(bytes.clone()),
     }
 }
 

@@ -9,7 +9,7 @@ mod settings;
 pub mod sqlite;
 pub mod worker;
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::Arc};
 
 pub use settings::Settings;
 pub use sqlite::Sqlite;
@@ -273,14 +273,15 @@ pub trait Store: Send + Sync + 'static {
     async fn claim_extension(&self, user_id: &str, wanted: Option<Extension>, range: (Extension, Extension)) -> Result<Extension>;
 
     // --- events
-    async fn append_events(&self, events: Vec<Recorded>) -> Result<()>;
+    async fn append_events(&self, events: Vec<Arc<Recorded>>) -> Result<()>;
     /// Events after `seq`, oldest first.
     async fn events_after(&self, seq: u64, limit: usize) -> Result<Vec<Recorded>>;
     /// A device's own events, oldest first, the newest `limit`.
     async fn timeline(&self, mac: MacAddr, limit: usize) -> Result<Vec<Recorded>>;
     async fn last_seq(&self) -> Result<u64>;
-    /// Forgets events older than `before`; returns how many.
-    async fn prune_events(&self, before: Timestamp) -> Result<usize>;
+    /// Forgets the oldest events, up to the first that happened between `before` and `now`; returns how many. One from the future,
+    /// told while the clock was wrong, keeps nothing alive.
+    async fn prune_events(&self, before: Timestamp, now: Timestamp) -> Result<usize>;
 
     // --- contacts, written behind
     async fn contacts(&self) -> Result<Vec<ContactRecord>>;

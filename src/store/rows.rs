@@ -2,7 +2,7 @@
 //!
 //! Every function takes the connection it runs on and leaves transactions to `sqlite.rs`.
 
-use std::{collections::HashSet, net::Ipv4Addr, str::FromStr};
+use std::{collections::HashSet, net::Ipv4Addr, str::FromStr, sync::Arc};
 
 use rusqlite::{
     Connection, OptionalExtension, Row, ToSql, params,
@@ -320,7 +320,7 @@ fn lowest_free(db: &Connection, first: &Extension, last: &Extension) -> Result<O
 
 // --- events
 
-pub(super) fn append_events(db: &Connection, events: &[Recorded]) -> Result<()> {
+pub(super) fn append_events(db: &Connection, events: &[Arc<Recorded>]) -> Result<()> {
     let what = "append events";
     let mut insert = db
         .prepare_cached("INSERT INTO events (seq, at_ms, type, mac, call, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
@@ -375,8 +375,11 @@ pub(super) fn last_seq(db: &Connection) -> rusqlite::Result<u64> {
     Ok(last.unwrap_or(0) as u64)
 }
 
-pub(super) fn prune_events(db: &Connection, before: Timestamp) -> Result<usize> {
-    run(db, "forget old events", "DELETE FROM events WHERE at_ms < ?1", params![before.0])
+pub(super) fn prune_events(db: &Connection, before: Timestamp, now: Timestamp) -> Result<usize> {
+    // From the oldest on, by their numbers: an index by time would cost every event more than this costs once an hour.
+    let sql = "DELETE FROM events WHERE seq < coalesce(
+                 (SELECT seq FROM events WHERE at_ms BETWEEN ?1 AND ?2 ORDER BY seq LIMIT 1), 9223372036854775807)";
+    run(db, "forget old events", sql, params![before.0, now.0])
 }
 
 // --- contacts

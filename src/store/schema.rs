@@ -301,6 +301,10 @@ CREATE TABLE rollout (
   new_set     TEXT
 ) STRICT;
 "#,
+    r#"
+-- Old events are found by their numbers.
+DROP INDEX events_by_time;
+"#,
 ];
 
 /// The newest schema that this program knows.

@@ -1,6 +1,6 @@
 //! The store on SQLite: one writer thread that commits for many at once, a few readers beside it (WAL).
 //!
-//! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction, commits with an
+//! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction (those of one statement need none), commits with an
 //! fsync (`synchronous=FULL`) and only then answers them: a hundred leases cost one fsync, and one refused request
 //! undoes nothing of its neighbours'. While the disk works, the next batch gathers by itself; only the records of calls, which
 //! nobody waits for, wait for company.
@@ -99,8 +99,17 @@ impl Sqlite {
 
     /// Runs `work` in the writer's next transaction and answers when that is on disk.
     async fn write<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T> + Send + 'static) -> Result<T> {
+        self.queued(work, true).await
+    }
+
+    /// The same for work of one statement, which SQLite undoes by itself: it needs no savepoint.
+    async fn write_statement<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T> + Send + 'static) -> Result<T> {
+        self.queued(work, false).await
+    }
+
+    async fn queued<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T> + Send + 'static, savepoint: bool) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        let request = Box::new(Request { work: Some(work), result: None, reply });
+        let request = Box::new(Request { work: Some(work), result: None, savepoint, reply });
         self.queue.send(Message::Write(request)).await.map_err(|_| Error::Stopped)?;
         answer.await.map_err(|_| Error::Stopped)?
     }
@@ -108,7 +117,7 @@ impl Sqlite {
     /// The same for what can wait a little: it shares the transaction of the next who cannot, and has one of its own after [`PATIENCE`].
     async fn write_patiently<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T> + Send + 'static) -> Result<T> {
         let (reply, mut answer) = oneshot::channel();
-        let request = Box::new(Request { work: Some(work), result: None, reply });
+        let request = Box::new(Request { work: Some(work), result: None, savepoint: true, reply });
         self.patient.lock().unwrap_or_else(PoisonError::into_inner).push(request);
         if let Ok(answered) = tokio::time::timeout(PATIENCE, &mut answer).await {
             return answered.map_err(|_| Error::Stopped)?;
@@ -167,7 +176,9 @@ impl Drop for Lent {
 
 /// A queued request with its answer's address, its type hidden from the queue.
 trait Write: Send {
-    /// Runs inside a savepoint; `false`: undo it.
+    /// Does it take a savepoint to undo it?
+    fn needs_savepoint(&self) -> bool;
+    /// `false`: it was refused, undo it.
     fn run(&mut self, db: &Connection) -> bool;
     /// The transaction is on disk, or failed as a whole.
     fn answer(self: Box<Self>, committed: &Result<()>);
@@ -176,10 +187,15 @@ trait Write: Send {
 struct Request<T, F> {
     work: Option<F>,
     result: Option<Result<T>>,
+    savepoint: bool,
     reply: oneshot::Sender<Result<T>>,
 }
 
 impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Write for Request<T, F> {
+    fn needs_savepoint(&self) -> bool {
+        self.savepoint
+    }
+
     fn run(&mut self, db: &Connection) -> bool {
         let result = match self.work.take() {
             Some(work) => work(db),
@@ -241,12 +257,18 @@ fn write_until_closed(mut db: Connection, mut inbox: mpsc::Receiver<Message>, pa
     }
 }
 
-/// One transaction with all requests, each in its savepoint.
+/// One transaction with all requests, each in its savepoint if it needs one.
 fn commit(db: &mut Connection, batch: &mut [Box<dyn Write>]) -> Result<()> {
     let fault = rows::refused("commit");
     let work = |db: &Connection, batch: &mut [Box<dyn Write>]| -> rusqlite::Result<()> {
         db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         for request in batch {
+            if !request.needs_savepoint() {
+                if !request.run(db) && db.is_autocommit() {
+                    break; // The whole transaction has ended, as below, and there is nothing to commit.
+                }
+                continue;
+            }
             db.prepare_cached("SAVEPOINT request")?.execute([])?;
             if !request.run(db) {
                 // On a full disk or an I/O error SQLite has ended the whole transaction by itself; then this fails too.
@@ -310,7 +332,7 @@ impl Store for Sqlite {
     }
 
     async fn save_lease(&self, lease: LeaseRecord) -> Result<()> {
-        self.write(move |db| rows::save_lease(db, &lease)).await
+        self.write_statement(move |db| rows::save_lease(db, &lease)).await
     }
 
     async fn remove_lease(&self, address: Ipv4Addr) -> Result<()> {
@@ -364,7 +386,7 @@ impl Store for Sqlite {
         self.write(move |db| rows::claim_extension(db, &user_id, wanted.as_ref(), (&range.0, &range.1))).await
     }
 
-    async fn append_events(&self, events: Vec<Recorded>) -> Result<()> {
+    async fn append_events(&self, events: Vec<Arc<Recorded>>) -> Result<()> {
         self.write(move |db| rows::append_events(db, &events)).await
     }
 
@@ -380,8 +402,8 @@ impl Store for Sqlite {
         self.read("read the last event's number", rows::last_seq).await
     }
 
-    async fn prune_events(&self, before: Timestamp) -> Result<usize> {
-        self.write(move |db| rows::prune_events(db, before)).await
+    async fn prune_events(&self, before: Timestamp, now: Timestamp) -> Result<usize> {
+        self.write(move |db| rows::prune_events(db, before, now)).await
     }
 
     async fn contacts(&self) -> Result<Vec<ContactRecord>> {

@@ -1,5 +1,6 @@
 //! What was rendered lately, so that a phone which asks whether its file still holds costs no rendering. Rendering is pure: the same
-//! file for the same subject is the same bytes, as long as the set lives; each set has a memory of its own.
+//! file for the same subject is the same bytes, as long as the set lives; each set has a memory of its own. The same for the DHCP
+//! options of a make, which are alike for all phones of a model in a subnet.
 
 use std::{
     collections::HashMap,
@@ -9,8 +10,9 @@ use std::{
 
 use bytes::Bytes;
 
+use super::options::DhcpOption;
 use super::subject::{Line, Server, Subject};
-use crate::model::Inventory;
+use crate::model::{Inventory, MacAddr};
 
 /// Bytes of files that are kept, in each of the two halves.
 const HALF: usize = 16 << 20;
@@ -30,19 +32,41 @@ pub struct Kept {
 /// By [`key`].
 type Key = [u8; 32];
 
-/// Two halves: when the newer is full it becomes the older, whose files are forgotten unless somebody asked for them meanwhile.
-#[derive(Default)]
-pub(super) struct Memo(Mutex<Halves>);
+/// What is kept takes so many bytes beside its [`OVERHEAD`].
+pub(super) trait Size {
+    fn size(&self) -> usize;
+}
 
-#[derive(Default)]
-struct Halves {
-    newer: HashMap<Key, Arc<Kept>>,
-    older: HashMap<Key, Arc<Kept>>,
+impl Size for Kept {
+    fn size(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Size for Vec<DhcpOption> {
+    fn size(&self) -> usize {
+        // A value is a URL, mostly.
+        self.len() * 128
+    }
+}
+
+/// Two halves: when the newer is full it becomes the older, which is forgotten but for what somebody asked for meanwhile.
+pub(super) struct Memo<T>(Mutex<Halves<T>>);
+
+struct Halves<T> {
+    newer: HashMap<Key, Arc<T>>,
+    older: HashMap<Key, Arc<T>>,
     size: usize,
 }
 
-impl Memo {
-    pub(super) fn get(&self, key: &Key) -> Option<Arc<Kept>> {
+impl<T> Default for Memo<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Halves { newer: HashMap::new(), older: HashMap::new(), size: 0 }))
+    }
+}
+
+impl<T: Size> Memo<T> {
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<T>> {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = halves.newer.get(key) {
             return Some(kept.clone());
@@ -52,14 +76,14 @@ impl Memo {
         Some(kept)
     }
 
-    pub(super) fn put(&self, key: Key, kept: Arc<Kept>) {
+    pub(super) fn put(&self, key: Key, kept: Arc<T>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).put(key, kept);
     }
 }
 
-impl Halves {
-    fn put(&mut self, key: Key, kept: Arc<Kept>) {
-        let size = kept.bytes.len() + OVERHEAD;
+impl<T: Size> Halves<T> {
+    fn put(&mut self, key: Key, kept: Arc<T>) {
+        let size = kept.size() + OVERHEAD;
         if self.size + size > HALF {
             self.older = mem::take(&mut self.newer);
             self.size = 0;
@@ -71,8 +95,17 @@ impl Halves {
 
 /// Stands for a file of a family and all that a rendering of it can see. `site`: the subject's address says no more than this.
 pub(super) fn key(family: &str, (file, page): (usize, Option<u32>), site: Option<&str>, subject: &Subject) -> Key {
+    key_as(subject.mac, family, (file, page), site, subject)
+}
+
+/// Stands for the DHCP options of a family. `mac`: of a device that layers set something for; no option tells a phone who it is.
+pub(super) fn options_key(mac: Option<MacAddr>, family: &str, site: Option<&str>, subject: &Subject) -> Key {
+    key_as(mac, family, (usize::MAX, None), site, subject)
+}
+
+fn key_as(mac: Option<MacAddr>, family: &str, (file, page): (usize, Option<u32>), site: Option<&str>, subject: &Subject) -> Key {
     // Named whole, so that a field that comes later cannot be forgotten.
-    let Subject { mac, model, bound, lines, server, address: _, user_id, inventory, contacts, admin_password, firmware } = subject;
+    let Subject { mac: _, model, bound, lines, server, address: _, user_id, inventory, contacts, admin_password, firmware } = subject;
     let Inventory { label, group, notes, stands_for } = inventory;
     let Server { host, sip_port, url, secure_url, realm, authority } = server;
     let mut hash = blake3::Hasher::new();
@@ -213,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_stays_and_the_rest_goes() {
-        let memo = Memo::default();
+        let memo = Memo::<Kept>::default();
         let nth = |number: u32| *blake3::hash(&number.to_le_bytes()).as_bytes();
         for number in 0..10_000 {
             memo.put(nth(number), kept(20_000));

@@ -58,7 +58,8 @@ pub struct TemplateSet {
     overrides: Overrides,
     firmware: Firmware,
     zones: BTreeMap<String, (String, Value)>,
-    memo: Memo,
+    memo: Memo<Kept>,
+    options: Memo<Vec<DhcpOption>>,
 }
 
 /// One make's templates.
@@ -176,8 +177,16 @@ impl TemplateSet {
         let firmware = firmware.unwrap_or_default();
         let defaults = defaults.unwrap_or_default();
         let overrides = overrides.unwrap_or_default();
-        let (kept, memo) = (sources.to_vec(), Memo::default());
-        let mut set = Self { sources: kept, families: BTreeMap::new(), defaults: defaults.clone(), overrides, firmware, zones, memo };
+        let mut set = Self {
+            sources: sources.to_vec(),
+            families: BTreeMap::new(),
+            defaults: defaults.clone(),
+            overrides,
+            firmware,
+            zones,
+            memo: Memo::default(),
+            options: Memo::default(),
+        };
 
         for source in sources {
             let Some(id) = source.name.strip_suffix(".yaml").filter(|id| !id.contains('/')) else { continue };
@@ -343,9 +352,20 @@ impl TemplateSet {
         })
     }
 
-    /// The DHCP options that this phone wants.
-    pub fn dhcp_options(&self, family: &str, subject: &Subject) -> Result<Vec<DhcpOption>, Fault> {
-        let Some(family) = self.families.get(family) else { return Ok(Vec::new()) };
+    /// The DHCP options that this phone wants. Remembered: phones of a model ask for the same, all at once after a power cut.
+    pub fn dhcp_options(&self, family: &str, subject: &Subject) -> Result<Arc<Vec<DhcpOption>>, Fault> {
+        let Some(family) = self.families.get(family) else { return Ok(Arc::default()) };
+        let own = subject.mac.filter(|mac| self.overrides.device(*mac).is_some());
+        let key = memo::options_key(own, &family.id, self.site(subject.address), subject);
+        if let Some(kept) = self.options.get(&key) {
+            return Ok(kept);
+        }
+        let options = Arc::new(self.render_options(family, subject)?);
+        self.options.put(key, options.clone());
+        Ok(options)
+    }
+
+    fn render_options(&self, family: &Family, subject: &Subject) -> Result<Vec<DhcpOption>, Fault> {
         let context = self.context(family, subject, Readers::Anyone, false)?;
         let mut options = Vec::new();
         for option in &family.dhcp {
@@ -1187,5 +1207,28 @@ mod tests {
         subject.address = "10.2.2.3".parse().ok();
         let variables = set.variables("yealink", &subject);
         assert_eq!(variables["language"].value.as_str(), Some("de"), "the wider subnet");
+    }
+
+    #[test]
+    fn options_that_are_remembered_are_those_of_the_place_and_of_the_phone() {
+        let overrides = "sites:\n  here: { subnets: [10.1.0.0/16], variables: { vlan_id: 20 } }\ndevices:\n  \"001565000009\": { variables: { vlan_id: 30 } }\n";
+        let mut sources = shipped();
+        sources.retain(|source| source.name != OVERRIDES);
+        sources.push(Source { name: OVERRIDES.into(), origin: OVERRIDES.into(), text: overrides.into() });
+        let set = TemplateSet::load(&sources).unwrap_or_else(|faults| panic!("{faults:?}"));
+        let mut subject = sample::subjects(&set.families["yealink"]).remove(0);
+        let mut told = |mac: &str, address: &str, url: &str| {
+            (subject.mac, subject.address, subject.server.url) = (mac.parse().ok(), address.parse().ok(), url.into());
+            set.dhcp_options("yealink", &subject).expect("rendered")
+        };
+        let vlan = |options: &[DhcpOption]| options.iter().find(|option| option.code == 132).map(|option| option.value.clone());
+        let text = |text: &str| Some(options::DhcpValue::Text(text.into()));
+        let here = told("001565000001", "10.1.0.1", "http://10.0.0.2");
+        assert!(Arc::ptr_eq(&here, &told("001565000002", "10.1.0.2", "http://10.0.0.2")), "rendered once for both");
+        assert_eq!(vlan(&here), text("20"));
+        assert_eq!(vlan(&told("001565000009", "10.1.0.3", "http://10.0.0.2")), text("30"), "its own");
+        assert_ne!(vlan(&told("001565000001", "10.2.0.1", "http://10.0.0.2")), text("20"), "elsewhere");
+        let (key, other_key) = ("http://10.0.0.2/t/1", "http://10.0.0.2/t/2");
+        assert_ne!(told("001565000001", "10.1.0.1", key), told("001565000002", "10.1.0.2", other_key), "each has its key");
     }
 }

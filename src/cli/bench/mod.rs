@@ -19,6 +19,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::task::JoinSet;
 
 use self::{
@@ -235,9 +239,23 @@ struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
+}
+
+/// How long a server may take to end by itself.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
+/// Ends a server as a service is ended: its workers end with it, and a build that learns how it is used (`scripts/release`) writes that
+/// down.
+fn end(server: &mut Child) {
+    let told = kill(Pid::from_raw(server.id() as i32), Signal::SIGTERM);
+    let until = Instant::now() + ENDS_WITHIN;
+    while told.is_ok() && matches!(server.try_wait(), Ok(None)) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = server.kill();
+    let _ = server.wait();
 }
 
 impl Server {

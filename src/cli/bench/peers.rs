@@ -24,9 +24,7 @@ pub(super) struct Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // SIGTERM: nginx ends its worker.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
+        super::end(&mut self.child);
     }
 }
 

@@ -84,7 +84,7 @@ impl Sheet {
         let subject = common(settings, endpoints, None, Some(endpoints.address), None);
         let (mut makes, mut others) = (Vec::new(), None);
         for family in set.families() {
-            let options: Vec<Entry> = set.dhcp_options(&family.id, &subject)?.into_iter().filter_map(Entry::new).collect();
+            let options: Vec<Entry> = set.dhcp_options(&family.id, &subject)?.iter().filter_map(Entry::new).collect();
             let (signs, title) = (family.signs(), one_line(&family.title));
             if options.is_empty() {
                 continue;
@@ -146,9 +146,9 @@ impl Sheet {
 }
 
 impl Entry {
-    fn new(option: DhcpOption) -> Option<Self> {
-        let bytes = match option.value {
-            DhcpValue::Text(text) => text.into_bytes(),
+    fn new(option: &DhcpOption) -> Option<Self> {
+        let bytes = match &option.value {
+            DhcpValue::Text(text) => text.clone().into_bytes(),
             other => classify::value(other).encode().ok()?,
         };
         let printable = bytes.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
