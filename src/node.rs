@@ -40,7 +40,7 @@ use crate::{
     routing,
     sip::{self, notify, registrar},
     store::{Store, sqlite::Sqlite},
-    template::Templates,
+    template::{SipPorts, Templates},
     tls::{self, Certificates},
     voicemail::{self, Voicemail},
     yaml::Fault,
@@ -272,7 +272,7 @@ impl Node {
         let lease_view = dhcp::LeaseView::default();
         let mut endpoints = Endpoints {
             address: own_address(&settings),
-            sip_port: engine.udp.first().or(engine.tcp.first()).map_or(5060, SocketAddr::port),
+            sip: sip_ports_of([&engine.udp, &engine.tcp, &engine.tls]),
             realm: settings.sip.realm.clone(),
             ..Endpoints::default()
         };
@@ -324,6 +324,9 @@ impl Node {
 
         if let Some(remark) = provisioning::settings::remark_https(&templates.current(), &settings.provisioning, !http.secure().is_empty())
         {
+            tracing::warn!("{remark}");
+        }
+        if let Some(remark) = provisioning::settings::remark_sips(&templates.current(), endpoints.sip.tls.is_some()) {
             tracing::warn!("{remark}");
         }
         remarks_acme(&settings).iter().for_each(|remark| tracing::warn!("{remark}"));
@@ -629,9 +632,10 @@ fn reached_by(old: &Settings, new: &Settings, now: Endpoints) -> Endpoints {
         Some(at) if Some(at) != old && at.port() != 0 => at.port(),
         _ => now,
     };
-    fn sip(settings: &Settings) -> Option<&SocketAddr> {
-        settings.sip.udp.first().or(settings.sip.tcp.first())
-    }
+    let sip = |is: fn(&Settings) -> &Vec<SocketAddr>, now: Option<u16>| match (is(new).first(), now) {
+        (None, _) => None,
+        (at, now) => Some(port(is(old).first(), at, now.unwrap_or(5060))),
+    };
     // Port 0, which any free one took the place of, is the port that there is now.
     let mut written = Endpoints::default();
     written.set_http(new.http.doors());
@@ -645,7 +649,11 @@ fn reached_by(old: &Settings, new: &Settings, now: Endpoints) -> Endpoints {
         https_port: if https { now.https_port } else { written.https_port },
         https_port_v6: if https { now.https_port_v6 } else { written.https_port_v6 },
         tftp_port: port(old.tftp.listen.first(), new.tftp.listen.first(), now.tftp_port),
-        sip_port: port(sip(old), sip(new), now.sip_port),
+        sip: SipPorts {
+            udp: sip(|settings| &settings.sip.udp, now.sip.udp),
+            tcp: sip(|settings| &settings.sip.tcp, now.sip.tcp),
+            tls: sip(|settings| &settings.sip.tls, now.sip.tls),
+        },
         realm: new.sip.realm.clone(),
         authority: authority(new),
     }
@@ -894,6 +902,16 @@ fn told_names(settings: &Settings) -> Vec<String> {
     let of_url = of_url.map(|authority| authority.host().to_owned());
     let of_sip = Some(provisioning.sip_host.clone()).filter(|host| !host.is_empty());
     settings.sip.external.iter().cloned().chain(of_sip).chain(of_url).collect()
+}
+
+/// Where phones reach SIP by these settings.
+pub fn sip_ports(settings: &Settings) -> SipPorts {
+    sip_ports_of([&settings.sip.udp, &settings.sip.tcp, &settings.sip.tls])
+}
+
+fn sip_ports_of(listen: [&Vec<SocketAddr>; 3]) -> SipPorts {
+    let [udp, tcp, tls] = listen.map(|addresses| addresses.first().map(SocketAddr::port));
+    SipPorts { udp, tcp, tls }
 }
 
 /// What keeps a certificate that is had by ACME from being of use.

@@ -197,7 +197,7 @@ impl Whole {
     }
 
     /// The status that curl gets for a file, and the body.
-    async fn asks(&self, name: &str, more: &[&str]) -> (String, String) {
+    pub async fn asks(&self, name: &str, more: &[&str]) -> (String, String) {
         let (authority, url) = (self.path("tls/ca.pem"), format!("https://{}/{name}", self.at));
         let body = self.path("body");
         let _ = std::fs::remove_file(&body);

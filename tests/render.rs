@@ -13,7 +13,7 @@ use plugtone::{
         make::{MAKES, Make, names},
         settings::Hotline,
     },
-    template::{DhcpFacts, Line, Readers, Server, Source, Subject, TemplateSet, shipped},
+    template::{DhcpFacts, Line, Readers, Server, SipPorts, Source, Subject, TemplateSet, shipped},
 };
 use serde::Deserialize;
 
@@ -75,7 +75,7 @@ fn subject(mac: MacAddr, model: Option<&str>, owner: Option<(&str, &str)>) -> Su
         lines: vec![line],
         server: Server {
             host: "10.0.0.2".into(),
-            sip_port: 5060,
+            sip: SipPorts { udp: Some(5060), tcp: Some(5060), tls: None },
             url: "http://10.0.0.2:8080".into(),
             secure_url: None,
             realm: "plugtone".into(),
@@ -133,6 +133,7 @@ fn files_are_as_written_down() {
         if case.tls {
             subject.server.secure_url = Some("https://10.0.0.2:8443".into());
             subject.server.authority = Some(AUTHORITY.into());
+            subject.server.sip.tls = Some(5061);
         }
         let set = sets.entry(case.overrides).or_insert_with_key(|overrides| set(overrides));
         let made = rendered(set, &case.family, &case.file, &subject).unwrap_or_else(|| "(no such file)\n".into());

@@ -31,6 +31,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use crate::{
     call::free_port,
+    https::Whole as Plain,
     sip_transport::{OPTIONS, config, local, message, next},
 };
 
@@ -338,4 +339,55 @@ async fn a_server_that_is_told_to_read_again_shows_its_new_certificate() {
     says(&mut old, b"\r\n\r\n").await;
     hears(&mut old, b"\r\n").await;
     assert!(server.serves("second").await);
+}
+
+#[tokio::test]
+async fn a_phone_whose_file_says_tls_registers_by_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (https, sips, udp, api) = (free_port(), free_port(), free_port(), free_port());
+    std::fs::create_dir(folder.path().join("templates")).expect("made");
+    let sent = "sites: { here: { subnets: [127.0.0.0/8], variables: { sip_transport: tls } } }\n";
+    std::fs::write(folder.path().join("templates/overrides.yaml"), sent).expect("written");
+    let text = |tls: &str| {
+        format!(
+            "extensions: {{ range: 2041-2099 }}\ndirectory: {{ file: {{ path: users.yaml }} }}\ndhcp: {{ mode: off }}\n\
+             tftp: {{ enabled: false }}\nftp: {{ enabled: false }}\nhttp: {{ listen: [], tls: ['127.0.0.1:{https}'] }}\n\
+             store: {{ path: plugtone.db }}\napi: {{ listen: '127.0.0.1:{api}' }}\nprovisioning: {{ open: {{ subnets: [127.0.0.0/8] }} }}\n\
+             templates: {{ path: templates }}\nsip: {{ udp: ['127.0.0.1:{udp}'], tcp: []{tls} }}\n"
+        )
+    };
+    let server = Plain::serve(folder, &text(&format!(", tls: ['127.0.0.1:{sips}']")), format!("127.0.0.1:{https}")).await;
+    let (status, account) = server.asks("001565aabbcc-baresip.txt", &[]).await;
+    let at = format!("@127.0.0.1:{sips};transport=tls>");
+    assert!(status == "200" && account.contains(&at), "{account}");
+
+    // baresip 1.0 looks for no authority behind the certificate; OpenSSL does, above.
+    let phone = server.folder.path().join("baresip");
+    std::fs::create_dir(&phone).expect("made");
+    let config = "sip_listen 127.0.0.1:0\nmodule_path /usr/lib/baresip/modules\nmodule_app menu.so\nmodule_app account.so\n";
+    std::fs::write(phone.join("config"), config).expect("written");
+    std::fs::write(phone.join("accounts"), &account).expect("written");
+    let log = std::fs::File::create(phone.join("log")).expect("a file");
+    let mut command = Command::new("baresip");
+    command.args(["-f", &phone.display().to_string()]).stdin(Stdio::null()).kill_on_drop(true);
+    let child = command.stdout(log.try_clone().expect("a second")).stderr(log).spawn();
+    let _child = child.expect("cannot run baresip: install the Debian package baresip");
+    let read = || std::fs::read_to_string(phone.join("log")).unwrap_or_default();
+    let said = async {
+        while !read().contains("TLS/v4} 200 OK") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), said).await.unwrap_or_else(|_| panic!("baresip is not registered but {}", read()));
+
+    // Where the server has no TLS, phones are told what there is, and IT that it is so.
+    std::fs::write(server.path("plugtone.yaml"), text("")).expect("written");
+    let said = server.says(&["check"]).await;
+    assert!(said.contains("SIP over TLS, which is off"), "{said}");
+    let shown = server.says(&["render", "--mac", "00:15:65:aa:bb:cc"]).await;
+    assert!(shown.contains("account.1.sip_server.1.transport_type = 0"), "{shown}");
+    let wrong = sent.replace("tls", "tsl");
+    std::fs::write(server.path("templates/overrides.yaml"), wrong).expect("written");
+    let said = server.says(&["check"]).await;
+    assert!(said.contains("`sip_transport` is 'tsl'") && said.contains("did you mean 'tls'?"), "{said}");
 }

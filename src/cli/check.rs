@@ -13,7 +13,10 @@ use crate::{
     directory,
     ivr::{self, loader},
     node::{firmware_folder, read_settings, remarks_acme},
-    provisioning::{beside, settings::remark_https},
+    provisioning::{
+        beside,
+        settings::{remark_https, remark_sips},
+    },
     routing,
     template::{TemplateSet, Templates},
     voicemail::client::Mailer,
@@ -61,6 +64,8 @@ impl Check {
                 let remarks_v6 = beside::remarks_v6(&settings.dhcp6.check()?, &settings.provisioning, by_v6);
                 remarks.iter().chain(&remarks_v6).for_each(|remark| say!("  note: {remark}"));
                 let remark = remark_https(&templates.current(), &settings.provisioning, !https.is_empty());
+                remark.iter().for_each(|remark| say!("  note: {remark}"));
+                let remark = remark_sips(&templates.current(), !settings.sip.tls.is_empty());
                 remark.iter().for_each(|remark| say!("  note: {remark}"));
                 remarks_acme(&settings).iter().for_each(|remark| say!("  note: {remark}"));
                 if let Some((says, remedy)) = doctor::neighbours(&settings.dhcp.check()?) {

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{ConfigArg, out};
 use crate::{
-    node::own_address,
+    node::{own_address, sip_ports},
     provisioning::{
         Endpoints,
         sheet::{Dialect, Sheet},
@@ -81,7 +81,7 @@ impl SheetArgs {
         let mut endpoints = Endpoints {
             address,
             tftp_port: settings.tftp.listen.first().map_or(69, |at| at.port()),
-            sip_port: settings.sip.udp.first().or(settings.sip.tcp.first()).map_or(5060, |at| at.port()),
+            sip: sip_ports(&settings),
             realm: settings.sip.realm.clone(),
             ..Endpoints::default()
         };

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     binding::{self, MasterKey},
     model::{Extension, MacAddr, Secret},
-    node::{authority, firmware_folder, own_address},
+    node::{authority, firmware_folder, own_address, sip_ports},
     provisioning::{
         Endpoints, Known,
         identities::auth_user,
@@ -158,7 +158,7 @@ impl Wanted {
         let mut endpoints = Endpoints {
             address: own_address(&settings),
             tftp_port: settings.tftp.listen.first().map_or(69, |at| at.port()),
-            sip_port: settings.sip.udp.first().or(settings.sip.tcp.first()).map_or(5060, |at| at.port()),
+            sip: sip_ports(&settings),
             realm: settings.sip.realm.clone(),
             authority: authority(&settings),
             ..Endpoints::default()

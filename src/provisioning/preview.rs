@@ -173,7 +173,7 @@ mod tests {
     use super::*;
     use crate::{
         model::Secret,
-        template::{Line, Server, Source, shipped},
+        template::{Line, Server, SipPorts, Source, shipped},
     };
 
     fn subject(mac: MacAddr, number: &str) -> Subject {
@@ -192,7 +192,7 @@ mod tests {
             }],
             server: Server {
                 host: "10.0.0.2".into(),
-                sip_port: 5060,
+                sip: SipPorts { udp: Some(5060), ..SipPorts::default() },
                 url: "http://10.0.0.2".into(),
                 secure_url: None,
                 realm: "office".into(),

@@ -91,6 +91,13 @@ impl Settings {
     }
 }
 
+/// What `sip_transport: tls` in the templates cannot do as things are. `served`: do we speak SIP over TLS?
+pub fn remark_sips(set: &TemplateSet, served: bool) -> Option<&'static str> {
+    (!served && set.is_somewhere("sip_transport", "tls")).then_some(
+        "templates send phones to SIP over TLS, which is off: name an address in `sip.tls`; until then they are told another transport",
+    )
+}
+
 /// What `https: true` in the templates cannot do as things are. `served`: do we speak HTTPS?
 pub fn remark_https(set: &TemplateSet, settings: &Settings, served: bool) -> Option<&'static str> {
     match (set.is_on_somewhere("https"), served) {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     binding::MasterKey,
     model::{FamilyName, Generation, Inventory, LineNumber, MacAddr, Secret},
-    template::{Contacts, Line, Server, Subject, TemplateSet},
+    template::{Contacts, Line, Server, SipPorts, Subject, TemplateSet},
 };
 
 /// Where the server's own services are; `node` knows it once the sockets are open.
@@ -28,7 +28,7 @@ pub struct Endpoints {
     pub https_port: Option<u16>,
     pub https_port_v6: Option<u16>,
     pub tftp_port: u16,
-    pub sip_port: u16,
+    pub sip: SipPorts,
     pub realm: String,
     /// Whom phones must believe to believe us, in PEM; `None` where TLS is off, or they know it by themselves.
     pub authority: Option<Arc<str>>,
@@ -43,7 +43,7 @@ impl Default for Endpoints {
             https_port: None,
             https_port_v6: None,
             tftp_port: 69,
-            sip_port: 5060,
+            sip: SipPorts { udp: Some(5060), ..SipPorts::default() },
             realm: "plugtone".into(),
             authority: None,
         }
@@ -145,7 +145,7 @@ pub fn server(settings: &Settings, endpoints: &Endpoints, local: Option<IpAddr>,
     }
     let host = if settings.sip_host.is_empty() { host } else { settings.sip_host.clone() };
     let (realm, authority) = (endpoints.realm.clone(), endpoints.authority.clone());
-    Server { host, sip_port: endpoints.sip_port, url, secure_url, realm, authority }
+    Server { host, sip: endpoints.sip, url, secure_url, realm, authority }
 }
 
 /// For a file of this phone's own.

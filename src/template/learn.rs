@@ -40,6 +40,7 @@ line{{ line.number }}_user={{ line.user }}
 line{{ line.number }}_auth_user={{ line.auth_user }}
 line{{ line.number }}_password={{ line.secret }}
 line{{ line.number }}_server={{ server.host }}:{{ server.sip_port }}
+line{{ line.number }}_transport={{ sip_transport }}
 {% endfor %}
 ";
 
@@ -47,7 +48,7 @@ const ACCOUNT_XML: &str = "\
 <settings>
 {% for line in lines %}
   <line number=\"{{ line.number }}\" name=\"{{ line.display_name }}\" user=\"{{ line.user }}\" auth_user=\"{{ line.auth_user }}\"
-        password=\"{{ line.secret }}\" server=\"{{ server.host }}:{{ server.sip_port }}\"/>
+        password=\"{{ line.secret }}\" server=\"{{ server.host }}:{{ server.sip_port }}\" transport=\"{{ sip_transport }}\"/>
 {% endfor %}
 </settings>
 ";

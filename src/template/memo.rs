@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use super::options::DhcpOption;
-use super::subject::{Line, Server, Subject};
+use super::subject::{Line, Server, SipPorts, Subject};
 use crate::model::{Inventory, MacAddr};
 
 /// Bytes of files that are kept, in each of the two halves.
@@ -107,7 +107,8 @@ fn key_as(mac: Option<MacAddr>, family: &str, (file, page): (usize, Option<u32>)
     // Named whole, so that a field that comes later cannot be forgotten.
     let Subject { mac: _, model, bound, lines, server, address: _, user_id, inventory, contacts, admin_password, firmware } = subject;
     let Inventory { label, group, notes, stands_for } = inventory;
-    let Server { host, sip_port, url, secure_url, realm, authority } = server;
+    let Server { host, sip, url, secure_url, realm, authority } = server;
+    let SipPorts { udp, tcp, tls } = sip;
     let mut hash = blake3::Hasher::new();
     let mut part = |bytes: Option<&[u8]>| {
         // With its length before it: no two lists of parts run into one.
@@ -127,7 +128,9 @@ fn key_as(mac: Option<MacAddr>, family: &str, (file, page): (usize, Option<u32>)
     }
     part(secure_url.as_deref().map(str::as_bytes));
     part(authority.as_deref().map(str::as_bytes));
-    part(Some(&sip_port.to_le_bytes()));
+    for port in [udp, tcp, tls] {
+        part(port.map(u16::to_le_bytes).as_ref().map(|port| &port[..]));
+    }
     for text in [user_id, label, group, notes] {
         part(text.as_deref().map(str::as_bytes));
     }
@@ -180,7 +183,7 @@ mod tests {
         };
         let server = Server {
             host: "10.0.0.2".into(),
-            sip_port: 5060,
+            sip: SipPorts { udp: Some(5060), ..SipPorts::default() },
             url: "http://10.0.0.2".into(),
             secure_url: None,
             realm: "plugtone".into(),
@@ -199,7 +202,7 @@ mod tests {
             admin_password: Some(Secret::new("a")),
             firmware: None,
         };
-        let changes: [fn(&mut Subject); 26] = [
+        let changes: [fn(&mut Subject); 28] = [
             |_| (),
             |s| s.mac = None,
             |s| s.model = None,
@@ -217,7 +220,9 @@ mod tests {
             |s| s.server.authority = Some("-----BEGIN".into()),
             |s| s.server.secure_url = Some("https://10.0.0.2".into()),
             |s| s.server.host = "10.0.0.3".into(),
-            |s| s.server.sip_port = 5061,
+            |s| s.server.sip.udp = Some(5061),
+            |s| s.server.sip.tcp = Some(5060),
+            |s| s.server.sip.tls = Some(5060),
             |s| s.user_id = None,
             |s| s.contacts = Some(Contacts::new([("Bo", vec![])].into_iter())),
             |s| s.contacts = Some(Contacts::new([("Bo", vec![("work", "2042")])].into_iter())),

@@ -41,7 +41,7 @@ pub use recognise::{DhcpFacts, Match, Recognised, Signs};
 pub use render::Grammar;
 pub use schema::{Capabilities, Readers, Reload};
 pub use set::{AUTHORITY_FILE, AUTHORITY_FILE_DER, Family, FileRef, MASK, Rendered, Source, TemplateSet, UploadRule};
-pub use subject::{Contacts, Line, Server, Subject};
+pub use subject::{Contacts, Line, Server, SipPorts, Subject};
 pub use trace::{Trace, Variable};
 
 /// `templates:` in the configuration.

@@ -2,7 +2,7 @@
 
 use super::firmware::Due;
 use super::set::Family;
-use super::subject::{Contacts, Line, Server, Subject};
+use super::subject::{Contacts, Line, Server, SipPorts, Subject};
 use crate::model::{MacAddr, Secret};
 
 pub(super) const MAC: MacAddr = MacAddr([0x02, 0x50, 0x4c, 0x55, 0x47, 0x01]);
@@ -39,7 +39,7 @@ fn subject(family: &str, mac: MacAddr, model: Option<String>, bound: bool) -> Su
         lines: vec![line(mac, bound)],
         server: Server {
             host: "192.0.2.1".into(),
-            sip_port: 5060,
+            sip: SipPorts { udp: Some(5060), tcp: Some(5060), tls: Some(5061) },
             url: "http://192.0.2.1:8080".into(),
             secure_url: None,
             realm: "plugtone".into(), // Makes that have a place for it are tried with it.

@@ -24,7 +24,7 @@ use super::sample;
 use super::schema::{
     Capabilities, DefaultsFile, DhcpEntry, FamilyFile, FileEntry, OptionKind, OverridesFile, Readers, Reload, Send, UploadEntry, ZonesFile,
 };
-use super::subject::{Line, Subject};
+use super::subject::{Line, SipPorts, Subject};
 use super::timezone::{Rule, Zone};
 use crate::{
     model::{FamilyName, LineNumber, MacAddr},
@@ -470,6 +470,14 @@ impl TemplateSet {
         layers.chain(self.overrides.variables()).any(|layer| layer.get(name).is_some_and(|set| set.value.is_true()))
     }
 
+    /// Is this variable such for any phone?
+    pub fn is_somewhere(&self, name: &str, value: &str) -> bool {
+        let families = self.families.values();
+        let layers = families.flat_map(|family| std::iter::once(&family.base).chain(family.models.iter().map(|(_, layer)| layer)));
+        let layers = layers.chain([&self.defaults]).chain(self.overrides.variables());
+        layers.filter_map(|layer| layer.get(name)).any(|set| set.value.as_str() == Some(value))
+    }
+
     /// Does `overrides.yaml` set anything for this very device?
     pub fn sets_for(&self, mac: MacAddr) -> bool {
         self.overrides.sets(mac)
@@ -498,6 +506,7 @@ impl TemplateSet {
         let own = readers == Readers::Own;
         let is_on = |name: &str| layered.get(name).is_some_and(|wanted| wanted.value.is_true());
         let (phone_book, https, trusts) = (is_on("phone_book"), is_on("https"), is_on("trust_server_ca"));
+        let (transport, sip_port) = told_transport(&layered, subject)?;
         let secret = |name: &str| name.contains("password") || name.contains("secret");
         let keys = keys::NAMES.map(|name| (name, if subject.bound { keys::seen(name, &layered) } else { Vec::<Value>::new().into() }));
         let mut context: BTreeMap<Arc<str>, Value> = layered
@@ -509,10 +518,11 @@ impl TemplateSet {
             })
             .collect();
         let mut put = |name: &str, value: Value| context.insert(Arc::from(name), value);
+        put("sip_transport", Value::from(transport));
         put("family", Value::from(&*family.id));
         put("model", Value::from(subject.model.as_deref().unwrap_or_default()));
         let (scheme, address) = subject.server.told(https);
-        put("server", server(subject, scheme, address));
+        put("server", server(subject, sip_port, scheme, address));
         let authority = subject.server.authority.as_deref().filter(|_| trusts);
         put("ca", authority.map_or_else(|| Value::from(""), |pem| ca(pem, &format!("{scheme}://{address}"))));
         put("tz", zone);
@@ -572,8 +582,9 @@ impl TemplateSet {
             let unknown = fault(firmware::FILE, 0, 0, format!("there is no family '{make}'"));
             faults.push(unknown.suggest(make, families.iter().copied(), ""));
         }
-        let zones = self.overrides.variables().chain(self.families.values().map(|family| &family.base));
-        faults.extend(zones.filter_map(|layer| self.zone(layer).err()));
+        let layers: Vec<_> = self.overrides.variables().chain(self.families.values().map(|family| &family.base)).collect();
+        faults.extend(layers.iter().filter_map(|layer| self.zone(layer).err()));
+        faults.extend(layers.iter().filter_map(|layer| transport(layer).err()));
         self.check_patterns(faults);
         if !faults.is_empty() {
             return; // A sample would only say the same again.
@@ -998,11 +1009,32 @@ fn zone_value(name: &str, posix: &str, zone: &Zone) -> Value {
 pub const AUTHORITY_FILE: &str = "ca.crt";
 pub const AUTHORITY_FILE_DER: &str = "ca.der";
 
-fn server(subject: &Subject, scheme: &str, address: &str) -> Value {
+/// The transport for SIP that this phone is told, and its port: as the layers wish, where its make has a word for it (in `transports`)
+/// and the server speaks it.
+fn told_transport(layers: &LayerMap, subject: &Subject) -> Result<(&'static str, u16), Fault> {
+    let wanted = transport(layers)?;
+    let words = layers.get("transports").map(|words| &words.value);
+    let speaks = |transport: &str| words.is_none_or(|words| words.get_attr(transport).is_ok_and(|word| !word.is_undefined()));
+    Ok(subject.server.sip.told(wanted, speaks))
+}
+
+/// The one that is wished for.
+fn transport(layers: &LayerMap) -> Result<&str, Fault> {
+    let Some(set) = layers.get("sip_transport") else { return Ok("udp") };
+    match set.value.as_str() {
+        Some(wanted) if SipPorts::TRANSPORTS.contains(&wanted) => Ok(wanted),
+        _ => {
+            let unknown = fault(&set.origin.file, set.origin.line, 0, format!("`sip_transport` is '{}', which is none", set.value));
+            Err(unknown.suggest(&set.value.to_string(), SipPorts::TRANSPORTS, "write udp, tcp or tls"))
+        }
+    }
+}
+
+fn server(subject: &Subject, sip_port: u16, scheme: &str, address: &str) -> Value {
     let server = &subject.server;
     Value::from_pairs([
         ("host", Value::from(&server.host)),
-        ("sip_port", Value::from(server.sip_port)),
+        ("sip_port", Value::from(sip_port)),
         ("url", Value::from(format!("{scheme}://{address}"))),
         ("address", Value::from(address)),
         ("scheme", Value::from(scheme)),

@@ -82,7 +82,7 @@ pub struct Line {
 pub struct Server {
     /// Address or name for SIP and files.
     pub host: String,
-    pub sip_port: u16,
+    pub sip: SipPorts,
     /// Where the phone fetches files, with scheme and without slash at the end: `http://10.0.0.2:8080`, perhaps with `/t/<token>`.
     pub url: String,
     /// The same by HTTPS, for phones that `https` sends there; `None`: there is none.
@@ -91,6 +91,34 @@ pub struct Server {
     pub realm: String,
     /// Whom the phone must believe to believe us, in PEM; `None`: nobody whom it does not know.
     pub authority: Option<Arc<str>>,
+}
+
+/// Where SIP is spoken; `None`: it is not, by this transport.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SipPorts {
+    pub udp: Option<u16>,
+    pub tcp: Option<u16>,
+    pub tls: Option<u16>,
+}
+
+impl SipPorts {
+    /// Of the transports, in the words of `sip_transport`.
+    pub const TRANSPORTS: [&str; 3] = ["udp", "tcp", "tls"];
+
+    /// The transport that a phone is told which wants this one, and its port: another where the server or the phone's make does not
+    /// speak it.
+    pub(super) fn told(&self, wanted: &str, speaks: impl Fn(&str) -> bool) -> (&'static str, u16) {
+        let of = |transport: &'static str| {
+            let port = match transport {
+                "udp" => self.udp,
+                "tcp" => self.tcp,
+                _ => self.tls,
+            };
+            port.filter(|_| speaks(transport)).map(|port| (transport, port))
+        };
+        let first = Self::TRANSPORTS.into_iter().find(|known| *known == wanted);
+        first.into_iter().chain(Self::TRANSPORTS).find_map(of).unwrap_or(("udp", 5060))
+    }
 }
 
 impl Server {
