@@ -137,7 +137,10 @@ impl Machine {
     }
 
     fn dhclient_arguments(&self, more: &[&str]) -> Vec<String> {
-        let config = "also request dhcp6.bootfile-url, dhcp6.sip-servers-addresses, dhcp6.sntp-servers;\n";
+        let config = "option space avaya code width 2 length width 2;\n\
+                      option avaya.settings code 242 = text;\n\
+                      option vsio.avaya code 6889 = encapsulate avaya;\n\
+                      also request dhcp6.bootfile-url, dhcp6.sip-servers-addresses, dhcp6.sntp-servers, dhcp6.vendor-opts;\n";
         fs::write(self.path("dhclient.conf"), config).unwrap();
         let files =
             ["-cf", &self.path("dhclient.conf"), "-lf", &self.path("leases"), "-pf", &self.path("pid"), "-sf", &self.path("script")]
@@ -186,11 +189,22 @@ fn a_phone_with_an_address_from_its_router_gets_its_own_file_by_its_key() {
 }
 
 #[test]
+fn an_avaya_reads_where_its_files_are_in_the_option_of_its_maker() {
+    let office = Office::open(&STATELESS.replace("url_tokens: true", "open: { subnets: ['fd00:77::/64'] }"));
+    let phone = Machine::new("00:04:0d:00:00:01", &office.network);
+    phone.namespace.ip("addr add fd00:77::1234/64 dev eth0");
+    let _dhclient = phone.dhclient(&["-S"]);
+    let told = phone.hears(&["RENEW6", "BOUND6"]);
+    assert_eq!(told.get("new_avaya_settings").map(String::as_str), Some("HTTPSRVR=fd00:77::1,HTTPPORT=80"), "{told:?}");
+    phone.fetch("http://[fd00:77::1]:80/46xxsettings.txt").expect("what is there for every Avaya");
+}
+
+#[test]
 fn a_make_is_known_by_what_dhcpcd_says_of_itself() {
     need("dhcpcd", "dhcpcd-base");
     let office = Office::open(STATELESS);
     let phone = Machine::new("02:00:00:00:00:07", &office.network);
-    let config = "ipv6only\nduid ll\nvendclass 13885 Polycom-VVX411\noption dhcp6_bootfile_url\noption dhcp6_name_servers\n";
+    let config = "ipv6only\nduid ll\nvendclass 13885 VVX411\noption dhcp6_bootfile_url\noption dhcp6_name_servers\n";
     fs::write(phone.path("dhcpcd.conf"), config).unwrap();
     // It has helpers that would stay: they end with its namespace of processes.
     let alone = ["--pid", "--fork", "--kill-child", "dhcpcd", "--nobackground", "--inform6", "--noipv6rs"];

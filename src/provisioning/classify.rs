@@ -20,7 +20,7 @@ use super::{
 use crate::{
     dhcp::{Class, Classify, ClientFacts, LeaseView, OptionValue, v6},
     model::{FamilyName, MacAddr, Timestamp},
-    template::{DhcpFacts, DhcpOption, DhcpValue, SendWhen, Subject, TemplateSet, Templates},
+    template::{Dhcp6Option, DhcpFacts, DhcpOption, DhcpValue, Fault, SendWhen, Subject, TemplateSet, Templates},
 };
 
 /// Knows makes of phones by the templates that are live.
@@ -56,12 +56,14 @@ impl PhoneClasses {
 
     /// The options of its make.
     fn options(&self, set: &TemplateSet, family: &str, subject: &Subject) -> Arc<Vec<DhcpOption>> {
-        set.dhcp_options(family, subject).unwrap_or_else(|fault| {
-            // The set was checked with samples; a value of a site or device may still not fit.
-            metrics::counter!("plugtone_provisioning_options_failed_total").increment(1);
-            tracing::warn!(mac = subject.mac.map(tracing::field::display), %fault, "the phone gets no options of its make");
-            Arc::default()
-        })
+        set.dhcp_options(family, subject).unwrap_or_else(|fault| self.failed(subject, &fault))
+    }
+
+    /// The set was checked with samples; a value of a site or device may still not fit.
+    fn failed<T: Default>(&self, subject: &Subject, fault: &Fault) -> T {
+        metrics::counter!("plugtone_provisioning_options_failed_total").increment(1);
+        tracing::warn!(mac = subject.mac.map(tracing::field::display), %fault, "the phone gets no options of its make");
+        T::default()
     }
 }
 
@@ -115,11 +117,12 @@ impl v6::Classify for PhoneClasses {
         let said = || facts.vendor_classes.iter().chain(facts.user_classes).copied();
         let forced = || set.forced(facts.mac?);
         let by_class = || said().find_map(|text| set.recognise_dhcp(DhcpFacts { vendor_class: Some(text), ..Default::default() }));
+        let by_maker = || facts.enterprises.iter().find_map(|number| set.recognise_enterprise(*number));
         let by_mac = || {
             let parameter_list = if facts.asked.iter().any(|code| SIP_OPTIONS.contains(code)) { &URLS[..] } else { &[] };
             set.recognise_dhcp(DhcpFacts { mac: facts.mac, vendor_class: said().next(), host_name: None, parameter_list })
         };
-        let Some(recognised) = forced().or_else(by_class).or_else(by_mac) else { return v6::Class::default() };
+        let Some(recognised) = forced().or_else(by_class).or_else(by_maker).or_else(by_mac) else { return v6::Class::default() };
         let address = facts.address.unwrap_or(facts.subnet.network());
         let subject = self.subject(facts.mac, recognised.model, facts.server.map(IpAddr::V6), address.into());
         let options = self.options(&set, &recognised.family, &subject);
@@ -130,6 +133,14 @@ impl v6::Classify for PhoneClasses {
             })
         };
         let boot_file_url = URLS.iter().find_map(url);
+        let vendor_options = set.dhcp6_options(&recognised.family, &subject).unwrap_or_else(|fault| self.failed(&subject, &fault));
+        let vendor_options = vendor_options.into_iter().map(|Dhcp6Option { enterprise, code, value, when }| v6::VendorOption {
+            enterprise,
+            code,
+            value,
+            always: when == SendWhen::Always,
+        });
+        let vendor_options = vendor_options.collect();
         let (mut sip_addresses, mut sip_domains) = (Vec::new(), Vec::new());
         match subject.server.host.trim_matches(['[', ']']).parse() {
             Ok(IpAddr::V6(address)) => sip_addresses.push(address),
@@ -137,7 +148,7 @@ impl v6::Classify for PhoneClasses {
             Ok(IpAddr::V4(_)) => {}
             Err(_) => sip_domains.push(subject.server.host),
         }
-        v6::Class { family: Some(recognised.family), phone: true, boot_file_url, sip_addresses, sip_domains }
+        v6::Class { family: Some(recognised.family), phone: true, boot_file_url, sip_addresses, sip_domains, vendor_options }
     }
 }
 
@@ -237,11 +248,12 @@ mod tests {
         let classes = |settings: Settings| {
             PhoneClasses::new(templates.clone(), settings, endpoints.clone(), Identities::new(MasterKey::new([7; 32])))
         };
-        let class = |settings: Settings, mac: Option<&str>, said: &[&[u8]], asked: &[u16]| {
+        let made_by = |enterprises: &[u32], settings: Settings, mac: Option<&str>, said: &[&[u8]], asked: &[u16]| {
             let facts = v6::ClientFacts {
                 mac: mac.map(|mac| mac.parse().unwrap()),
                 vendor_classes: said,
                 user_classes: &[],
+                enterprises,
                 asked,
                 subnet: "fd00:40::/64".parse().unwrap(),
                 server: Some("fd00:40::1".parse().unwrap()),
@@ -249,6 +261,7 @@ mod tests {
             };
             v6::Classify::class(&classes(settings), &facts)
         };
+        let class = |settings, mac: Option<&str>, said: &[&[u8]], asked: &[u16]| made_by(&[], settings, mac, said, asked);
         type Row<'a> = (Option<&'a str>, &'a [&'a [u8]], &'a [u16], Option<&'a str>, Option<&'a str>);
         let rows: [Row<'_>; 6] = [
             (Some("001565000001"), &[], &[], Some("yealink"), Some("http://[fd00:40::1]:8080")),
@@ -263,6 +276,21 @@ mod tests {
             assert_eq!((class.family.as_deref(), class.boot_file_url.as_deref()), (family, url), "{mac:?} {said:?}");
             assert_eq!((class.phone, class.sip_addresses.len()), (family.is_some(), usize::from(family.is_some())));
         }
+        // By the number of its maker, which says less than the name and more than the prefix of the MAC.
+        let made_by = |number: u32, said: &[&[u8]], mac: &str| made_by(&[number], Settings::default(), Some(mac), said, &[]);
+        assert_eq!(made_by(13885, &[b"SIP phone"], "001565000001").family.as_deref(), Some("poly"));
+        assert_eq!(made_by(13885, &[b"yealink"], "020000000001").family.as_deref(), Some("yealink"));
+        assert_eq!(made_by(9, &[b"a router"], "020000000001").family, None, "not all that Cisco makes is a phone");
+        // What makers have their own option for.
+        let avaya = class(Settings::default(), Some("00040D000001"), &[], &[]);
+        let value = b"HTTPSRVR=fd00:40::1,HTTPPORT=8080".to_vec();
+        assert_eq!(avaya.vendor_options, [v6::VendorOption { enterprise: 6889, code: 242, value, always: true }]);
+        let named = Settings { url: "https://files.example/a/b".into(), ..Default::default() };
+        let avaya = class(named, Some("00040D000001"), &[], &[]).vendor_options.remove(0);
+        assert_eq!(String::from_utf8_lossy(&avaya.value), "TLSSRVR=files.example,TLSPORT=443,TLSDIR=/a/b");
+        let cisco = class(Settings::default(), Some("020000000001"), &[b"Cisco Systems, Inc. IP Phone CP-8961"], &[]).vendor_options;
+        let value = "fd00:40::1".parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec();
+        assert_eq!(cisco, [v6::VendorOption { enterprise: 9, code: 1, value, always: true }]);
         // The key is the phone's own: where nobody knows whose it would be there is none.
         let with_keys = || Settings { url_tokens: true, sip_host: "sip.example".into(), ..Default::default() };
         let known = class(with_keys(), Some("001565000001"), &[], &[]);

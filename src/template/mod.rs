@@ -36,7 +36,7 @@ pub use firmware::{Due, Firmware};
 pub use layers::{Layer, Layered, Origin};
 pub use loader::{Templates, read, read_with, shipped};
 pub use memo::Kept;
-pub use options::{DhcpOption, DhcpValue, SendWhen};
+pub use options::{Dhcp6Option, DhcpOption, DhcpValue, SendWhen};
 pub use recognise::{DhcpFacts, Match, Recognised, Signs};
 pub use render::Grammar;
 pub use schema::{Capabilities, Readers, Reload};

@@ -1,15 +1,26 @@
-//! DHCP options that a family wants, as values without a wire: `dhcp` encodes them, `provisioning/classify.rs` stands between.
+//! DHCP options that a family wants, as values without a wire: `dhcp` encodes them, `provisioning/classify.rs` stands between. What is
+//! said in the vendor options of DHCPv6 has no shape but its maker's, and is bytes already.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::recognise::hex;
-use super::schema::{OptionKind, Send};
+use super::schema::{Option6Kind, OptionKind, Send};
 
 /// One option for one phone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DhcpOption {
     pub code: u8,
     pub value: DhcpValue,
+    pub when: SendWhen,
+}
+
+/// One value in option 17 of DHCPv6 for one phone (RFC 8415 §21.17).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dhcp6Option {
+    /// Whose codes they are.
+    pub enterprise: u32,
+    pub code: u16,
+    pub value: Vec<u8>,
     pub when: SendWhen,
 }
 
@@ -72,9 +83,38 @@ pub(super) fn nested(parts: &[(u8, String)]) -> Result<Option<DhcpValue>, String
     Ok((!bytes.is_empty()).then_some(DhcpValue::Bytes(bytes)))
 }
 
+/// The same in a vendor option of DHCPv6: texts as they are, numbers with the highest byte first.
+pub(super) fn value6(kind: Option6Kind, text: &str) -> Result<Option<Vec<u8>>, String> {
+    let plain = match kind {
+        Option6Kind::Addresses => {
+            let addresses: Vec<Ipv6Addr> = listed(text, "an IPv6 address")?;
+            let bytes: Vec<u8> = addresses.iter().flat_map(Ipv6Addr::octets).collect();
+            return Ok(Some(bytes).filter(|bytes| !bytes.is_empty()));
+        }
+        Option6Kind::Text => OptionKind::Text,
+        Option6Kind::U8 => OptionKind::U8,
+        Option6Kind::U16 => OptionKind::U16,
+        Option6Kind::U32 => OptionKind::U32,
+        Option6Kind::Hex => OptionKind::Hex,
+    };
+    Ok(value(plain, text)?.and_then(|value| match value {
+        DhcpValue::Text(text) => Some(text.into_bytes()),
+        DhcpValue::U8(number) => Some(vec![number]),
+        DhcpValue::U16(number) => Some(number.to_be_bytes().to_vec()),
+        DhcpValue::U32(number) => Some(number.to_be_bytes().to_vec()),
+        DhcpValue::Bytes(bytes) => Some(bytes),
+        DhcpValue::Addresses(_) | DhcpValue::I32(_) => None,
+    }))
+}
+
 fn addresses(text: &str) -> Result<Vec<Ipv4Addr>, String> {
-    let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
-    parts.map(|part| part.parse().map_err(|_| format!("'{part}' is not an IPv4 address"))).collect()
+    listed(text, "an IPv4 address")
+}
+
+/// With blanks or commas between them.
+fn listed<T: std::str::FromStr>(text: &str, wanted: &str) -> Result<Vec<T>, String> {
+    let parts = text.split([',', ' ', '\n']).filter(|part| !part.is_empty());
+    parts.map(|part| part.parse().map_err(|_| format!("'{part}' is not {wanted}"))).collect()
 }
 
 /// RFC 3361 §3: encoding byte 1 and addresses, or 0 and domain names as RFC 1035 writes them, uncompressed.
@@ -116,5 +156,23 @@ mod tests {
         }
         assert!(value(OptionKind::U8, "256").is_err());
         assert!(value(OptionKind::Addresses, "pool.ntp.org").is_err());
+    }
+
+    #[test]
+    fn texts_become_values_of_vendor_options() {
+        let some = |bytes: &[u8]| Ok(Some(bytes.to_vec()));
+        for (kind, text, result) in [
+            (Option6Kind::Text, " HTTPSRVR=fd00::1 ", some(b"HTTPSRVR=fd00::1")),
+            (Option6Kind::Text, "", Ok(None)),
+            (Option6Kind::Addresses, "fd00::1 ::2", some(b"\xfd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x02")),
+            (Option6Kind::Addresses, " ", Ok(None)),
+            (Option6Kind::Addresses, "10.0.0.1", Err("'10.0.0.1' is not an IPv6 address".into())),
+            (Option6Kind::U16, "258", some(&[1, 2])),
+            (Option6Kind::U32, "258", some(&[0, 0, 1, 2])),
+            (Option6Kind::Hex, "01:02", some(&[1, 2])),
+        ] {
+            assert_eq!(value6(kind, text), result, "{text}");
+        }
+        assert!(value6(Option6Kind::U8, "256").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Tells makes apart: DHCP option 60, host name, MAC prefix; User-Agent. From the families' own YAML, so that IT can add a prefix.
+//! Tells makes apart: DHCP option 60 (16 of DHCPv6), host name, MAC prefix; User-Agent. From the families' own YAML, so that IT can add a prefix.
 //!
 //! Prefixes are hints and never proof: Gigaset P8xx sit inside snom's range, rebadged Fanvil and Htek phones carry their
 //! seller's. So option 60 beats the prefix, and a User-Agent beats both. Everything is compared as bytes: many Cisco phones end
@@ -38,6 +38,7 @@ pub(super) struct Marks {
     prefixes: Vec<Vec<u8>>,
     vendor_classes: Vec<ClassMark>,
     host_names: Vec<Vec<u8>>,
+    enterprises: Vec<u32>,
     user_agents: Vec<Regex>,
     asks_for: Vec<u8>,
     never: Vec<String>,
@@ -92,6 +93,7 @@ impl Marks {
             }
         }
         (marks.asks_for, marks.never) = (written.asks_for.clone(), written.never.clone());
+        marks.enterprises.clone_from(&written.enterprises);
         marks.host_names = written.host_names.iter().map(|name| name.value.to_lowercase().into_bytes()).collect();
         for agent in &written.user_agents {
             match Regex::new(&agent.value) {
@@ -123,6 +125,11 @@ impl Marks {
     pub(super) fn host_name(&self, sent: &[u8]) -> bool {
         let sent = sent.to_ascii_lowercase();
         self.host_names.iter().any(|prefix| sent.starts_with(prefix))
+    }
+
+    /// By the number of its maker.
+    pub(super) fn enterprise(&self, number: u32) -> bool {
+        self.enterprises.contains(&number)
     }
 
     /// Asks for what only phones want.

@@ -70,6 +70,7 @@ pub(super) fn environment(grammar: Grammar) -> Environment<'static> {
     env.add_filter("offset_hours", timezone::hours_text);
     env.add_filter("digits", |text: String| text.chars().filter(char::is_ascii_digit).collect::<String>());
     env.add_test("ipv4", |text: String| text.parse::<std::net::Ipv4Addr>().is_ok());
+    env.add_test("ipv6", |text: String| text.parse::<std::net::Ipv6Addr>().is_ok());
     env
 }
 

@@ -24,6 +24,13 @@ pub(super) fn subjects(family: &Family) -> Vec<Subject> {
     subjects
 }
 
+/// The same phone on a network of IPv6.
+pub(super) fn by_ipv6(subject: &Subject) -> Subject {
+    let mut subject = subject.clone();
+    (subject.server.host, subject.server.url) = ("[2001:db8::1]".into(), "http://[2001:db8::1]:8080".into());
+    subject
+}
+
 /// So many people, with two numbers each.
 fn contacts(people: usize) -> Contacts {
     Contacts::new((0..people).map(|_| (NAME, vec![("work", "2041"), ("mobile", "+49171")])))

@@ -45,6 +45,10 @@ pub(super) struct FamilyFile {
     #[serde(default)]
     #[schemars(with = "Vec<DhcpEntry>")]
     pub(super) dhcp: Vec<Spanned<DhcpEntry>>,
+    /// What DHCPv6 tells them in its vendor options (17). Where their files are it tells in option 59 by itself.
+    #[serde(default)]
+    #[schemars(with = "Vec<Dhcp6Entry>")]
+    pub(super) dhcp6: Vec<Spanned<Dhcp6Entry>>,
     /// Where phones that ask by multicast (SIP plug and play) are sent to, in minijinja; without it they are not answered.
     #[schemars(with = "Option<String>")]
     pub(super) pnp: Option<Spanned<String>>,
@@ -72,6 +76,8 @@ pub(super) struct Recognise {
     pub(super) vendor_classes: Vec<Spanned<VendorClass>>,
     #[schemars(with = "Vec<String>")]
     pub(super) host_names: Vec<Spanned<String>>,
+    /// The maker's numbers (IANA's private enterprise numbers), as option 16 of DHCPv6 begins with: for makers of phones.
+    pub(super) enterprises: Vec<u32>,
     /// Options that only phones ask for (in option 55): the last resort, for makes that nothing else tells.
     pub(super) asks_for: Vec<u8>,
     /// What asks for them and is no phone, by the beginning of option 60.
@@ -109,6 +115,32 @@ pub(super) struct DhcpEntry {
     pub(super) send: Send,
 }
 
+/// One value in a vendor option of DHCPv6 (RFC 8415 §21.17).
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Dhcp6Entry {
+    /// Whose codes they are: IANA's private enterprise number.
+    pub(super) enterprise: u32,
+    pub(super) code: u16,
+    pub(super) kind: Option6Kind,
+    /// minijinja; an empty result leaves it out.
+    pub(super) value: String,
+    #[serde(default)]
+    pub(super) send: Send,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Option6Kind {
+    Text,
+    /// IPv6 addresses with blanks or commas between them.
+    Addresses,
+    U8,
+    U16,
+    U32,
+    Hex,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum OptionKind {
@@ -129,7 +161,7 @@ pub(super) enum OptionKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Send {
-    /// Even when the phone did not list it in option 55.
+    /// Even when the phone did not list it in option 55 (6 of DHCPv6).
     #[default]
     Always,
     Asked,

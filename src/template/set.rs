@@ -16,13 +16,14 @@ use super::firmware::{self, Due, Firmware, Pin, Whom};
 use super::keys;
 use super::layers::{Layer, LayerMap, Layered, Overrides, Whose, check_names, layer, put};
 use super::memo::{self, Kept, Memo};
-use super::options::{self, DhcpOption};
+use super::options::{self, Dhcp6Option, DhcpOption};
 use super::pattern::{Captured, FilePattern};
 use super::recognise::{DhcpFacts, Marks, Recognised, Signs};
 use super::render::{Grammar, environment, fill_empty, render};
 use super::sample;
 use super::schema::{
-    Capabilities, DefaultsFile, DhcpEntry, FamilyFile, FileEntry, OptionKind, OverridesFile, Readers, Reload, Send, UploadEntry, ZonesFile,
+    Capabilities, DefaultsFile, Dhcp6Entry, DhcpEntry, FamilyFile, FileEntry, Option6Kind, OptionKind, OverridesFile, Readers, Reload,
+    Send, UploadEntry, ZonesFile,
 };
 use super::subject::{Line, SipPorts, Subject};
 use super::timezone::{Rule, Zone};
@@ -74,6 +75,7 @@ pub struct Family {
     files: Vec<File>,
     uploads: Vec<Upload>,
     dhcp: Vec<OptionTemplate>,
+    dhcp6: Vec<Option6Template>,
     /// The template's name.
     pnp: Option<String>,
     /// Defaults and the family's own.
@@ -108,6 +110,14 @@ struct OptionTemplate {
     send: Send,
     /// (nested code, template's name); one with code 0 for plain kinds.
     templates: Vec<(u8, String)>,
+}
+
+struct Option6Template {
+    enterprise: u32,
+    code: u16,
+    kind: Option6Kind,
+    send: Send,
+    template: String,
 }
 
 /// Where a template's first line stands, to name the right line in a fault.
@@ -242,6 +252,12 @@ impl TemplateSet {
             Some(made(family, None))
         };
         forced.or_else(by_class).or_else(by_name).or_else(by_prefix).or_else(by_wish)
+    }
+
+    /// By the number of its maker in option 16 of DHCPv6, a hint as the prefix of the MAC is.
+    pub fn recognise_enterprise(&self, number: u32) -> Option<Recognised> {
+        let family = self.families.values().find(|family| family.marks.enterprise(number))?;
+        Some(Recognised { family: family.id.clone(), ..Default::default() })
     }
 
     /// By the prefix of the MAC alone, a hint. The longest prefix wins.
@@ -385,6 +401,22 @@ impl TemplateSet {
                 fault(origin, line, 0, format!("option {}: {message}", option.code))
             })?;
             options.extend(value.map(|value| DhcpOption { code: option.code, value, when: option.send.into() }));
+        }
+        Ok(options)
+    }
+
+    /// What this phone is told in the vendor options of DHCPv6.
+    pub fn dhcp6_options(&self, family: &str, subject: &Subject) -> Result<Vec<Dhcp6Option>, Fault> {
+        let Some(family) = self.families.get(family).filter(|family| !family.dhcp6.is_empty()) else { return Ok(Vec::new()) };
+        let context = self.context(family, subject, Readers::Anyone, false)?;
+        let mut options = Vec::new();
+        for Option6Template { enterprise, code, kind, send, template } in &family.dhcp6 {
+            let text = String::from_utf8(family.run(Grammar::KeyValue, template, &context)?).unwrap_or_default();
+            let value = options::value6(*kind, &text).map_err(|message| {
+                let (origin, line) = family.places.get(template).map_or((&*family.id, 0), |place| (&*place.origin, place.first_line));
+                fault(origin, line, 0, format!("option {code} of enterprise {enterprise}: {message}"))
+            })?;
+            options.extend(value.map(|value| Dhcp6Option { enterprise: *enterprise, code: *code, value, when: (*send).into() }));
         }
         Ok(options)
     }
@@ -592,7 +624,11 @@ impl TemplateSet {
         let mut seen = BTreeSet::new();
         for family in self.families.values() {
             for subject in sample::subjects(family) {
-                let mut tried = vec![self.dhcp_options(&family.id, &subject).map(drop), self.pnp_url(&family.id, &subject).map(drop)];
+                let mut tried = vec![
+                    self.dhcp_options(&family.id, &subject).map(drop),
+                    self.dhcp6_options(&family.id, &sample::by_ipv6(&subject)).map(drop),
+                    self.pnp_url(&family.id, &subject).map(drop),
+                ];
                 for file in self.files(&family.id, &subject) {
                     tried.push(self.render(&file, &subject).and_then(|rendered| family.check_sample(&file, &rendered, &subject)));
                 }
@@ -672,6 +708,7 @@ impl Family {
             files: Vec::new(),
             uploads: Vec::new(),
             dhcp: Vec::new(),
+            dhcp6: Vec::new(),
             pnp: None,
             base,
             models,
@@ -694,6 +731,13 @@ impl Family {
         }
         for entry in written.dhcp {
             family.add_option(source, entry.value, entry.referenced.line() as u32, faults);
+        }
+        for entry in written.dhcp6 {
+            let Dhcp6Entry { enterprise, code, kind, value, send } = entry.value;
+            let template = format!("{}#vendor option {enterprise}.{code}", source.name);
+            let place = Place { origin: Arc::from(&*source.origin), first_line: entry.referenced.line() as u32 };
+            family.add_template(&template, &value, place, faults);
+            family.dhcp6.push(Option6Template { enterprise, code, kind, send, template });
         }
         family
     }

@@ -14,6 +14,8 @@ pub struct ClientFacts<'a> {
     /// Texts of option 16 and of option 15: compare bytes.
     pub vendor_classes: &'a [&'a [u8]],
     pub user_classes: &'a [&'a [u8]],
+    /// Numbers of its makers, before those texts in option 16.
+    pub enterprises: &'a [u32],
     /// What it asks for (option 6); empty when it does not say.
     pub asked: &'a [u16],
     /// The subnet it is in, and our address there: what URLs for it should name. `None`: we have none that it could reach.
@@ -34,6 +36,18 @@ pub struct Class {
     /// Where it registers (options 22 and 21, RFC 3319): sent when asked for.
     pub sip_addresses: Vec<Ipv6Addr>,
     pub sip_domains: Vec<String>,
+    pub vendor_options: Vec<VendorOption>,
+}
+
+/// A value in option 17 (RFC 8415 §21.17).
+#[derive(Clone, Debug, PartialEq)]
+pub struct VendorOption {
+    /// Whose codes they are; those of one maker go together.
+    pub enterprise: u32,
+    pub code: u16,
+    pub value: Vec<u8>,
+    /// Even when it was not asked for.
+    pub always: bool,
 }
 
 /// Knows kinds of devices. Called for each message, on the server's task: answer from memory.

@@ -13,7 +13,7 @@ pub mod server;
 pub mod settings;
 pub mod socket;
 
-pub use class::{Class, Classify, ClientFacts};
+pub use class::{Class, Classify, ClientFacts, VendorOption};
 pub use settings::{Config, Settings};
 
 /// Where clients and relays find us (RFC 8415 §7.1): servers and relays of a link, and servers of a site.

@@ -23,6 +23,7 @@ pub mod code {
     pub const RAPID_COMMIT: u16 = 14;
     pub const USER_CLASS: u16 = 15;
     pub const VENDOR_CLASS: u16 = 16;
+    pub const VENDOR_OPTIONS: u16 = 17;
     pub const INTERFACE_ID: u16 = 18;
     pub const SIP_DOMAINS: u16 = 21;
     pub const SIP_ADDRESSES: u16 = 22;
@@ -119,6 +120,12 @@ impl<'a> Options<'a> {
     /// The texts of option 16, after the number of the enterprise (RFC 8415 §21.16).
     pub fn vendor_classes(&self) -> Vec<&'a [u8]> {
         self.all(code::VENDOR_CLASS).filter_map(|value| value.get(4..)).flat_map(texts).collect()
+    }
+
+    /// The numbers of enterprises in option 16.
+    pub fn enterprises(&self) -> Vec<u32> {
+        let number = |value: &[u8]| Some(u32::from_be_bytes(value.first_chunk().copied()?));
+        self.all(code::VENDOR_CLASS).filter_map(number).collect()
     }
 
     /// The texts of option 15.
@@ -341,7 +348,8 @@ mod tests {
         }
         // An enterprise's number, then two texts, the second of which is cut off.
         let options = encoded(&[(code::VENDOR_CLASS, b"\0\0\x36\x3d\0\x07Polycom\0\x09VVX".to_vec())]);
-        assert_eq!(Options::parse(&options).unwrap().vendor_classes(), [b"Polycom"]);
+        let options = Options::parse(&options).unwrap();
+        assert_eq!((options.vendor_classes(), options.enterprises()), (vec![&b"Polycom"[..]], vec![13885]));
     }
 
     proptest! {
@@ -349,7 +357,7 @@ mod tests {
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), nested in any::<bool>()) {
             let bytes = if nested { relayed("fd00::1", "fe80::1", &[], bytes) } else { bytes };
             if let Ok(packet) = Packet::parse(&bytes) {
-                let _ = (packet.mac(Ipv6Addr::UNSPECIFIED), packet.options.asked(), packet.options.vendor_classes());
+                let _ = (packet.mac(Ipv6Addr::UNSPECIFIED), packet.options.asked(), packet.options.vendor_classes(), packet.options.enterprises());
                 let own: Vec<_> = packet.options.iter().map(|(code, value)| (code, value.to_vec())).collect();
                 let again = message(packet.kind, packet.xid, &own);
                 prop_assert_eq!(Packet::parse(&again).map(|again| again.options), Ok(packet.options.clone()));

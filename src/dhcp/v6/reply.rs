@@ -1,12 +1,13 @@
 //! What an answer says: who asked, who answers, and the options of the subnet and of the client's kind.
 //!
-//! A client gets what it asks for (option 6), all of it when it does not say; a phone gets its URL in any case. Not here: addresses, and
+//! A client gets what it asks for (option 6), all of it when it does not say; a phone gets its URL in any case, and its maker's own
+//! options where its family says so. Not here: addresses, and
 //! whether there is an answer (`server.rs`).
 
 use std::net::Ipv6Addr;
 
 use super::{
-    class::Class,
+    class::{Class, VendorOption},
     options::{self, Packet, code},
     settings::Subnet,
 };
@@ -26,17 +27,20 @@ pub fn options(
 ) -> (Vec<(u16, Vec<u8>)>, Vec<u16>) {
     let asked = packet.options.asked();
     let wants = |code: u16| asked.as_ref().is_none_or(|asked| asked.contains(&code));
+    let wants_vendor = wants(code::VENDOR_OPTIONS);
+    let vendor = class.vendor_options.iter().filter(|option| option.always || wants_vendor);
     let ntp = subnet.ntp.iter().map(|address| (NTP_ADDRESS, address.octets().to_vec())).collect::<Vec<_>>();
     // The most needed first.
-    let settings = [
-        (code::BOOT_FILE_URL, class.boot_file_url.clone().unwrap_or_default().into_bytes()),
+    let mut settings = vec![(code::BOOT_FILE_URL, class.boot_file_url.clone().unwrap_or_default().into_bytes())];
+    settings.extend(by_maker(vendor).into_iter().map(|value| (code::VENDOR_OPTIONS, value)));
+    settings.extend([
         (code::DNS, octets(&subnet.dns)),
         (code::NTP, options::encoded(&ntp)),
         (code::SNTP, octets(&subnet.ntp)),
         (code::DOMAINS, subnet.domains.clone()),
         (code::SIP_ADDRESSES, octets(&class.sip_addresses)),
         (code::SIP_DOMAINS, domains(&class.sip_domains)),
-    ];
+    ]);
     let mut list: Vec<(u16, Vec<u8>)> = Vec::new();
     list.extend(packet.options.client_id().map(|duid| (code::CLIENT_ID, duid.to_vec())));
     list.push((code::SERVER_ID, server_id.to_vec()));
@@ -44,7 +48,7 @@ pub fn options(
     let mut room = LARGEST.saturating_sub(options::encoded(&list).len());
     let mut dropped = Vec::new();
     for (code, value) in settings {
-        if value.is_empty() || !(wants(code) || code == code::BOOT_FILE_URL) {
+        if value.is_empty() || !(wants(code) || code == code::BOOT_FILE_URL || code == code::VENDOR_OPTIONS) {
             continue;
         }
         match room.checked_sub(value.len() + 4) {
@@ -56,6 +60,18 @@ pub fn options(
         }
     }
     (list, dropped)
+}
+
+/// Option 17 for each maker: its number, then its options.
+fn by_maker<'a>(options: impl Iterator<Item = &'a VendorOption>) -> Vec<Vec<u8>> {
+    let mut makers: Vec<(u32, Vec<(u16, Vec<u8>)>)> = Vec::new();
+    for VendorOption { enterprise, code, value, .. } in options {
+        match makers.iter_mut().find(|(known, _)| known == enterprise) {
+            Some((_, list)) => list.push((*code, value.clone())),
+            None => makers.push((*enterprise, vec![(*code, value.clone())])),
+        }
+    }
+    makers.into_iter().map(|(enterprise, list)| [enterprise.to_be_bytes().to_vec(), options::encoded(&list)].concat()).collect()
 }
 
 fn octets(list: &[Ipv6Addr]) -> Vec<u8> {

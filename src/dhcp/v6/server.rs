@@ -153,6 +153,7 @@ impl Server {
             mac,
             vendor_classes: &vendor_classes,
             user_classes: &user_classes,
+            enterprises: &packet.options.enterprises(),
             asked: &packet.options.asked().unwrap_or_default(),
             subnet: subnet.prefix,
             server,

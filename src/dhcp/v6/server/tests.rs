@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dhcp::v6::{
+    class::VendorOption,
     options::{self, Options},
     settings::Settings,
 };
@@ -137,6 +138,7 @@ fn phones(facts: &ClientFacts<'_>) -> Class {
         boot_file_url: facts.server.map(|server| format!("http://[{server}]/t/{}", mac.bare())),
         sip_addresses: facts.server.into_iter().collect(),
         sip_domains: vec!["sip.example".into()],
+        vendor_options: vec![],
     }
 }
 
@@ -201,6 +203,29 @@ fn a_phone_with_an_address_from_its_router_hears_where_its_files_are() {
     // Without an identifier: RFC 8415 §18.2.6 lets it leave that out.
     let nameless = Msg { list: vec![oro(&[code::DNS])], source: ip("fe80::215:65ff:fe00:9"), ..msg(kind::INFORMATION_REQUEST, 0) };
     assert!(lab.send(&nameless).is_some_and(|answer| answer.codes()[0] == code::SERVER_ID && answer.get(code::BOOT_FILE_URL).is_some()));
+}
+
+#[test]
+fn a_maker_has_options_of_its_own() {
+    let mut lab = Lab::new(OFFICE);
+    lab.server.class = Arc::new(|facts: &ClientFacts<'_>| {
+        let option = |enterprise, code, value: &[u8], always| VendorOption { enterprise, code, value: value.to_vec(), always };
+        let known = facts.enterprises.contains(&6889);
+        let list = [option(6889, 242, b"HTTPSRVR=x", true), option(9, 1, b"one", false), option(6889, 3, b"", false)];
+        Class { vendor_options: list.into_iter().filter(|_| known).collect(), ..Class::default() }
+    });
+    let avaya = || msg(kind::INFORMATION_REQUEST, 1).with(code::VENDOR_CLASS, b"\0\0\x1a\xe9\0\0");
+    let told = |answer: Option<Answer>| {
+        let list = answer.expect("an answer").list;
+        list.into_iter().filter(|(code, _)| *code == code::VENDOR_OPTIONS).map(|(_, value)| value).collect::<Vec<_>>()
+    };
+    let always = b"\0\0\x1a\xe9\0\xf2\0\x0aHTTPSRVR=x".to_vec();
+    assert_eq!(told(lab.send(&avaya().asks(&[code::DNS]))), [always.clone()], "it did not even ask");
+    let both = [always, b"\0\x03\0\0".to_vec()].concat();
+    let all = [both, b"\0\0\0\x09\0\x01\0\x03one".to_vec()];
+    assert_eq!(told(lab.send(&avaya().asks(&[code::DNS, code::VENDOR_OPTIONS]))), all, "those of one maker go together");
+    assert_eq!(told(lab.send(&avaya())), all, "it does not say what it wants");
+    assert_eq!(told(lab.send(&msg(kind::INFORMATION_REQUEST, 1))), Vec::<Vec<u8>>::new());
 }
 
 #[test]
