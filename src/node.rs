@@ -352,7 +352,10 @@ impl Node {
                 for remark in beside::remarks(&templates.current(), &config, &settings.provisioning) {
                     tracing::warn!("dhcp.mode is `beside`: {remark}");
                 }
-                Some(dhcp::socket::serve(config, classes.clone(), shared.clone(), events.clone(), lease_view, shutdown.clone()).await?)
+                Some(
+                    dhcp::socket::serve(config, classes.clone(), shared.clone(), events.clone(), lease_view.clone(), shutdown.clone())
+                        .await?,
+                )
             }
         };
         let dhcp6 = match settings.dhcp6.mode {
@@ -363,7 +366,7 @@ impl Node {
                 for remark in beside::remarks_v6(&config, &settings.provisioning, by_v6) {
                     tracing::warn!("dhcp6: {remark}");
                 }
-                Some(dhcp::v6::socket::serve(config, classes, duid, events.clone(), shutdown.clone()).await?)
+                Some(dhcp::v6::socket::serve(config, classes, duid, shared.clone(), events.clone(), lease_view, shutdown.clone()).await?)
             }
         };
 

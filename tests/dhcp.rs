@@ -99,7 +99,7 @@ impl Office {
     }
 
     pub fn holder(&self, address: &str) -> Option<MacAddr> {
-        self.view.holder(address.parse().unwrap(), now()).map(|holder| holder.mac)
+        self.view.holder(address.parse::<Ipv4Addr>().unwrap(), now()).map(|holder| holder.mac)
     }
 }
 
@@ -415,8 +415,8 @@ fn a_relay_passes_on_requests_and_says_where_they_came_from() {
     let udhcpc = phone.udhcpc(&["-V", "yealink", "-O", "66"]);
     let told = phone.hears("bound");
     assert_eq!((told["ip"].as_str(), told["router"].as_str(), told["siaddr"].as_str()), ("10.88.0.50", "10.88.0.1", "10.77.0.1"));
-    let holder = office.view.holder("10.88.0.50".parse().unwrap(), now()).unwrap();
-    assert_eq!(holder.relay, Some(Ipv4Addr::new(10, 88, 0, 1)));
+    let holder = office.view.holder("10.88.0.50".parse::<Ipv4Addr>().unwrap(), now()).unwrap();
+    assert_eq!(holder.relay, Some(Ipv4Addr::new(10, 88, 0, 1).into()));
     assert!(holder.relay_info.is_some_and(|info| info.windows(3).any(|part| part == b"lan")), "the relay's circuit id");
     assert_eq!(office.told(|event| matches!(event, Event::LeaseGranted { port: Some(port), .. } if port == "lan")), 1);
     // Renewed by unicast, past the relay.
@@ -566,7 +566,7 @@ async fn loopback_clients_get_durable_leases() {
     let lease = bound(&mut client).await;
     assert_eq!((lease.address, lease.server), (Ipv4Addr::new(127, 64, 1, 0), Ipv4Addr::LOCALHOST));
     assert_eq!(lease.options.text(66).as_deref(), Some("http://127.0.0.1:8080"));
-    assert_eq!(office.view.address_of(mac, now()), Some(lease.address));
+    assert_eq!(office.view.address_of(mac, now()), Some(lease.address.into()));
     client.core().renew(std::time::Instant::now());
     assert_eq!(bound(&mut client).await.address, lease.address);
 

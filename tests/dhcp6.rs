@@ -1,5 +1,6 @@
-//! DHCPv6 as phones use it, by clients that are not ours (ISC dhclient, dhcpcd) and a relay (ISC dhcrelay), in network namespaces: from
-//! the question to the phone's own file over HTTP on IPv6, and to everybody else who does not get it. The server is the real binary.
+//! DHCPv6 as phones use it, by clients that are not ours (ISC dhclient, dhcpcd, Kea's perfdhcp) and a relay (ISC dhcrelay), in network
+//! namespaces: from the question to the phone's own file over HTTP on IPv6, and to everybody else who does not get it. The server is the
+//! real binary.
 
 use std::{
     collections::HashMap,
@@ -21,6 +22,12 @@ dhcp6:
   mode: stateless
   subnets: [{ prefix: 'fd00:77::/64', dns: ['fd00:77::2'], domains: [office.example], ntp: ['fd00:77::4'] }]
 provisioning: { url_tokens: true }
+";
+
+const LEASED: &str = "
+dhcp6:
+  mode: server
+  subnets: [{ prefix: 'fd00:77::/64', pool: 'fd00:77::1000-fd00:77::1fff', dns: ['fd00:77::2'] }]
 ";
 
 /// Addresses are of use at once: nobody else can have them here (RFC 4862 §5.4 would take a second for each).
@@ -64,6 +71,12 @@ impl Office {
         let _ = self.child.wait();
         self.child = command.spawn().expect("the server starts");
         assert!(within(PATIENCE, || self.log().contains("ready")), "{}", self.log());
+    }
+
+    /// Ends the server as a power cut would, and starts it again.
+    fn cut_power(&mut self) {
+        self.child.kill().expect("killed");
+        self.serve();
     }
 
     fn log(&self) -> String {
@@ -155,6 +168,15 @@ impl Machine {
         self.namespace.start("dhclient", &arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    /// A dhcpcd with what `dhcpcd.conf` says. It has helpers that would stay: they end with its namespace of processes. What it notes in
+    /// /var/lib is its own.
+    fn dhcpcd(&self, more: &[&str]) -> Running {
+        let (file, script) = (self.path("dhcpcd.conf"), self.path("note"));
+        let words = [&["exec dhcpcd --nobackground --noipv6rs --config", &file, "--script", &script], more, &["eth0"]].concat();
+        let command = format!("mount -t tmpfs none /var/lib/dhcpcd && {}", words.join(" "));
+        self.namespace.start("unshare", &["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", &command])
+    }
+
     /// The file at a URL, or the status that says why not.
     fn fetch(&self, url: &str) -> Result<String, String> {
         let written = self.path("fetched");
@@ -200,21 +222,105 @@ fn an_avaya_reads_where_its_files_are_in_the_option_of_its_maker() {
 }
 
 #[test]
+fn a_phone_leases_an_address_and_gets_its_own_file_by_it_also_after_a_power_cut() {
+    let mut office = Office::open(LEASED);
+    let phone = Machine::new(YEALINK, &office.network);
+    let dhclient = phone.dhclient(&[]);
+    let told = phone.hears(&["BOUND6"]);
+    let value = |name: &str| told.get(name).map(String::as_str).unwrap_or_default();
+    assert_eq!((value("new_ip6_address"), value("new_dhcp6_name_servers")), ("fd00:77::1000", "fd00:77::2"), "{told:?}");
+    assert_eq!((value("new_max_life"), value("new_renew"), value("new_rebind")), ("28800", "14400", "23040"), "{told:?}");
+    assert_eq!(value("new_dhcp6_bootfile_url"), "http://[fd00:77::1]", "{told:?}");
+    const FILE: &str = "http://[fd00:77::1]/001565000001.cfg";
+    assert!(phone.fetch(FILE).expect("its own file").contains("001565000001-1"));
+    assert!(within(PATIENCE, || office.timeline("001565000001").contains("lease_granted")), "{}", office.timeline("001565000001"));
+
+    // Another has another address, and by that no file of this one.
+    let other = Machine::new("00:15:65:00:00:02", &office.network);
+    let _other = other.dhclient(&[]);
+    assert_eq!(other.hears(&["BOUND6"]).get("new_ip6_address").map(String::as_str), Some("fd00:77::1001"));
+    assert_eq!(other.fetch(FILE), Err("404".into()));
+    other.fetch("http://[fd00:77::1]/001565000002.cfg").expect("its own file");
+
+    office.cut_power();
+    phone.fetch(FILE).expect("the lease was on disk");
+    assert_eq!(other.fetch(FILE), Err("404".into()));
+    // The phone's own power fails: it asks whether it is still on the link, and keeps its address.
+    dhclient.signal(libc::SIGKILL);
+    drop(dhclient);
+    let dhclient = phone.dhclient(&[]);
+    let told = phone.hears(&["REBIND6", "RENEW6", "BOUND6", "REBOOT6"]);
+    assert_eq!(told.get("new_ip6_address").or(told.get("cur_ip6_address")).map(String::as_str), Some("fd00:77::1000"), "{told:?}");
+    drop(dhclient);
+    let arguments = phone.dhclient_arguments(&["-6", "-r", "-v", "-D", "LL"]);
+    phone.namespace.run("dhclient", &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(within(PATIENCE, || office.timeline("001565000001").contains("lease_released")), "{}", office.timeline("001565000001"));
+    phone.namespace.ip("addr replace fd00:77::1000/64 dev eth0");
+    assert_eq!(phone.fetch(FILE), Err("404".into()), "it gave the address back");
+}
+
+#[test]
+fn a_phone_in_a_hurry_has_its_address_with_the_first_answer() {
+    need("dhcpcd", "dhcpcd-base");
+    let office = Office::open(LEASED);
+    let phone = Machine::new("00:15:65:00:00:07", &office.network);
+    fs::write(phone.path("dhcpcd.conf"), "ipv6only\nduid ll\nia_na\noption dhcp6_bootfile_url\noption dhcp6_rapid_commit\n").unwrap();
+    let _dhcpcd = phone.dhcpcd(&[]);
+    let told = phone.hears(&["BOUND6"]);
+    assert!(told.iter().any(|(name, value)| name.ends_with("ia_addr1") && value == "fd00:77::1000"), "{told:?}");
+    // As its router would tell it.
+    phone.namespace.ip("route add fd00:77::/64 dev eth0");
+    phone.fetch("http://[fd00:77::1]/001565000007.cfg").expect("its own file");
+    let told = office.timeline("001565000007");
+    assert!(told.contains("lease_granted") && !told.contains("dhcp_offer"), "{told}");
+}
+
+#[test]
+fn three_hundred_phones_come_in_a_few_seconds_renew_and_go() {
+    need("perfdhcp", "kea-admin");
+    let office = Office::open(LEASED);
+    let crowd = Machine::new("02:00:00:00:00:08", &office.network);
+    // It ends with 3 where an exchange failed.
+    let rates = ["-r", "100", "-R", "300", "-n", "300", "-u", "-f", "30", "-F", "10", "-W", "1000000", "-s", "1"];
+    let report = crowd.namespace.run("perfdhcp", &[&["-6", "-l", "eth0"], &rates[..], &["all"]].concat());
+    assert_eq!(report.matches("drops: 0").count(), 4, "{report}");
+    assert!(!report.contains("non unique addresses: 1"), "{report}");
+}
+
+#[test]
 fn a_make_is_known_by_what_dhcpcd_says_of_itself() {
     need("dhcpcd", "dhcpcd-base");
     let office = Office::open(STATELESS);
     let phone = Machine::new("02:00:00:00:00:07", &office.network);
     let config = "ipv6only\nduid ll\nvendclass 13885 VVX411\noption dhcp6_bootfile_url\noption dhcp6_name_servers\n";
     fs::write(phone.path("dhcpcd.conf"), config).unwrap();
-    // It has helpers that would stay: they end with its namespace of processes.
-    let alone = ["--pid", "--fork", "--kill-child", "dhcpcd", "--nobackground", "--inform6", "--noipv6rs"];
-    let (file, script) = (phone.path("dhcpcd.conf"), phone.path("note"));
-    let _dhcpcd = phone.namespace.start("unshare", &[&alone[..], &["--config", &file, "--script", &script, "eth0"]].concat());
+    let _dhcpcd = phone.dhcpcd(&["--inform6"]);
     let told = phone.hears(&["INFORM6"]);
     let value = |name: &str| told.iter().find(|(known, _)| known.ends_with(name)).map(|(_, value)| value.as_str()).unwrap_or_default();
     let url = value("dhcp6_bootfile_url");
     assert!(url.starts_with("http://[fd00:77::1]/t/020000000007-") && url.ends_with("/000000000000.cfg"), "{told:?}");
     assert_eq!(value("dhcp6_name_servers"), "fd00:77::2", "{told:?}");
+}
+
+#[test]
+fn a_phone_behind_a_relay_leases_an_address_of_its_own_network() {
+    need("dhcrelay", "isc-dhcp-relay");
+    let office = Office::open(&LEASED.replace("subnets: [", "subnets: [{ prefix: 'fd00:78::/64', pool: 'fd00:78::100-fd00:78::1ff' }, "));
+    let router = Namespace::new("router");
+    without_detection(&router, "default");
+    router.run("sysctl", &["-q", "-w", "net.ipv6.conf.all.forwarding=1"]);
+    router.bridge("lan", "fd00:78::1/64");
+    office.network.plug("lan", &router);
+    router.ip("addr add fd00:77::ff/64 dev eth0");
+    office.network.ip("route add fd00:78::/64 via fd00:77::ff");
+    let _relay = router.start("dhcrelay", &["-6", "-d", "-l", "lan", "-u", "fd00:77::1%eth0"]);
+    let phone = Machine::new(YEALINK, &router);
+    let _dhclient = phone.dhclient(&[]);
+    let told = phone.hears(&["BOUND6"]);
+    assert_eq!(told.get("new_ip6_address").map(String::as_str), Some("fd00:78::100"), "{told:?}");
+    // As its router would tell it.
+    phone.namespace.ip("route add default via fd00:78::1 dev eth0");
+    assert!(phone.fetch("http://[fd00:77::1]/001565000001.cfg").expect("its own file").contains("001565000001-1"));
 }
 
 #[test]

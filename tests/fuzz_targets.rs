@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use plugtone::{
     dhcp::{
-        lease,
+        LeaseView, lease,
         options::{self, Packet},
         v6,
     },
@@ -266,22 +266,28 @@ pub fn dhcp(data: &[u8]) {
 /// A datagram of DHCPv6 to a server, as if from a client and as if from a relay: answers go to whoever asked.
 pub fn dhcp6(data: &[u8]) {
     let prefix = "fd00:77::/64".parse().expect("a prefix");
-    let subnet = v6::settings::SubnetSettings { prefix, domains: vec!["office.example".into()], ..Default::default() };
-    let settings = v6::Settings { mode: v6::settings::Mode::Stateless, subnets: vec![subnet], ..Default::default() };
+    let pool = Some("fd00:77::10-fd00:77::1f".parse().expect("a pool"));
+    let subnet = v6::settings::SubnetSettings { prefix, pool, domains: vec!["office.example".into()], ..Default::default() };
+    let settings = v6::Settings { mode: v6::settings::Mode::Server, subnets: vec![subnet], ..Default::default() };
     let classify = |facts: &v6::ClientFacts<'_>| v6::Class {
         phone: facts.mac.is_some(),
         boot_file_url: facts.server.map(|server| format!("http://[{server}]")),
         ..Default::default()
     };
-    let mut server = v6::server::Server::new(settings.check().expect("settings"), Arc::new(classify), b"\0\x04the-server-itself".to_vec());
     let locals = ["fe80::1", "fd00:77::1"].map(|address| address.parse().expect("an address"));
+    let config = settings.check().expect("settings");
+    let duid = b"\0\x04the-server-itself".to_vec();
+    let view = LeaseView::default();
+    let mut server = v6::server::Server::new(config, Arc::new(classify), duid, vec![], locals.to_vec(), view, Timestamp(0));
     for source in ["fe80::2", "fd00:77::2"] {
         let source = source.parse().expect("an address");
         let arrival = v6::server::Arrival { link: 1, locals: &locals, destination: v6::ALL_SERVERS_AND_RELAYS, source };
         server.handle_packet(Timestamp(0), &arrival, data);
         while let Some(action) = server.poll_action() {
-            if let v6::server::Action::Send(answer) = action {
-                assert!(*answer.to.ip() == source && answer.bytes.len() > 4);
+            match action {
+                v6::server::Action::Send(answer) => assert!(*answer.to.ip() == source && answer.bytes.len() > 4),
+                v6::server::Action::Commit { id, .. } => server.handle_committed(Timestamp(0), id, Ok(())),
+                v6::server::Action::Tell(_) => {}
             }
         }
     }

@@ -15,8 +15,8 @@ use std::{
 
 use plugtone::{
     model::{
-        BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, Inventory, LeaseRecord, LeaseState, MacAddr, Recorded,
-        Timestamp,
+        BindingRecord, CallId, DeviceRecord, DeviceState, Event, Extension, Inventory, Lease6Record, LeaseRecord, LeaseState, MacAddr,
+        Recorded, Timestamp,
     },
     store::{
         CUT_OFF, CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, LegDirection, NewConfig, Sqlite, Store,
@@ -39,6 +39,7 @@ macro_rules! battery {
 
 battery!(sqlite:
     leases_are_kept_by_address,
+    leases_of_ipv6_are_kept_together,
     a_living_lease_is_not_taken_away,
     devices_are_kept,
     a_late_record_does_not_revive_a_dead_generation,
@@ -167,6 +168,39 @@ async fn leases_are_kept_by_address(store: Arc<dyn Store>) {
     assert_eq!(leases, [renewed, second.clone()]);
     store.remove_lease([10, 0, 0, 5].into()).await.expect("removed");
     assert_eq!(store.leases().await.expect("listed"), [second]);
+}
+
+async fn leases_of_ipv6_are_kept_together(store: Arc<dyn Store>) {
+    let lease = |last: u16, client: u8, starts: i64| Lease6Record {
+        address: [0xfd00, 0, 0, 0, 0, 0, 0, last].into(),
+        duid: vec![0, 3, 0, 255, client],
+        iaid: u32::MAX,
+        mac: (client != 9).then(|| mac(client)),
+        state: LeaseState::Active,
+        starts: Timestamp(starts),
+        expires: Timestamp(starts + 1000),
+        family: Some("yealink".into()),
+        peer: [0xfe80, 0, 0, 0, 0, 0, 0, 1].into(),
+        relay: (client == 1).then(|| [0xfd01, 0, 0, 0, 0, 0, 0, 1].into()),
+        port: (client == 1).then(|| vec![0, 18, 0, 1, 255]),
+    };
+    let listed = async || {
+        let mut leases = store.leases6().await.expect("listed");
+        leases.sort_by_key(|lease| lease.address);
+        leases
+    };
+    let both = [lease(1, 1, 0), lease(2, 9, 0)];
+    store.save_leases6(both.to_vec()).await.expect("saved");
+    assert_eq!(listed().await, both);
+    let refused = store.save_leases6(vec![lease(3, 3, 999), lease(2, 3, 999)]).await.expect_err("the other's").to_string();
+    assert!(refused.contains("fd00::2 is leased to another client"), "{refused}");
+    assert_eq!(listed().await, both, "all or none");
+    let back = Lease6Record { state: LeaseState::Released, ..lease(1, 1, 500) };
+    let renewed = lease(2, 9, 500);
+    store.save_leases6(vec![back.clone(), renewed.clone()]).await.expect("its own");
+    store.save_leases6(vec![lease(3, 3, 1500)]).await.expect("free");
+    assert_eq!(listed().await, [back, renewed, lease(3, 3, 1500)]);
+    store.save_leases6(vec![lease(1, 3, 501), lease(2, 3, 1500)]).await.expect("given back, and expired");
 }
 
 async fn a_living_lease_is_not_taken_away(store: Arc<dyn Store>) {

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     hash::Hash,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -291,7 +291,7 @@ impl Table {
 }
 
 /// Takes an address out of the list of its owner.
-fn strike<K: Eq + Hash>(lists: &mut HashMap<K, Vec<Ipv4Addr>>, key: &K, address: Ipv4Addr) {
+pub(super) fn strike<K: Eq + Hash, A: PartialEq>(lists: &mut HashMap<K, Vec<A>>, key: &K, address: A) {
     if let Some(list) = lists.get_mut(key) {
         list.retain(|known| *known != address);
         if list.is_empty() {
@@ -306,34 +306,34 @@ pub struct Holder {
     pub mac: MacAddr,
     pub expires: Timestamp,
     pub family: Option<FamilyName>,
-    /// Relay that the lease was asked through, and its option 82 as sent: where the device is.
-    pub relay: Option<Ipv4Addr>,
+    /// Relay that the lease was asked through, and its option 82 as sent (18 and 37 of DHCPv6): where the device is.
+    pub relay: Option<IpAddr>,
     pub relay_info: Option<Vec<u8>>,
     /// The same MAC holds another address of this subnet through another port: one of the two is not what it says.
     pub contested: bool,
 }
 
-/// The durable, living leases, for everyone: cheap to clone, cheap to ask, never blocks for I/O.
+/// The durable, living leases of both servers, for everyone: cheap to clone, cheap to ask, never blocks for I/O.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseView(Arc<RwLock<Shown>>);
 
 #[derive(Debug, Default)]
 struct Shown {
-    holders: HashMap<Ipv4Addr, Holder>,
-    addresses: HashMap<MacAddr, Vec<Ipv4Addr>>,
+    holders: HashMap<IpAddr, Holder>,
+    addresses: HashMap<MacAddr, Vec<IpAddr>>,
 }
 
 impl LeaseView {
     /// Whose address this is at `now`, if we leased it and the lease lives.
-    pub fn holder(&self, address: Ipv4Addr, now: Timestamp) -> Option<Holder> {
+    pub fn holder(&self, address: impl Into<IpAddr>, now: Timestamp) -> Option<Holder> {
         let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        shown.holders.get(&address).filter(|holder| holder.expires > now).cloned()
+        shown.holders.get(&address.into()).filter(|holder| holder.expires > now).cloned()
     }
 
-    /// The address of a device at `now`; of several (data and voice VLAN) the one granted last.
-    pub fn address_of(&self, mac: MacAddr, now: Timestamp) -> Option<Ipv4Addr> {
+    /// The address of a device at `now`; of several (data and voice VLAN, IPv4 and IPv6) the one granted last.
+    pub fn address_of(&self, mac: MacAddr, now: Timestamp) -> Option<IpAddr> {
         let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let alive = |address: &&Ipv4Addr| shown.holders.get(address).is_some_and(|holder| holder.expires > now);
+        let alive = |address: &&IpAddr| shown.holders.get(address).is_some_and(|holder| holder.expires > now);
         shown.addresses.get(&mac)?.iter().rev().find(alive).copied()
     }
 
@@ -348,21 +348,27 @@ impl LeaseView {
 
     /// The server calls this when the lease is on disk.
     pub(super) fn show(&self, lease: &LeaseRecord, contested: bool) {
-        let mut shown = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        shown.hide(lease.address);
-        shown.addresses.entry(lease.mac).or_default().push(lease.address);
-        let (family, relay_info) = (lease.family.clone(), lease.relay_info.clone());
-        let holder = Holder { mac: lease.mac, expires: lease.expires, family, relay: lease.relay, relay_info, contested };
-        shown.holders.insert(lease.address, holder);
+        let (family, relay, relay_info) = (lease.family.clone(), lease.relay.map(IpAddr::V4), lease.relay_info.clone());
+        self.put(lease.address, Some(Holder { mac: lease.mac, expires: lease.expires, family, relay, relay_info, contested }));
     }
 
-    pub(super) fn hide(&self, address: Ipv4Addr) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).hide(address);
+    /// Whose address it is from now on.
+    pub(super) fn put(&self, address: impl Into<IpAddr>, holder: Option<Holder>) {
+        let (address, mut shown) = (address.into(), self.0.write().unwrap_or_else(PoisonError::into_inner));
+        shown.hide(address);
+        if let Some(holder) = holder {
+            shown.addresses.entry(holder.mac).or_default().push(address);
+            shown.holders.insert(address, holder);
+        }
+    }
+
+    pub(super) fn hide(&self, address: impl Into<IpAddr>) {
+        self.put(address, None);
     }
 }
 
 impl Shown {
-    fn hide(&mut self, address: Ipv4Addr) {
+    fn hide(&mut self, address: IpAddr) {
         if let Some(old) = self.holders.remove(&address) {
             strike(&mut self.addresses, &old.mac, address);
         }
@@ -460,10 +466,10 @@ mod tests {
         let two = LeaseRecord { address: Ipv4Addr::new(10, 1, 0, 3), expires: Timestamp(2 * MIN), ..one.clone() };
         view.show(&two, false);
         assert_eq!(view.holder(one.address, Timestamp(0)).map(|holder| holder.mac), Some(mac(1)));
-        assert_eq!(view.address_of(mac(1), Timestamp(0)), Some(two.address));
+        assert_eq!(view.address_of(mac(1), Timestamp(0)), Some(two.address.into()));
         assert_eq!(view.holder(one.address, Timestamp(MIN)), None, "not a moment longer");
         view.show(&LeaseRecord { mac: mac(2), ..two.clone() }, true);
-        assert_eq!((view.address_of(mac(1), Timestamp(0)), view.len()), (Some(one.address), 2));
+        assert_eq!((view.address_of(mac(1), Timestamp(0)), view.len()), (Some(one.address.into()), 2));
         view.hide(one.address);
         assert_eq!(view.address_of(mac(1), Timestamp(0)), None);
     }

@@ -848,14 +848,19 @@ fn printable(text: &str) -> String {
 /// Where a client is plugged in, as the value of option 82 says (RFC 3046): `remote/circuit`, or the one of them that is there.
 /// What is no text is written in hexadecimal: makers put numbers there.
 fn port(info: &[u8]) -> Option<String> {
-    let word = |wanted| {
-        let id = sub_option(info, wanted).filter(|id| !id.is_empty())?;
+    port_name(sub_option(info, 2), sub_option(info, 1))
+}
+
+/// The same of the two parts.
+pub(super) fn port_name(remote: Option<&[u8]>, circuit: Option<&[u8]>) -> Option<String> {
+    let word = |id: Option<&[u8]>| {
+        let id = id.filter(|id| !id.is_empty())?;
         Some(match str::from_utf8(id) {
             Ok(text) if text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') => text.to_owned(),
             _ => id.iter().map(|byte| format!("{byte:02x}")).collect(),
         })
     };
-    let port = match (word(2), word(1)) {
+    let port = match (word(remote), word(circuit)) {
         (Some(remote), Some(circuit)) => format!("{remote}/{circuit}"),
         (remote, circuit) => remote.or(circuit)?,
     };

@@ -1,6 +1,6 @@
 //! What is known of a device, a user, a lease and a binding: the rows that the store keeps.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -115,4 +115,25 @@ pub struct LeaseRecord {
     /// Relay that the request came through (giaddr), and its option 82 as sent.
     pub relay: Option<Ipv4Addr>,
     pub relay_info: Option<Vec<u8>>,
+}
+
+/// An address of IPv6 that a client has for one of its interfaces (an IA of RFC 8415 §12).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease6Record {
+    pub address: Ipv6Addr,
+    /// Who the client is, by its own word, and its number for the IA.
+    pub duid: Vec<u8>,
+    pub iaid: u32,
+    /// As its relay, its link-local address or its DUID say; some say none.
+    pub mac: Option<MacAddr>,
+    pub state: LeaseState,
+    pub starts: Timestamp,
+    pub expires: Timestamp,
+    /// Recognised from the request.
+    pub family: Option<FamilyName>,
+    /// Its own address on its link.
+    pub peer: Ipv6Addr,
+    /// The link that a relay heard it on, and what that says of the switch port: its options 18 and 37 as sent.
+    pub relay: Option<Ipv6Addr>,
+    pub port: Option<Vec<u8>>,
 }

@@ -26,7 +26,7 @@ pub mod ids;
 pub mod mac;
 pub mod secret;
 
-pub use device::{BindingRecord, DeviceRecord, DeviceState, Inventory, LeaseRecord, LeaseState, User};
+pub use device::{BindingRecord, DeviceRecord, DeviceState, Inventory, Lease6Record, LeaseRecord, LeaseState, User};
 pub use event::{Event, Events, Recorded};
 pub use ids::{CallId, Extension, FamilyName, Generation, LineNumber, ParseExtensionError, Timestamp};
 pub use mac::{MacAddr, ParseMacError};

@@ -66,9 +66,10 @@ pub fn remarks_v6(dhcp: &dhcp::v6::Config, settings: &Settings, http: bool) -> V
         remarks.push("`http.listen` names no IPv6 address, so phones are sent to TFTP: add `[::]:80`".to_owned());
     }
     let closed = |prefix: Ipv6Net| !settings.open.subnets.iter().any(|open| open.contains(&IpNet::V6(prefix)));
-    let closed = dhcp.subnets.iter().map(|subnet| subnet.prefix).filter(|prefix| closed(*prefix));
+    let without_pool = dhcp.subnets.iter().filter(|subnet| subnet.pool.is_none());
+    let closed = without_pool.map(|subnet| subnet.prefix).filter(|prefix| closed(*prefix));
     let networks = closed.map(|prefix| prefix.to_string()).collect::<Vec<_>>().join(", ");
-    if dhcp.mode == Mode::Stateless && !settings.url_tokens && !networks.is_empty() {
+    if !settings.url_tokens && !networks.is_empty() {
         remarks.push(format!(
             "phones that have their address from a router get no files: switch `provisioning.url_tokens` on, which puts a key into \
              the URL that DHCPv6 tells them, or name {networks} in `provisioning.open.subnets`"
@@ -115,6 +116,8 @@ mod tests {
         for (dhcp, provisioning, http, lines, word) in [
             ("{ mode: off }", "{}", false, 0, ""),
             (stateless, "{}", false, 2, "[::]:80"),
+            ("{ mode: server, subnets: [{ prefix: 'fd00:40::/64' }] }", "{}", true, 1, "name fd00:40::/64 in"),
+            ("{ mode: server, subnets: [{ prefix: 'fd00:40::/64', pool: 'fd00:40::1-fd00:40::9' }] }", "{}", true, 0, ""),
             (stateless, "{}", true, 1, "name fd00:40::/64 in"),
             (stateless, "{ url_tokens: true }", true, 0, ""),
             (stateless, "{ url_tokens: true, url: 'https://files.example' }", false, 0, ""),

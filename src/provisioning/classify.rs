@@ -184,7 +184,6 @@ pub(super) fn value(value: &DhcpValue) -> OptionValue {
 
 impl Leases for LeaseView {
     fn holder(&self, address: IpAddr, now: Timestamp) -> Option<Holding> {
-        let IpAddr::V4(address) = address else { return None };
         let holder = LeaseView::holder(self, address, now)?;
         Some(Holding { mac: holder.mac, family: holder.family, contested: holder.contested })
     }

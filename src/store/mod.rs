@@ -16,7 +16,9 @@ pub use sqlite::Sqlite;
 
 use async_trait::async_trait;
 
-use crate::model::{BindingRecord, CallId, DeviceRecord, Extension, Generation, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
+use crate::model::{
+    BindingRecord, CallId, DeviceRecord, Extension, Generation, Lease6Record, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp,
+};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -244,6 +246,10 @@ pub trait Store: Send + Sync + 'static {
     async fn leases(&self) -> Result<Vec<LeaseRecord>>;
     async fn save_lease(&self, lease: LeaseRecord) -> Result<()>;
     async fn remove_lease(&self, address: Ipv4Addr) -> Result<()>;
+    /// Of DHCPv6.
+    async fn leases6(&self) -> Result<Vec<Lease6Record>>;
+    /// All of them or none.
+    async fn save_leases6(&self, leases: Vec<Lease6Record>) -> Result<()>;
 
     // --- devices and bindings
     async fn devices(&self) -> Result<Vec<DeviceRecord>>;

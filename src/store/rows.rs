@@ -14,8 +14,8 @@ use super::{
     SubscriptionRecord, TokenRecord, VoiceMail, VoiceMessage,
 };
 use crate::model::{
-    BindingRecord, DeviceRecord, DeviceState, Event, Extension, Inventory, LeaseRecord, LeaseState, LineNumber, MacAddr, Recorded,
-    Timestamp,
+    BindingRecord, DeviceRecord, DeviceState, Event, Extension, Inventory, Lease6Record, LeaseRecord, LeaseState, LineNumber, MacAddr,
+    Recorded, Timestamp,
 };
 
 /// An idempotency key is remembered for a day: longer than any client repeats.
@@ -81,6 +81,57 @@ pub(super) fn save_lease(db: &Connection, lease: &LeaseRecord) -> Result<()> {
 
 pub(super) fn remove_lease(db: &Connection, address: Ipv4Addr) -> Result<()> {
     run(db, "remove a lease", "DELETE FROM leases WHERE address = ?1", params![address.to_string()]).map(drop)
+}
+
+pub(super) fn leases6(db: &Connection) -> rusqlite::Result<Vec<Lease6Record>> {
+    all(db, "SELECT address, duid, iaid, mac, state, starts_ms, expires_ms, family, peer, relay, port FROM leases6", &[], |row| {
+        Ok(Lease6Record {
+            address: text(row, 0)?,
+            duid: row.get(1)?,
+            iaid: row.get(2)?,
+            mac: text_or_null(row, 3)?,
+            state: lease_state(&row.get::<_, String>(4)?).ok_or_else(|| strange(4))?,
+            starts: Timestamp(row.get(5)?),
+            expires: Timestamp(row.get(6)?),
+            family: row.get(7)?,
+            peer: text(row, 8)?,
+            relay: text_or_null(row, 9)?,
+            port: row.get(10)?,
+        })
+    })
+}
+
+pub(super) fn save_lease6(db: &Connection, lease: &Lease6Record) -> Result<()> {
+    let what = "save a lease of DHCPv6";
+    // The last guard, as above.
+    let changed = run(
+        db,
+        what,
+        "INSERT INTO leases6 (address, duid, iaid, mac, state, starts_ms, expires_ms, family, peer, relay, port)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+         ON CONFLICT (address) DO UPDATE SET duid = excluded.duid, iaid = excluded.iaid, mac = excluded.mac, state = excluded.state,
+           starts_ms = excluded.starts_ms, expires_ms = excluded.expires_ms, family = excluded.family, peer = excluded.peer,
+           relay = excluded.relay, port = excluded.port
+         WHERE leases6.state <> 'active' OR leases6.expires_ms <= excluded.starts_ms OR excluded.state <> 'active'
+            OR (leases6.duid = excluded.duid AND leases6.iaid = excluded.iaid)",
+        params![
+            lease.address.to_string(),
+            lease.duid,
+            lease.iaid,
+            lease.mac.map(|mac| mac.to_string()),
+            lease_state_name(lease.state),
+            lease.starts.0,
+            lease.expires.0,
+            lease.family,
+            lease.peer.to_string(),
+            lease.relay.map(|relay| relay.to_string()),
+            lease.port,
+        ],
+    )?;
+    if changed == 0 {
+        return Err(Error::Refused { what, reason: format!("{} is leased to another client", lease.address) });
+    }
+    Ok(())
 }
 
 fn lease_state_name(state: LeaseState) -> &'static str {

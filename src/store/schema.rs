@@ -305,6 +305,26 @@ CREATE TABLE rollout (
 -- Old events are found by their numbers.
 DROP INDEX events_by_time;
 "#,
+    r#"
+-- Addresses that DHCPv6 has given. One row per address, so two leases can never share one.
+CREATE TABLE leases6 (
+  address     TEXT PRIMARY KEY,
+  duid        BLOB NOT NULL,          -- who the client is, by its own word
+  iaid        INTEGER NOT NULL,       -- its number for the interface that the address is for
+  mac         TEXT,                   -- where its relay, its own address or its DUID says so
+  state       TEXT NOT NULL CHECK (state IN ('active', 'released', 'declined')),
+  starts_ms   INTEGER NOT NULL,
+  expires_ms  INTEGER NOT NULL,
+  family      TEXT,                   -- of phones, where recognised
+  peer        TEXT NOT NULL,          -- the client's own address on its link
+  relay       TEXT,                   -- the link that a relay heard it on
+  port        BLOB                    -- options 18 and 37 of that relay as sent
+) STRICT, WITHOUT ROWID;
+-- For people: times in words.
+CREATE VIEW leases6_readable AS
+  SELECT address, mac, hex(duid) AS duid, state, datetime(starts_ms / 1000, 'unixepoch') AS starts_utc,
+         datetime(expires_ms / 1000, 'unixepoch') AS expires_utc, family FROM leases6;
+"#,
 ];
 
 /// The newest schema that this program knows.

@@ -24,7 +24,7 @@ use super::{
     CallLeg, CallLegQuery, Claim, ContactKey, ContactRecord, Error, NewConfig, Result, ServedConfig, Store, StoredRollout,
     SubscriptionRecord, TokenRecord, VoiceMail, VoiceMessage, rows, schema,
 };
-use crate::model::{BindingRecord, DeviceRecord, Extension, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
+use crate::model::{BindingRecord, DeviceRecord, Extension, Lease6Record, LeaseRecord, LineNumber, MacAddr, Recorded, Timestamp};
 
 /// Requests that may wait for the writer; more make their callers wait, not the memory grow.
 const QUEUE: usize = 4096;
@@ -337,6 +337,14 @@ impl Store for Sqlite {
 
     async fn remove_lease(&self, address: Ipv4Addr) -> Result<()> {
         self.write(move |db| rows::remove_lease(db, address)).await
+    }
+
+    async fn leases6(&self) -> Result<Vec<Lease6Record>> {
+        self.read("list leases of DHCPv6", rows::leases6).await
+    }
+
+    async fn save_leases6(&self, leases: Vec<Lease6Record>) -> Result<()> {
+        self.write(move |db| leases.iter().try_for_each(|lease| rows::save_lease6(db, lease))).await
     }
 
     async fn devices(&self) -> Result<Vec<DeviceRecord>> {

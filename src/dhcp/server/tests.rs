@@ -232,7 +232,7 @@ fn a_phone_gets_what_it_reads() {
     assert_eq!(ack.options.text(66), offer.options.text(66));
     let holder = lab.view.holder(ip("10.0.0.10"), lab.now).unwrap();
     assert_eq!((holder.mac, holder.family.as_deref(), holder.contested), (mac(1), Some("yealink"), false));
-    assert_eq!(lab.view.address_of(mac(1), lab.now), Some(ip("10.0.0.10")));
+    assert_eq!(lab.view.address_of(mac(1), lab.now), Some(ip("10.0.0.10").into()));
     let names: Vec<_> = lab.events.iter().map(|event| format!("{event:?}").split_once(' ').unwrap().0.to_owned()).collect();
     assert_eq!(names, ["DhcpDiscover", "DhcpOffer", "DhcpRequest", "LeaseGranted"]);
 }

@@ -1,12 +1,13 @@
 //! DHCPv6 for phones: RFC 8415, 3319, 3646, 4075, 5908, 5970, 6939.
 //!
-//! `server.rs` decides, without sockets and clocks; `socket.rs` runs it on a network. `options.rs` reads and writes messages, `reply.rs`
-//! chooses what is said, `class.rs` is what others say of a kind of client, `settings.rs` the YAML.
+//! `server.rs` decides, without sockets and clocks; `socket.rs` runs it on a network. `options.rs` reads and writes messages, `lease.rs`
+//! knows who has which address, `reply.rs` chooses what is said, `class.rs` is what others say of a kind of client, `settings.rs` the YAML.
 //!
 //! Not here: prefixes (IA_PD), temporary addresses (IA_TA), Reconfigure, leasequery, authentication; and router advertisements, by which
 //! a network tells its phones to ask (RFC 4861: the flags M and O) and which name the router, as DHCPv6 cannot.
 
 pub mod class;
+mod lease;
 pub mod options;
 mod reply;
 pub mod server;
@@ -45,6 +46,11 @@ pub enum Error {
         at: String,
         #[source]
         source: std::io::Error,
+    },
+    #[error("cannot read the leases of DHCPv6 of the last run")]
+    Leases {
+        #[source]
+        source: crate::store::Error,
     },
     #[error("dhcp6.interfaces: there is no interface '{name}'; `ip link` lists them")]
     Interface { name: String },

@@ -39,6 +39,16 @@ pub mod code {
     pub const CLIENT_MAC: u16 = 79;
 }
 
+/// Status codes (RFC 8415 §21.13).
+pub mod status {
+    pub const SUCCESS: u16 = 0;
+    pub const NO_ADDRESSES: u16 = 2;
+    pub const NO_BINDING: u16 = 3;
+    pub const NOT_ON_LINK: u16 = 4;
+    pub const USE_MULTICAST: u16 = 5;
+    pub const NO_PREFIX: u16 = 6;
+}
+
 /// Message types.
 pub mod kind {
     pub const SOLICIT: u8 = 1;

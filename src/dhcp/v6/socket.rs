@@ -1,4 +1,4 @@
-//! The server on a network: sockets, interfaces and the clock around `server.rs`.
+//! The server on a network: sockets, interfaces, the clock and the store around `server.rs`.
 //!
 //! One task owns the core. Port 547 is read with IPV6_PKTINFO, which tells the interface and the address that a message came to; with
 //! `dhcp6.interfaces` there is a socket for each, bound to it. Groups are joined on each interface, also on one that comes later. Not
@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
@@ -30,8 +31,12 @@ use super::{
     settings::Config,
 };
 use crate::{
-    dhcp::raw::{Interface, interfaces},
+    dhcp::{
+        LeaseView,
+        raw::{Interface, interfaces},
+    },
     model::{Events, Timestamp},
+    store::Store,
 };
 
 /// Larger than any message on Ethernet.
@@ -43,6 +48,10 @@ const AT_ONCE: usize = 64;
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// Interfaces come and go: they are looked at this often.
 const REFRESH: Duration = Duration::from_secs(5);
+/// Wall time may be set: timers are looked at this often at least.
+const TICK: Duration = Duration::from_secs(1);
+/// How long the leases that are being written may take when the server stops.
+const LAST_WRITES: Duration = Duration::from_secs(3);
 
 /// A server at work.
 pub struct Running {
@@ -62,23 +71,28 @@ impl Running {
     }
 }
 
-/// Starts the server, known to clients by `duid`; it runs until `shutdown` is cancelled.
+/// Starts the server, known to clients by `duid`; it runs until `shutdown` is cancelled. `view` shows the leases of the store when this
+/// returns.
 pub async fn serve(
     config: Config,
     classify: Arc<dyn Classify>,
     duid: Vec<u8>,
+    store: Arc<dyn Store>,
     events: Events,
+    view: LeaseView,
     shutdown: CancellationToken,
 ) -> Result<Running, Error> {
     let network = Network::open(&config)?;
-    tracing::info!(mode = ?config.mode, subnets = config.subnets.len(), "DHCPv6 server starts");
+    let leases = store.leases6().await.map_err(|source| Error::Leases { source })?;
+    tracing::info!(mode = ?config.mode, leases = leases.len(), subnets = config.subnets.len(), "DHCPv6 server starts");
     let (packet_tx, packets) = mpsc::channel(WAITING);
     let (commands, reloads) = mpsc::channel(4);
     let mut readers = JoinSet::new();
     for port in &network.ports {
         readers.spawn(read(port.clone(), packet_tx.clone()));
     }
-    let worker = Worker { server: Server::new(config, classify, duid), network, events, _readers: readers };
+    let server = Server::new(config, classify, duid, leases, network.own(), view, now());
+    let worker = Worker { server, network, store, events, commits: FuturesUnordered::new(), _readers: readers };
     let task = tokio::spawn(worker.run(packets, reloads, shutdown));
     Ok(Running { commands, task })
 }
@@ -99,7 +113,9 @@ struct Datagram {
 struct Worker {
     server: Server,
     network: Network,
+    store: Arc<dyn Store>,
     events: Events,
+    commits: FuturesUnordered<BoxFuture<'static, (u64, Result<(), String>)>>,
     /// End with the worker.
     _readers: JoinSet<()>,
 }
@@ -109,6 +125,7 @@ impl Worker {
         let mut refresh = tokio::time::interval(REFRESH);
         loop {
             self.apply();
+            let wake = self.server.poll_timeout().map_or(TICK, |at| Duration::from_millis((at.0 - now().0).max(0) as u64).min(TICK));
             tokio::select! {
                 Some(packet) = packets.recv() => {
                     self.handle(packet);
@@ -117,10 +134,31 @@ impl Worker {
                         self.handle(packet);
                     }
                 }
-                Some(config) = reloads.recv() => self.server.set_config(config),
-                _ = refresh.tick() => self.network.refresh(),
+                Some((id, outcome)) = self.commits.next(), if !self.commits.is_empty() => {
+                    self.server.handle_committed(now(), id, outcome);
+                    // Those of the same group are ready too.
+                    while let Some(Some((id, outcome))) = self.commits.next().now_or_never() {
+                        self.server.handle_committed(now(), id, outcome);
+                    }
+                }
+                Some(config) = reloads.recv() => self.server.set_config(now(), config),
+                _ = refresh.tick() => {
+                    self.network.refresh();
+                    self.server.set_own(self.network.own());
+                }
+                () = tokio::time::sleep(wake) => self.server.handle_timeout(now()),
                 () = shutdown.cancelled() => break,
             }
+        }
+        // What is being written is acknowledged still; nothing new is taken.
+        let last_writes = async {
+            while let Some((id, outcome)) = self.commits.next().await {
+                self.server.handle_committed(now(), id, outcome);
+                self.apply();
+            }
+        };
+        if tokio::time::timeout(LAST_WRITES, last_writes).await.is_err() {
+            tracing::warn!("the store did not take the last leases in time; their clients were not told that they have them");
         }
         tracing::info!("DHCPv6 server has stopped");
     }
@@ -136,6 +174,11 @@ impl Worker {
             match action {
                 Action::Send(outgoing) => self.network.send(&outgoing),
                 Action::Tell(event) => self.events.tell(event),
+                Action::Commit { id, leases } => {
+                    let store = self.store.clone();
+                    let write = async move { (id, store.save_leases6(leases).await.map_err(|error| error.to_string())) };
+                    self.commits.push(write.boxed());
+                }
             }
         }
     }
@@ -190,6 +233,10 @@ impl Network {
                 Err(_) => {}
             }
         }
+    }
+
+    fn own(&self) -> Vec<Ipv6Addr> {
+        self.interfaces.iter().flat_map(|interface| interface.addresses6.iter().copied()).collect()
     }
 
     fn locals(&mut self, link: u32) -> Vec<Ipv6Addr> {
