@@ -623,6 +623,33 @@ fn the_database_is_private_and_survives_a_close() {
 }
 
 #[test]
+fn a_long_log_is_folded_into_the_file_while_it_is_written() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("plugtone.db");
+    let size = || path.metadata().expect("there").len();
+    block_on(async {
+        let store = Sqlite::open(&path).expect("made");
+        let write_mb = async |mb: u64, first: u64| {
+            for seq in (0..mb * 16).map(|count| first + count) {
+                let vendor_class = Some("x".repeat(1 << 16));
+                let told = Event::DhcpDiscover { mac: mac(1), family: None, vendor_class, relay: None, asked: vec![] };
+                append(&*store, [Recorded { seq, at: Timestamp(0), event: told }]).await.expect("appended");
+            }
+        };
+        write_mb(8, 1).await;
+        assert!(size() < 4 << 20, "not before it is worth it: {}", size());
+        write_mb(14, 1_000).await;
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        while size() < 14 << 20 {
+            assert!(std::time::Instant::now() < until, "the file has {} bytes", size());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        store.close().await;
+        assert!(!path.with_extension("db-wal").exists(), "nobody holds it open");
+    });
+}
+
+#[test]
 fn an_admin_can_read_the_tables() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("plugtone.db");

@@ -30,12 +30,14 @@ use crate::{
     store::{Result, Store},
 };
 
-/// Events stored in one go.
-const BATCH: usize = 512;
+/// Events stored in one go. Leases wait for the same disk, so that it is not taken for long.
+const BATCH: usize = 256;
 /// Between two commits.
 const GATHER: Duration = Duration::from_millis(20);
 /// The same after so many at once: nobody reads a thousand events a second as they come.
 const GATHER_MORE: (usize, Duration) = (16, Duration::from_millis(40));
+/// And after a full batch: a flood is written faster again, so that there is a place for what happens.
+const GATHER_LESS: Duration = Duration::from_millis(10);
 /// Events that a reader fetches in one go.
 const PAGE: usize = 256;
 /// Events that wait for a disk that refuses them; older ones are given up and counted.
@@ -168,10 +170,14 @@ async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Message>, keep: Opti
     }
 }
 
-/// How long the next events wait after so many: under load many share a commit, and the first of them has not waited. A flood is
-/// written faster again, so that there is a place for what happens, yet not as fast as it comes: leases wait for the same disk.
+/// How long the next events wait after so many: under load many share a commit, and the first of them has not waited. A flood is not
+/// written as fast as it comes: leases wait for the same disk.
 fn pause(got: usize) -> Duration {
-    if (GATHER_MORE.0..BATCH).contains(&got) { GATHER_MORE.1 } else { GATHER }
+    match got {
+        BATCH.. => GATHER_LESS,
+        got if got >= GATHER_MORE.0 => GATHER_MORE.1,
+        _ => GATHER,
+    }
 }
 
 /// Numbers, logs, stores and publishes; `true` when asked to stop.
@@ -325,6 +331,6 @@ mod tests {
 
     #[test]
     fn the_more_there_is_the_more_share_a_commit_and_a_flood_is_not_kept_waiting() {
-        assert_eq!([1, 15, 16, 511, 512].map(|got| pause(got).as_millis()), [20, 20, 40, 40, 20]);
+        assert_eq!([1, 15, 16, 255, 256].map(|got| pause(got).as_millis()), [20, 20, 40, 40, 10]);
     }
 }

@@ -2,22 +2,26 @@
 //!
 //! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction (those of one statement need none), commits with an
 //! fsync (`synchronous=FULL`) and only then answers them: a hundred leases cost one fsync, and one refused request
-//! undoes nothing of its neighbours'. While the disk works, the next batch gathers by itself; only the records of calls, which
+//! undoes nothing of its neighbours'. A thread beside it folds the log into the database file. While the disk works, the next batch gathers by itself; only the records of calls, which
 //! nobody waits for, wait for company.
 //! Not here: tables (`schema.rs`), statements (`rows.rs`), policy.
 
 use std::{
+    ffi::c_int,
     fs::{OpenOptions, Permissions},
     net::Ipv4Addr,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     thread,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, hooks::Wal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{
@@ -32,6 +36,11 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 1024;
 /// How long a request may wait for others to share a transaction with: half of what a transaction costs is its end.
 const PATIENCE: Duration = Duration::from_millis(25);
+/// Pages of the log from which on it is folded into the database: 16 MB, so that pages which are written again meanwhile are folded
+/// once.
+const FOLD_AT: usize = 4000;
+/// And from which on whoever writes waits for it: the folder does not keep up.
+const FOLD_NOW: usize = 8 * FOLD_AT;
 /// Connections that read at the same time.
 const READERS: usize = 4;
 
@@ -69,12 +78,23 @@ impl Sqlite {
         for reader in &readers {
             reader.pragma_update(None, "query_only", true).map_err(|e| fault(e.to_string()))?;
         }
+        let beside = connect(&path).map_err(|e| fault(e.to_string()))?;
+        let (wake, woken) = sync_channel(1);
+        db.wal_hook(Some(fold_when_long(wake))).map_err(|e| fault(e.to_string()))?;
+        let folder = thread::Builder::new()
+            .name("store-folder".into())
+            .spawn(move || fold_when_woken(&beside, &woken))
+            .map_err(|e| fault(e.to_string()))?;
         let (queue, inbox) = mpsc::channel(QUEUE);
         let patient = Patient::default();
         let beside = patient.clone();
         let writer = thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || write_until_closed(db, inbox, &beside))
+            .spawn(move || {
+                write_until_closed(db, inbox, &beside);
+                // It ends when nobody can wake it any more.
+                let _ = folder.join();
+            })
             .map_err(|e| fault(e.to_string()))?;
         let readers = Arc::new(Readers { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::new(readers) });
         Ok(Arc::new(Self { path, queue, patient, readers, writer: Mutex::new(Some(writer)) }))
@@ -257,6 +277,37 @@ fn write_until_closed(mut db: Connection, mut inbox: mpsc::Receiver<Message>, pa
     }
 }
 
+/// Looks at the log's length after each commit. Whoever waits for a commit does not wait until its pages are in the database file too:
+/// that takes tens of milliseconds.
+fn fold_when_long(wake: SyncSender<()>) -> impl FnMut(&mut Wal, c_int) -> rusqlite::Result<()> + Send {
+    let mut next = FOLD_AT;
+    move |log, pages| {
+        let pages = usize::try_from(pages).unwrap_or_default();
+        if pages < FOLD_AT {
+            next = FOLD_AT;
+        } else if pages >= FOLD_NOW && pages >= next {
+            next = pages + FOLD_AT;
+            // The commit stands, whatever becomes of this; the folder tells what is wrong.
+            let _ = log.checkpoint();
+        } else if pages >= next {
+            // What was written meanwhile wants folding too, before the log can begin anew.
+            next = pages + FOLD_AT / 4;
+            let _ = wake.try_send(());
+        }
+        Ok(())
+    }
+}
+
+/// Ends when the writer has.
+fn fold_when_woken(db: &Connection, woken: &Receiver<()>) {
+    while woken.recv().is_ok() {
+        // In the way of nobody, and without a wait for anybody: the next time it goes further.
+        if let Err(error) = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+            tracing::warn!(%error, "the database's log could not be folded into its file, and grows");
+        }
+    }
+}
+
 /// One transaction with all requests, each in its savepoint if it needs one.
 fn commit(db: &mut Connection, batch: &mut [Box<dyn Write>]) -> Result<()> {
     let fault = rows::refused("commit");
@@ -304,8 +355,6 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     db.pragma_update(None, "synchronous", "FULL")?;
     // What a savepoint would need to go back is kept in memory: by default it goes to a file that is made for each transaction.
     db.pragma_update(None, "temp_store", "MEMORY")?;
-    // The log is folded into the database every 16 MB and not every 4: pages that are written again meanwhile are folded once.
-    db.pragma_update(None, "wal_autocheckpoint", 4000)?;
     db.pragma_update(None, "foreign_keys", true)?;
     Ok(db)
 }

@@ -246,8 +246,7 @@ impl Drop for Server {
 /// How long a server may take to end by itself.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
-/// Ends a server as a service is ended: its workers end with it, and a build that learns how it is used (`scripts/release`) writes that
-/// down.
+/// Ends a server as a service is ended: its workers end with it.
 fn end(server: &mut Child) {
     let told = kill(Pid::from_raw(server.id() as i32), Signal::SIGTERM);
     let until = Instant::now() + ENDS_WITHIN;
