@@ -291,39 +291,44 @@ fn the_shipped_configuration_and_the_five_lines_of_the_readme_are_good() {
 #[test]
 fn render_shows_what_each_make_gets_before_anything_runs() {
     let folder = folder(&[("five.yaml", &five_lines().replace("extensions:", "store: { path: data/plugtone.db }\nextensions:"))]);
-    for name in names() {
-        let make = Make::of(name).expect("a make");
-        let (family, mac) = (make.family, make.mac(7));
-        let (mac, bare) = (mac.to_string(), mac.bare().to_string());
-        let render =
-            |more: &[&str]| plugtone(folder.path(), &[&["render", "-c", "five.yaml", "--mac", &mac, "--family", family], more].concat());
-        let text = |files: &Value| {
-            let texts = files.as_array().expect("files").iter().filter_map(|file| file["text"].as_str());
-            texts.collect::<Vec<_>>().concat()
-        };
-        for (state, more, user) in [
-            ("as it is, which is new", &[][..], format!("new{bare}")),
-            ("unbound", &["--unbound"], format!("new{bare}")),
-            ("bound", &["--as", "2041"], "2041".to_owned()),
-        ] {
+    // Cisco's prefixes are those of all that it makes.
+    let (told, untold): (Vec<_>, Vec<_>) =
+        names().map(|name| Make::of(name).expect("a make")).partition(|make| make.family != "cisco_79xx");
+    for (makes, as_family) in [(&told, &[][..]), (&untold, &["--family", "cisco_79xx"])] {
+        let macs: Vec<_> = makes.iter().map(|make| make.mac(7).to_string()).collect();
+        let all: Vec<_> = macs.iter().flat_map(|mac| ["--mac", mac]).collect();
+        let render = |more: &[&str]| plugtone(folder.path(), &[&["render", "-c", "five.yaml"], as_family, &all[..], more].concat());
+        let of = |files: &[Value], mac: &str| -> Vec<Value> { files.iter().filter(|file| file["mac"] == mac).cloned().collect() };
+        for (state, more, user) in
+            [("as it is, which is new", &[][..], None), ("unbound", &["--unbound"], None), ("bound", &["--as", "2041"], Some("2041"))]
+        {
             let shown = render(more).good();
-            let files = render(&[more, &["--json"]].concat()).json();
-            let text = text(&files);
-            assert!(text.contains(&user) && text.contains("••••••") && !text.contains("0.0.0.0"), "{family} {state}: {text}");
-            for file in files.as_array().expect("files") {
-                let head = format!("──── {}  ({})", file["name"].as_str().expect("a name"), file["content_type"].as_str().expect("a type"));
-                assert!(shown.contains(&head), "{family} {state}: no {head} in {shown}");
+            let files: Vec<Value> = serde_json::from_value(render(&[more, &["--json"]].concat()).json()).expect("a list");
+            // One after the other, each under its name.
+            let head = |file: &Value| {
+                format!("──── {}  ({})\n", file["name"].as_str().expect("a name"), file["content_type"].as_str().expect("a type"))
+            };
+            let told: String = files.iter().map(|file| format!("{}{}\n", head(file), file["text"].as_str().expect("a text"))).collect();
+            assert_eq!(shown, told, "{state}");
+            for (make, mac) in makes.iter().zip(&macs) {
+                let (family, new) = (make.family, format!("new{}", make.mac(7).bare()));
+                let text: String = of(&files, mac).iter().map(|file| file["text"].as_str().expect("a text").to_owned()).collect();
+                assert!(
+                    text.contains(user.unwrap_or(&new)) && text.contains("••••••") && !text.contains("0.0.0.0"),
+                    "{family} {state}: {text}"
+                );
+                // Further ports and handsets are nobody's still.
+                assert!(user.is_none() || !text.replace(&format!("{new}-"), "").contains(&new), "{family}");
             }
-            assert!(text.lines().all(|line| shown.contains(line)), "{family} {state}");
         }
-        // Further ports and handsets are nobody's still.
-        let owned = text(&render(&["--as", "2041", "--json"]).json()).replace(&format!("new{bare}-"), "");
-        assert!(!owned.contains(&format!("new{bare}")), "{family}");
         let explained = render(&["--explain"]).good();
-        assert!(
-            explained.lines().any(|line| line.starts_with("codecs = ") && line.contains("# defaults, defaults.yaml")),
-            "{family}: {explained}"
-        );
+        let parts: Vec<_> = explained.split("──── ").skip(1).collect();
+        assert_eq!(parts.len(), makes.len());
+        for ((part, make), mac) in parts.iter().zip(makes).zip(&macs) {
+            assert!(part.starts_with(&format!("{mac}  ({})\n", make.family)), "{part}");
+            let codecs = |line: &str| line.starts_with("codecs = ") && line.contains("# defaults, defaults.yaml");
+            assert!(part.lines().any(codecs), "{}: {part}", make.family);
+        }
     }
     let render = |more: &[&str]| plugtone(folder.path(), &[&["render", "-c", "five.yaml", "--mac", "00:15:65:00:00:07"], more].concat());
     assert!(render(&["--show-secrets"]).bad().contains("there are no secrets yet"));

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::Path, sync::Arc};
 
 use clap::Args;
+use serde::Serialize;
 
 use super::{
     ConfigArg,
@@ -10,6 +11,7 @@ use super::{
 };
 use crate::{
     binding::{self, MasterKey},
+    config::Settings,
     model::{Extension, MacAddr, Secret},
     node::{authority, firmware_folder, own_address, sip_ports},
     provisioning::{
@@ -18,7 +20,7 @@ use crate::{
         variables::{self, Own},
     },
     store::{Store, sqlite::Sqlite},
-    template::{Contacts, Line, Subject, TemplateSet, Templates},
+    template::{Contacts, Line, Rendered, Subject, TemplateSet, Templates},
 };
 
 /// Prints the files that a phone would get, with secrets masked.
@@ -27,10 +29,12 @@ use crate::{
   plugtone render --mac 00:15:65:aa:bb:cc               as it is now
   plugtone render --mac 00:15:65:aa:bb:cc --as 2041     as if it were bound
   plugtone render --mac c0:74:ad:00:00:01 --model GRP2614 --unbound
+  plugtone render --mac 00:15:65:aa:bb:cc --mac 64:16:7f:00:00:01 --json | jq '.[].name'
   plugtone render --mac 00:15:65:aa:bb:cc --explain     which file each value comes from")]
 pub struct Render {
-    #[arg(long)]
-    mac: MacAddr,
+    /// Whose; several times for several.
+    #[arg(long = "mac", value_name = "MAC", required = true)]
+    macs: Vec<MacAddr>,
     /// Show the secrets too. Who sees them can register as this phone.
     #[arg(long)]
     show_secrets: bool,
@@ -46,30 +50,42 @@ pub struct Render {
 
 impl Render {
     pub async fn run(self) -> anyhow::Result<()> {
-        let seen = self.wanted.look(self.mac, self.show_secrets).await?;
-        let Seen { set, family, subject, .. } = &seen;
-        let masked = |text: &str| if self.show_secrets { text.to_owned() } else { seen.masked(text) };
-        if self.explain {
-            for (name, value) in set.variables(family, subject) {
-                say!("{name} = {}    # {}", masked(&value.value.to_string()), value.origin);
-            }
-            return Ok(());
-        }
+        let ground = self.wanted.ground(self.show_secrets)?;
         let mut files = Vec::new();
-        for file in set.files(family, subject) {
-            let rendered = set.render(&file, subject)?;
-            let text = masked(&String::from_utf8_lossy(&rendered.bytes));
-            files.push(serde_json::json!({ "name": rendered.name, "content_type": rendered.content_type, "text": text }));
+        for mac in &self.macs {
+            let seen = self.wanted.look(&ground, *mac).await?;
+            let masked = |text: &str| if self.show_secrets { text.to_owned() } else { seen.masked(text) };
+            let Seen { family, subject, .. } = &seen;
+            if self.explain {
+                say!("──── {mac}  ({family})");
+                for (name, value) in ground.set.variables(family, subject) {
+                    say!("{name} = {}    # {}", masked(&value.value.to_string()), value.origin);
+                }
+                continue;
+            }
+            for file in ground.set.files(family, subject) {
+                let Rendered { name, bytes, content_type, .. } = ground.set.render(&file, subject)?;
+                files.push(Shown { mac: mac.to_string(), name, content_type, text: masked(&String::from_utf8_lossy(&bytes)) });
+            }
         }
-        if self.json {
+        if self.json && !self.explain {
             return out::json(&files);
         }
-        for file in &files {
-            say!("──── {}  ({})", file["name"].as_str().unwrap_or_default(), file["content_type"].as_str().unwrap_or_default());
-            say!("{}", file["text"].as_str().unwrap_or_default());
+        for Shown { name, content_type, text, .. } in &files {
+            say!("──── {name}  ({content_type})");
+            say!("{text}");
         }
         Ok(())
     }
+}
+
+/// A file, as it is shown.
+#[derive(Serialize)]
+struct Shown {
+    mac: String,
+    name: String,
+    content_type: String,
+    text: String,
 }
 
 /// The phone that is looked at, and as what.
@@ -90,9 +106,15 @@ pub(super) struct Wanted {
     config: ConfigArg,
 }
 
+/// What is read once, for all phones that are looked at.
+pub(super) struct Ground {
+    settings: Settings,
+    pub(super) set: Arc<TemplateSet>,
+    key: MasterKey,
+}
+
 /// A phone as its templates see it.
 pub(super) struct Seen {
-    pub(super) set: Arc<TemplateSet>,
     pub(super) family: String,
     pub(super) subject: Subject,
     secrets: Vec<Secret>,
@@ -106,7 +128,7 @@ impl Seen {
 
 impl Wanted {
     /// `secrets`: they are to be shown.
-    pub(super) async fn look(self, mac: MacAddr, secrets: bool) -> anyhow::Result<Seen> {
+    pub(super) fn ground(&self, secrets: bool) -> anyhow::Result<Ground> {
         let settings = self.config.load()?;
         let templates = Templates::load_with(settings.templates.path.as_deref(), Some(&firmware_folder(&settings)))?;
         let set = templates.current();
@@ -120,7 +142,11 @@ impl Wanted {
             // Nothing of it is shown; the server makes the real one, as its own user.
             None => MasterKey::new([0; 32]),
         };
+        Ok(Ground { settings, set, key })
+    }
 
+    pub(super) async fn look(&self, ground: &Ground, mac: MacAddr) -> anyhow::Result<Seen> {
+        let Ground { settings, set, key } = ground;
         // Who is in it does not matter here.
         let contacts = settings.provisioning.phone_book.enabled.then(|| Contacts::new(std::iter::empty()));
         let (mut known, mut address) = (Known { contacts, ..Known::default() }, None);
@@ -156,24 +182,24 @@ impl Wanted {
             anyhow::bail!("there is no family '{family}'; there are {}", names.join(", "));
         }
         let mut endpoints = Endpoints {
-            address: own_address(&settings),
+            address: own_address(settings),
             tftp_port: settings.tftp.listen.first().map_or(69, |at| at.port()),
             sip: sip_ports(&settings),
             realm: settings.sip.realm.clone(),
-            authority: authority(&settings),
+            authority: authority(settings),
             ..Endpoints::default()
         };
         endpoints.set_http(settings.http.doors());
         let model = self.model.clone().or(known.model.clone());
         let (firmware, source) = (known.firmware.clone(), address.unwrap_or(endpoints.address));
         let own = Own { mac, known: &known, family: &family, model, firmware, source, local: None };
-        let subject = variables::own(&set, &settings.provisioning, &endpoints, &key, own);
+        let subject = variables::own(set, &settings.provisioning, &endpoints, key, own);
         let mut secrets: Vec<_> = subject.lines.iter().map(|line| line.secret.clone()).collect();
         secrets.extend([key.admin_password(""), key.url_token(mac, known.generation)]);
         // And what people have set: `admin_password`, `dot1x_password`.
         let set_by_people = set.variables(&family, &subject).into_iter().filter(|(name, _)| name.ends_with("password"));
         let written = set_by_people.filter_map(|(_, layered)| Some(Secret::new(layered.value.as_str().filter(|text| !text.is_empty())?)));
         secrets.extend(written);
-        Ok(Seen { set, family, subject, secrets })
+        Ok(Seen { family, subject, secrets })
     }
 }

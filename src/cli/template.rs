@@ -138,8 +138,9 @@ impl Template {
 
 impl Why {
     async fn run(self) -> anyhow::Result<()> {
-        let seen = self.wanted.look(self.mac, false).await?;
-        let Seen { set, family, subject, .. } = &seen;
+        let ground = self.wanted.ground(false)?;
+        let seen = self.wanted.look(&ground, self.mac).await?;
+        let (set, Seen { family, subject, .. }) = (&ground.set, &seen);
         let known = set.family(family).context("the family is gone")?;
         let traces = set.trace(family, subject, &self.key)?;
         let variable = set.variable(known, subject, &self.key);

@@ -351,21 +351,7 @@ impl TemplateSet {
         let gone = || fault(&file.family, 0, 0, "the file is not in the set that is live");
         let family = self.families.get(&file.family).ok_or_else(gone)?;
         let entry = family.files.get(file.index).ok_or_else(gone)?;
-        let mut context = self.context(family, subject, entry.readers, masked)?;
-        if let Some(page) = file.page {
-            context = minijinja::context! { page => page, ..context };
-        }
-        let bytes = family.run(entry.grammar, &entry.template, &context)?;
-        let bytes = match &entry.empty {
-            Some(empty) => fill_empty(bytes, empty),
-            None => bytes,
-        };
-        Ok(Rendered {
-            name: family.name_of(entry, subject).unwrap_or_else(|| entry.pattern.text.clone()),
-            bytes,
-            content_type: entry.content_type.clone(),
-            readers: entry.readers,
-        })
+        family.file(entry, file.page, subject, self.context(family, subject, entry.readers, masked)?)
     }
 
     /// The DHCP options that this phone wants. Remembered: phones of a model ask for the same, all at once after a power cut.
@@ -376,32 +362,8 @@ impl TemplateSet {
         if let Some(kept) = self.options.get(&key) {
             return Ok(kept);
         }
-        let options = Arc::new(self.render_options(family, subject)?);
+        let options = Arc::new(family.dhcp_options(&self.context(family, subject, Readers::Anyone, false)?)?);
         self.options.put(key, options.clone());
-        Ok(options)
-    }
-
-    fn render_options(&self, family: &Family, subject: &Subject) -> Result<Vec<DhcpOption>, Fault> {
-        let context = self.context(family, subject, Readers::Anyone, false)?;
-        let mut options = Vec::new();
-        for option in &family.dhcp {
-            let mut parts = Vec::new();
-            for (code, template) in &option.templates {
-                let text = String::from_utf8(family.run(Grammar::KeyValue, template, &context)?).unwrap_or_default();
-                parts.push((*code, text));
-            }
-            let value = match (option.kind, parts.first()) {
-                (OptionKind::Nested, _) => options::nested(&parts),
-                (kind, Some((_, text))) => options::value(kind, text),
-                (_, None) => Ok(None),
-            };
-            let value = value.map_err(|message| {
-                let place = option.templates.first().and_then(|(_, name)| family.places.get(name));
-                let (origin, line) = place.map_or((&*family.id, 0), |place| (&*place.origin, place.first_line));
-                fault(origin, line, 0, format!("option {}: {message}", option.code))
-            })?;
-            options.extend(value.map(|value| DhcpOption { code: option.code, value, when: option.send.into() }));
-        }
         Ok(options)
     }
 
@@ -423,12 +385,10 @@ impl TemplateSet {
 
     /// Where this phone is sent to when it asks by multicast. `None`: its make is not answered.
     pub fn pnp_url(&self, family: &str, subject: &Subject) -> Result<Option<String>, Fault> {
-        let Some((family, template)) = self.families.get(family).and_then(|family| Some((family, family.pnp.as_ref()?))) else {
-            return Ok(None);
-        };
-        let context = self.context(family, subject, Readers::Anyone, false)?;
-        let url = String::from_utf8(family.run(Grammar::KeyValue, template, &context)?).unwrap_or_default();
-        Ok(Some(url.trim().to_owned()).filter(|url| !url.is_empty()))
+        match self.families.get(family).filter(|family| family.pnp.is_some()) {
+            Some(family) => family.pnp_url(&self.context(family, subject, Readers::Anyone, false)?),
+            None => Ok(None),
+        }
     }
 
     /// Renders every file of every family for sample phones, unbound and bound; gives how many files and bytes that was.
@@ -624,18 +584,28 @@ impl TemplateSet {
         let mut seen = BTreeSet::new();
         for family in self.families.values() {
             for subject in sample::subjects(family) {
-                let mut tried = vec![
-                    self.dhcp_options(&family.id, &subject).map(drop),
-                    self.dhcp6_options(&family.id, &sample::by_ipv6(&subject)).map(drop),
-                    self.pnp_url(&family.id, &subject).map(drop),
-                ];
-                for file in self.files(&family.id, &subject) {
-                    tried.push(self.render(&file, &subject).and_then(|rendered| family.check_sample(&file, &rendered, &subject)));
-                }
-                let failed = tried.into_iter().filter_map(Result::err);
-                faults.extend(failed.filter(|fault| seen.insert(fault.to_string())));
+                let failed = self.try_sample(family, &subject);
+                faults.extend(failed.into_iter().filter(|fault| seen.insert(fault.to_string())));
             }
         }
+    }
+
+    /// Everything that the sample phone would be told. What its templates see is gathered once: this is most of a start.
+    fn try_sample(&self, family: &Family, subject: &Subject) -> Vec<Fault> {
+        let seen_by = |readers| self.context(family, subject, readers, false);
+        let (anyone, own) = match (seen_by(Readers::Anyone), seen_by(Readers::Own)) {
+            (Ok(anyone), Ok(own)) => (anyone, own),
+            (Err(fault), _) | (_, Err(fault)) => return vec![fault],
+        };
+        let by_ipv6 = self.dhcp6_options(&family.id, &sample::by_ipv6(subject)).map(drop);
+        let mut tried = vec![family.dhcp_options(&anyone).map(drop), by_ipv6, family.pnp_url(&anyone).map(drop)];
+        for file in self.files(&family.id, subject) {
+            let Some(entry) = family.files.get(file.index) else { continue };
+            let context = if entry.readers == Readers::Own { &own } else { &anyone };
+            let rendered = family.file(entry, file.page, subject, context.clone());
+            tried.push(rendered.and_then(|rendered| family.check_sample(&file, &rendered, subject)));
+        }
+        tried.into_iter().filter_map(Result::err).collect()
     }
 
     /// A common file's name must not cover names that are some phone's own.
@@ -936,6 +906,53 @@ impl Family {
     }
 
     /// What a phone would not be able to read.
+    /// The file, as a template that sees `context` makes it.
+    fn file(&self, entry: &File, page: Option<u32>, subject: &Subject, mut context: Value) -> Result<Rendered, Fault> {
+        if let Some(page) = page {
+            context = minijinja::context! { page => page, ..context };
+        }
+        let bytes = self.run(entry.grammar, &entry.template, &context)?;
+        let bytes = match &entry.empty {
+            Some(empty) => fill_empty(bytes, empty),
+            None => bytes,
+        };
+        Ok(Rendered {
+            name: self.name_of(entry, subject).unwrap_or_else(|| entry.pattern.text.clone()),
+            bytes,
+            content_type: entry.content_type.clone(),
+            readers: entry.readers,
+        })
+    }
+
+    fn dhcp_options(&self, context: &Value) -> Result<Vec<DhcpOption>, Fault> {
+        let mut options = Vec::new();
+        for option in &self.dhcp {
+            let mut parts = Vec::new();
+            for (code, template) in &option.templates {
+                let text = String::from_utf8(self.run(Grammar::KeyValue, template, context)?).unwrap_or_default();
+                parts.push((*code, text));
+            }
+            let value = match (option.kind, parts.first()) {
+                (OptionKind::Nested, _) => options::nested(&parts),
+                (kind, Some((_, text))) => options::value(kind, text),
+                (_, None) => Ok(None),
+            };
+            let value = value.map_err(|message| {
+                let place = option.templates.first().and_then(|(_, name)| self.places.get(name));
+                let (origin, line) = place.map_or((&*self.id, 0), |place| (&*place.origin, place.first_line));
+                fault(origin, line, 0, format!("option {}: {message}", option.code))
+            })?;
+            options.extend(value.map(|value| DhcpOption { code: option.code, value, when: option.send.into() }));
+        }
+        Ok(options)
+    }
+
+    fn pnp_url(&self, context: &Value) -> Result<Option<String>, Fault> {
+        let Some(template) = &self.pnp else { return Ok(None) };
+        let url = String::from_utf8(self.run(Grammar::KeyValue, template, context)?).unwrap_or_default();
+        Ok(Some(url.trim().to_owned()).filter(|url| !url.is_empty()))
+    }
+
     fn check_sample(&self, file: &FileRef, rendered: &Rendered, subject: &Subject) -> Result<(), Fault> {
         let Some(entry) = self.files.get(file.index) else { return Ok(()) };
         let place = self.places.get(&entry.template);
