@@ -301,6 +301,7 @@ impl Node {
             templates: templates.clone(),
             onboarding: onboarding.clone(),
             files: files.clone(),
+            directory: directory.clone(),
             store: shared.clone(),
             events: events.clone(),
         };

@@ -122,6 +122,7 @@ impl Office {
             user_agent: None,
             held: None,
             certified: None,
+            head: false,
         }
     }
 

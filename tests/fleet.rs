@@ -277,6 +277,36 @@ fn a_change_that_is_under_way_survives_kill_9_with_both_sets_of_templates() {
 }
 
 #[test]
+fn a_change_goes_to_the_phones_of_a_group_of_people_first() {
+    let server = Server::start(TEMPLATES, &[]);
+    let (of, more) = ("alan.turing@example.com\n    groups: [engineering]", "alan.turing@example.com\n    groups: [engineering, it]");
+    let people = fs::read_to_string(server.path("users.yaml")).expect("read").replacen(of, more, 1);
+    server.write("users.yaml", &people);
+    server.ask(&["reload"]).good();
+    let phones = server.phones("phones", &["--family", "yealink", "--count", "3"]);
+    phones.until(3, |news| news["type"] == "registered");
+    let devices = server.until(&["devices", "--json"], |devices| devices.as_array().is_some_and(|all| all.len() == 3));
+    let macs: Vec<_> = devices.as_array().expect("devices").iter().map(|device| device["mac"].as_str().expect("a MAC")).collect();
+    server.ask(&["bind", macs[0], "1001"]).good();
+    server.ask(&["bind", macs[1], "1002"]).good();
+    let own = format!("groups: {{ lobby: {{ members: ['2041'], variables: {{ }} }} }}\n{}", overrides("language: de"));
+    server.write("tpl/overrides.yaml", &own);
+    for nobody in [["--group", "nobody"], ["--site", "elsewhere"]] {
+        assert!(server.ask(&[&["rollout", "start"], &nobody[..]].concat()).bad().contains("among those that were asked for"));
+    }
+    // Of the directory, of the overrides, and a place with all that is there.
+    for (ring, first) in [(["--group", "IT"], &macs[1..2]), (["--group", "lobby"], &macs[..1]), (["--site", "all"], &macs)] {
+        server.ask(&[&["rollout", "start"], &ring[..]].concat()).good();
+        let shown = server.ask(&["rollout", "show", "--json"]).json();
+        let phones = shown["phones"].as_array().expect("phones").iter();
+        let wave: Vec<_> = phones.filter(|phone| phone["wave"] == 1).map(|phone| phone["mac"].as_str().expect("a MAC")).collect();
+        assert_eq!((wave, shown["phones"].as_array().map(Vec::len)), (first.to_vec(), Some(3)), "{ring:?}");
+        server.ask(&["rollout", "abort"]).good();
+        server.until(&["rollout", "show", "--json"], |shown| shown["stage"] == "rolled_back");
+    }
+}
+
+#[test]
 fn what_the_configuration_on_disk_would_change_is_seen_before_it_is_live() {
     let server = Server::start(&(TEMPLATES.to_owned() + "log: { level: info }\n"), &[]);
     let phones = server.phones("phones", &["--family", "yealink", "--count", "2"]);

@@ -314,8 +314,16 @@ pub fn http(data: &[u8]) {
         assert!(part.start < part.end && part.end <= len, "{part:?} of {len}");
     }
     let held = lines.next().map(str::to_owned);
-    let request =
-        FileRequest { door: Door::Http, path: path.to_owned(), source: phone().ip(), local: None, user_agent: None, held, certified: None };
+    let request = FileRequest {
+        door: Door::Http,
+        path: path.to_owned(),
+        source: phone().ip(),
+        local: None,
+        user_agent: None,
+        held,
+        certified: None,
+        head: false,
+    };
     let _ = request.holds("hash");
 }
 

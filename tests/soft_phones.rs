@@ -54,7 +54,11 @@ async fn plugtone(office: &Office, arguments: &[&str]) -> String {
 }
 
 async fn status_of(url: &str) -> u16 {
-    let output = tokio::process::Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", url]).output().await;
+    status_of_with(url, &[]).await
+}
+
+async fn status_of_with(url: &str, more: &[&str]) -> u16 {
+    let output = tokio::process::Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", url]).args(more).output().await;
     String::from_utf8(output.expect("curl").stdout).expect("text").parse().expect("a status")
 }
 
@@ -68,9 +72,16 @@ async fn a_link_gives_a_linphone_its_account_and_is_dead_then() {
     assert_eq!(office.owner(mac), None, "nothing is anybody's until it is used");
     // Whoever guesses learns nothing, and uses up nothing.
     assert_eq!(status_of(&format!("{url}A")).await, 404);
+    // Nor does a chat that shows what the link is.
+    let mut journal = office.journal();
+    for look in [&["--head"][..], &["--user-agent", "Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)"]] {
+        assert_eq!(status_of_with(url, look).await, 404);
+        let refused = journal.until("the look", |event| matches!(event, Event::FileRefused { mac: Some(of), .. } if *of == mac)).await;
+        assert!(matches!(&refused, Event::FileRefused { reason, .. } if reason.contains("as good as before")), "{refused:?}");
+    }
+    assert_eq!(office.owner(mac), None);
 
     let home = tempfile::tempdir().expect("a home");
-    let mut journal = office.journal();
     let linphone = Linphone::starts(home.path(), url);
     let registered = journal.until("the registration", |event| matches!(event, Event::Registered { mac: of, .. } if *of == mac)).await;
     assert!(matches!(&registered, Event::Registered { user, .. } if user == "2041"), "{registered:?}");

@@ -15,7 +15,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dhcp", &["store"]),
     ("directory", &[]),
     ("rtp", &[]),
-    ("routing", &[]),
+    // What a group is called.
+    ("routing", &["directory"]),
     ("features", &["routing"]),
     ("sdp", &[]),
     ("sip", &["tls"]),

@@ -129,7 +129,7 @@ impl From<&Pin> for FirmwarePin {
 
 impl From<Standing> for FirmwarePhone {
     fn from(standing: Standing) -> Self {
-        let Standing { mac, family, model, runs, pinned, due } = standing;
+        let Standing { mac, family, model, runs, pinned, due, .. } = standing;
         Self { mac: mac.to_string(), family, model, runs, pinned, due: due.is_some() }
     }
 }

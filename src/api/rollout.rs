@@ -25,6 +25,11 @@ pub struct RolloutRequest {
     /// Only of this model; `*` stands for anything.
     #[schema(example = "T46*")]
     pub model: Option<String>,
+    /// Only of this site of overrides.yaml: all of it, where `canary` does not say how many.
+    pub site: Option<String>,
+    /// Only of this group, of the directory, of overrides.yaml or of the phones' table: all of it, where `canary` does not say how many.
+    #[schema(example = "it-department")]
+    pub group: Option<String>,
     /// Just these.
     pub phones: Vec<String>,
 }
@@ -104,6 +109,7 @@ impl From<Error> for Problem {
             Error::Store(error) => error.into(),
             Error::Onboarding(error) => error.into(),
             Error::Stopped => Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping", detail),
+            Error::Group { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "the directory does not answer", detail),
             Error::Faults(_) => Self::new(StatusCode::CONFLICT, "the templates on disk have faults", detail),
             Error::UnderWay | Error::NotNow(_) | Error::NothingChanges | Error::NobodyFirst => {
                 Self::new(StatusCode::CONFLICT, "not now", detail)
@@ -118,11 +124,11 @@ impl From<Error> for Problem {
     responses((status = 200, body = Rollout), (status = 400, body = Problem), (status = 409, body = Problem)))]
 pub async fn start(State(context): State<Context>, Json(request): Json<RolloutRequest>) -> Result<Json<Rollout>, Problem> {
     let bad = |error: &dyn std::fmt::Display| Problem::bad_request(error.to_string());
-    let RolloutRequest { canary, family, model, phones } = request;
+    let RolloutRequest { canary, family, model, site, group, phones } = request;
     let canary =
         canary.map(|text| text.parse()).transpose().map_err(|error: crate::provisioning::rollout::ParseCanaryError| bad(&error))?;
     let phones: Result<_, crate::model::ParseMacError> = phones.iter().map(|mac| mac.parse()).collect();
-    let wanted = Wanted { canary, family, model, phones: phones.map_err(|error| bad(&error))? };
+    let wanted = Wanted { canary, family, model, site, group, phones: phones.map_err(|error| bad(&error))? };
     Ok(Json(context.rollouts.begin(wanted).await?.into()))
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::firmware::{self as api, FirmwareFile, FirmwarePhone, FirmwarePin, FirmwarePinRequest, FirmwarePinned},
-    model::MacAddr,
+    model::{MacAddr, hex},
 };
 
 /// Keeps the makers' firmware, and says which phones shall run which version. A phone is told where its firmware is while it runs
@@ -110,18 +110,10 @@ struct Remove {
 #[command(disable_version_flag = true)]
 struct Pin {
     #[command(flatten)]
-    whom: Whom,
+    pinning: Pinning,
     /// As the phone says it in its User-Agent.
     #[arg(long)]
     version: String,
-    /// Only show which phones would get another firmware.
-    #[arg(long)]
-    dry_run: bool,
-    #[command(flatten)]
-    server: ServerArg,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Takes a pin away: its phones keep what they run, or follow the next closest pin.
@@ -131,19 +123,12 @@ struct Pin {
   plugtone firmware unpin --make yealink --device 00:15:65:aa:bb:cc --dry-run")]
 struct Unpin {
     #[command(flatten)]
-    whom: Whom,
-    /// Only show which phones would get another firmware.
-    #[arg(long)]
-    dry_run: bool,
-    #[command(flatten)]
-    server: ServerArg,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    pinning: Pinning,
 }
 
+/// Whom it is about, and what is done.
 #[derive(Args)]
-struct Whom {
+struct Pinning {
     /// The family of templates.
     #[arg(long)]
     make: String,
@@ -156,6 +141,14 @@ struct Whom {
     /// Just this phone.
     #[arg(long, value_name = "MAC", conflicts_with_all = ["model", "group"])]
     device: Option<MacAddr>,
+    /// Only show which phones would get another firmware.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 const PATH: &str = "/api/v1/firmware";
@@ -170,8 +163,8 @@ impl Firmware {
                 say!("{make} {version}: {name} is removed");
                 Ok(())
             }
-            Command::Pin(Pin { whom, version, dry_run, server, json }) => pin(whom, Some(version), dry_run, &server, json).await,
-            Command::Unpin(Unpin { whom, dry_run, server, json }) => pin(whom, None, dry_run, &server, json).await,
+            Command::Pin(Pin { pinning, version }) => pinning.run(Some(version)).await,
+            Command::Unpin(Unpin { pinning }) => pinning.run(None).await,
         }
     }
 }
@@ -244,20 +237,23 @@ fn phones(all: &[FirmwarePhone]) -> Vec<Vec<String>> {
     all.iter().map(row).collect()
 }
 
-async fn pin(whom: Whom, version: Option<String>, dry_run: bool, server: &ServerArg, json: bool) -> anyhow::Result<()> {
-    let Whom { make, model, group, device } = whom;
-    let request = FirmwarePinRequest { make, model, group, device: device.map(|mac| mac.to_string()), version, dry_run };
-    let pinned: FirmwarePinned = server.client()?.send_json(Method::POST, &format!("{PATH}/pins"), &request).await?;
-    if json {
-        return out::json(&pinned);
+impl Pinning {
+    /// `None`: takes the pin away.
+    async fn run(self, version: Option<String>) -> anyhow::Result<()> {
+        let Self { make, model, group, device, dry_run, server, json } = self;
+        let request = FirmwarePinRequest { make, model, group, device: device.map(|mac| mac.to_string()), version, dry_run };
+        let pinned: FirmwarePinned = server.client()?.send_json(Method::POST, &format!("{PATH}/pins"), &request).await?;
+        if json {
+            return out::json(&pinned);
+        }
+        table::print(&PHONE, &phones(&pinned.phones), "no phone gets another firmware by it");
+        if dry_run {
+            say!("nothing was changed");
+        } else if !pinned.phones.is_empty() {
+            say!("no phone is told yet: `plugtone rollout start` brings it to some first, `plugtone reload` to whoever fetches its files");
+        }
+        Ok(())
     }
-    table::print(&PHONE, &phones(&pinned.phones), "no phone gets another firmware by it");
-    if dry_run {
-        say!("nothing was changed");
-    } else if !pinned.phones.is_empty() {
-        say!("no phone is told yet: `plugtone rollout start` brings it to some first, `plugtone reload` to whoever fetches its files");
-    }
-    Ok(())
 }
 
 fn whom(pin: &FirmwarePin) -> String {
@@ -280,7 +276,7 @@ async fn sum(path: &std::path::Path) -> std::io::Result<(String, u64)> {
     loop {
         let read = file.read(&mut piece).await?;
         if read == 0 {
-            return Ok((hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), len));
+            return Ok((hex(&hash.finalize()), len));
         }
         hash.update(&piece[..read]);
         len += read as u64;

@@ -42,6 +42,8 @@ enum Command {
   plugtone rollout start                              as many first as `rollout.canary` says, of different models
   plugtone rollout start --canary 10%
   plugtone rollout start --canary 5 --family yealink --model 'T46*'
+  plugtone rollout start --group it-department        all phones of the people in it, then the others
+  plugtone rollout start --site berlin --canary 3
   plugtone rollout start --phone 00:15:65:aa:bb:cc --phone 00:15:65:aa:bb:cd
   plugtone rollout start --wait && echo good")]
 struct Start {
@@ -54,8 +56,14 @@ struct Start {
     /// First phones of this model only; `*` stands for anything.
     #[arg(long)]
     model: Option<String>,
+    /// First the phones of this group: of the directory, of overrides.yaml or of the phones' table. All of it, or as many as `--canary` says.
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+    /// First the phones of this site of overrides.yaml. All of it, or as many as `--canary` says.
+    #[arg(long, value_name = "NAME")]
+    site: Option<String>,
     /// Just this phone first; several times for several.
-    #[arg(long = "phone", value_name = "MAC", conflicts_with_all = ["canary", "family", "model"])]
+    #[arg(long = "phone", value_name = "MAC", conflicts_with_all = ["canary", "family", "model", "group", "site"])]
     phones: Vec<MacAddr>,
     /// Stay until it is over; the status tells whether the change is with the phones.
     #[arg(long)]
@@ -144,10 +152,11 @@ impl Rollout {
 
 impl Start {
     async fn run(self) -> anyhow::Result<()> {
-        let Self { canary, family, model, phones, wait, show } = self;
+        let Self { canary, family, model, group, site, phones, wait, show } = self;
         let phones = phones.iter().map(ToString::to_string).collect();
         let client = show.server.client()?;
-        let progress: Progress = client.send_json(Method::POST, PATH, &RolloutRequest { canary, family, model, phones }).await?;
+        let request = RolloutRequest { canary, family, model, site, group, phones };
+        let progress: Progress = client.send_json(Method::POST, PATH, &request).await?;
         match wait {
             true => follow(&client, &show, true).await,
             false => show.print(&progress),

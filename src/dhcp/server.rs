@@ -26,7 +26,7 @@ use super::{
     reply::{self, Reply},
     settings::{Config, Mode, NonPhones, Subnet},
 };
-use crate::model::{Event, LeaseRecord, LeaseState, MacAddr, Timestamp};
+use crate::model::{Event, LeaseRecord, LeaseState, MacAddr, Timestamp, hex};
 
 const CLIENT_PORT: u16 = 68;
 const SERVER_PORT: u16 = 67;
@@ -857,7 +857,7 @@ pub(super) fn port_name(remote: Option<&[u8]>, circuit: Option<&[u8]>) -> Option
         let id = id.filter(|id| !id.is_empty())?;
         Some(match str::from_utf8(id) {
             Ok(text) if text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') => text.to_owned(),
-            _ => id.iter().map(|byte| format!("{byte:02x}")).collect(),
+            _ => hex(id),
         })
     };
     let port = match (word(remote), word(circuit)) {

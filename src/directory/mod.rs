@@ -98,3 +98,22 @@ pub fn open(config: Config, events: Events) -> Result<Arc<dyn Directory>, Error>
 fn plausible_login(login: &str) -> bool {
     (1..=128).contains(&login.len()) && !login.chars().any(char::is_control)
 }
+
+/// A directory tells groups by DN; people write the name.
+pub fn is_group(own: &str, written: &str) -> bool {
+    let first = own.split(',').next().and_then(|rdn| rdn.split_once('=')).map(|(_, value)| value.trim());
+    own.eq_ignore_ascii_case(written) || first.is_some_and(|name| name.eq_ignore_ascii_case(written))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_told_by_name_or_whole() {
+        assert!(is_group("cn=Sales,ou=groups,dc=x", "sales"));
+        assert!(is_group("cn=Sales,ou=groups,dc=x", "CN=sales,ou=groups,dc=x"));
+        assert!(is_group("sales", "Sales"));
+        assert!(!is_group("cn=Sales Berlin,dc=x", "sales"));
+    }
+}

@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use super::{Area, Finding, Server, Service, Severity, listed};
 use crate::{
     dhcp::options::{Packet, code},
-    model::MacAddr,
+    model::{MacAddr, hex},
     phone::{boot, make::Make},
 };
 
@@ -397,7 +397,7 @@ fn of_one_make(server: Ipv4Addr, make: &Make, packet: &Packet, expected: &Expect
         let told = strange.map(|address| elsewhere(server, make, code, &address.to_string()));
         return told.into_iter().collect();
     }
-    let Some(text) = text_of(&value) else { return vec![no_url(hex(&value))] };
+    let Some(text) = text_of(&value) else { return vec![no_url(hex(&value[..value.len().min(40)]))] };
     let mut found = Vec::new();
     if value.ends_with(&[0]) {
         found.push(Complaint {
@@ -466,10 +466,6 @@ fn elsewhere(server: Ipv4Addr, make: &Make, code: u8, to: &str) -> Complaint {
         make: make.name,
         detail: String::new(),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().take(40).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

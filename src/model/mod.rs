@@ -31,3 +31,8 @@ pub use event::{Event, Events, Recorded};
 pub use ids::{CallId, Extension, FamilyName, Generation, LineNumber, ParseExtensionError, Timestamp};
 pub use mac::{MacAddr, ParseMacError};
 pub use secret::{Keys, Secret};
+
+/// Bytes in hexadecimal, two small digits each.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -18,7 +18,7 @@ use super::{
     Body, FileAnswer, FileRequest, FileService, History, Identity, Onboarding, PhoneBook, ServedFile, Transfer,
     access::{Claims, Proof, UrlKey, Window},
     firmware::Depot,
-    identify::{Asked, Peer, locate, plain},
+    identify::{Asked, BadPath, Peer, locate, plain},
     links::{self, DeadLink, Link},
     onboarding::Sighting,
     pipeline::{Asking, Holding, Verdict, decide},
@@ -83,6 +83,9 @@ pub struct Standing {
     pub pinned: Option<String>,
     /// The version that it is told, as it runs another.
     pub due: Option<String>,
+    /// Where it is, and the groups that it is in, by overrides.yaml and the phones' table.
+    pub site: Option<String>,
+    pub groups: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,8 +225,10 @@ impl Files {
             let phone = Own { mac, known: &known, family: of, model: model.clone(), firmware: runs.clone(), source, local: None };
             let subject = own(set, &inner.settings, &inner.endpoints.load(), &Hidden, phone);
             let pinned = family.as_ref().and_then(|family| set.pin(family, &subject)).map(|pin| pin.version.clone());
+            let site = device.address.and_then(|address| set.site(Some(address.into()))).map(str::to_owned);
+            let groups = set.groups_of(&subject);
             let due = subject.firmware.map(|due| due.version);
-            standings.push(Standing { mac, family, model, runs, pinned, due });
+            standings.push(Standing { mac, family, model, runs, pinned, due, site, groups });
         }
         standings.sort_by_key(|standing| standing.mac);
         standings
@@ -313,13 +318,14 @@ impl Keys for Hidden {
 }
 
 impl Inner {
-    fn decide(&self, set: &TemplateSet, request: &FileRequest, now: Timestamp) -> Verdict {
+    fn decide(&self, set: &TemplateSet, request: &FileRequest, asked: &Result<Asked, BadPath>, now: Timestamp) -> Verdict {
         let source = plain(request.source);
         let holding = self.neighbours.leases.holder(source, now);
         decide(
             set,
             &Asking {
                 path: &request.path,
+                asked,
                 source,
                 user_agent: request.user_agent.as_deref(),
                 certified: request.certified.as_ref(),
@@ -332,10 +338,10 @@ impl Inner {
     }
 
     /// By the templates of the phone that asks. `true`: they go to some phones first.
-    fn verdict(&self, request: &FileRequest) -> (Arc<TemplateSet>, bool, Verdict) {
+    fn verdict(&self, request: &FileRequest, asked: &Result<Asked, BadPath>) -> (Arc<TemplateSet>, bool, Verdict) {
         let templates = &self.neighbours.templates;
         let set = templates.current();
-        let verdict = self.decide(&set, request, now());
+        let verdict = self.decide(&set, request, asked, now());
         let mac = match &verdict {
             Verdict::Own { mac, .. } => Some(*mac),
             Verdict::Common { peer, .. } => peer.mac,
@@ -343,7 +349,7 @@ impl Inner {
         };
         match mac.map(|mac| templates.of(mac)) {
             Some((own, true)) => {
-                let verdict = self.decide(&own, request, now());
+                let verdict = self.decide(&own, request, asked, now());
                 (own, true, verdict)
             }
             _ => (set, false, verdict),
@@ -454,6 +460,9 @@ impl Inner {
             Err(dead) => return refused(None, dead.to_string()),
         };
         let mac = link.mac;
+        if request.head || links::is_preview(request.user_agent.as_deref()) {
+            return refused(Some(mac), DeadLink::Looked.to_string());
+        }
         let Some(welcoming) = Welcoming::begin(&self.welcoming, mac) else { return refused(Some(mac), DeadLink::Used.to_string()) };
         if let Err(reason) = self.welcome(&link).await {
             return refused(Some(mac), reason);
@@ -522,10 +531,9 @@ impl Inner {
     }
 
     /// The certificate of the authority that phones must believe, for whoever asks.
-    fn authority(&self, request: &FileRequest) -> Option<FileAnswer> {
+    fn authority(&self, request: &FileRequest, path: &str) -> Option<FileAnswer> {
         let endpoints = self.endpoints.load();
         let pem = endpoints.authority.as_deref()?;
-        let path = Asked::parse(&request.path).ok()?.path;
         let (bytes, content_type) = match &*path.to_ascii_lowercase() {
             AUTHORITY_FILE => (pem.as_bytes().to_vec(), "application/x-pem-file"),
             AUTHORITY_FILE_DER => (tls::identity::der(pem)?, "application/x-x509-ca-cert"),
@@ -533,7 +541,7 @@ impl Inner {
         };
         let hash = blake3::hash(&bytes);
         let mac = self.neighbours.leases.holder(plain(request.source), now()).map(|holding| holding.mac);
-        Some(self.found(request, mac, &path, bytes.into(), hash, content_type.to_owned(), None))
+        Some(self.found(request, mac, path, bytes.into(), hash, content_type.to_owned(), None))
     }
 
     /// What the phone wrote and may read back. Of this generation only: what the last owner changed on the phone would
@@ -582,12 +590,11 @@ impl Inner {
     }
 
     /// A maker's firmware, for whoever knows its name: there is nothing of anybody's in it. `None`: it is no such name.
-    async fn firmware(&self, request: &FileRequest) -> Option<FileAnswer> {
-        let path = Asked::parse(&request.path).ok()?.path;
-        let image = self.neighbours.firmware.known().find(&path)?.path();
+    async fn firmware(&self, request: &FileRequest, path: &str) -> Option<FileAnswer> {
+        let image = self.neighbours.firmware.known().find(path)?.path();
         let source = plain(request.source);
         let mac = self.neighbours.leases.holder(source, now()).map(|holding| holding.mac);
-        let Some(stored) = self.neighbours.firmware.open_file(&image).await else { return Some(self.missing(request, mac, &path)) };
+        let Some(stored) = self.neighbours.firmware.open_file(&image).await else { return Some(self.missing(request, mac, path)) };
         let (hash, len) = (stored.image.sha256.clone(), stored.len());
         let unchanged = request.holds(&hash);
         metrics::counter!("plugtone_provisioning_files_total", "outcome" => if unchanged { "unchanged" } else { "served" }).increment(1);
@@ -617,6 +624,9 @@ impl Inner {
 
     /// The account is on its way. Doors that know when the last byte was taken say so by [`FileService::ended`].
     fn taken(&self, request: &FileRequest, account: Account) {
+        if request.head {
+            return;
+        }
         if matches!(request.door, Door::Http | Door::Https) {
             return self.neighbours.devices.fetched(account.mac, account.generation, account.first);
         }
@@ -629,7 +639,7 @@ impl Inner {
 
     /// Whose upload it would be, by proof and name.
     async fn upload(&self, request: &FileRequest) -> Result<(MacAddr, String, UploadRule, Known), Refused> {
-        let (set, _, verdict) = self.verdict(request);
+        let (set, _, verdict) = self.verdict(request, &Asked::parse(&request.path));
         let (mac, path, peer) = match verdict {
             Verdict::Own { mac, path, peer, .. } if self.settings.uploads => (mac, path, peer),
             Verdict::Refused { mac, path, reason } => return Err(Refused { mac, path, reason: reason.to_string() }),
@@ -678,13 +688,16 @@ impl FileService for Files {
             let set = inner.neighbours.templates.current();
             return inner.welcomed(&set, &request, sealed).await;
         }
-        if let Some(answer) = inner.authority(&request) {
-            return answer;
+        let asked = Asked::parse(&request.path);
+        if let Ok(Asked { path, .. }) = &asked {
+            if let Some(answer) = inner.authority(&request, path) {
+                return answer;
+            }
+            if let Some(answer) = inner.firmware(&request, path).await {
+                return answer;
+            }
         }
-        if let Some(answer) = inner.firmware(&request).await {
-            return answer;
-        }
-        let (set, first, verdict) = inner.verdict(&request);
+        let (set, first, verdict) = inner.verdict(&request, &asked);
         match verdict {
             Verdict::Own { mac, path, peer, proof } => inner.own((&set, first), &request, mac, &path, &peer, proof).await,
             Verdict::Common { file, path, peer } => {

@@ -34,6 +34,16 @@ pub enum DeadLink {
     Late,
     #[error("the link was used")]
     Used,
+    #[error("a program looks what the link is, as chats do for a preview: it is as good as before")]
+    Looked,
+}
+
+/// Whether it is no soft phone that asks, but a chat that shows what a link leads to: those name themselves, many with the address of
+/// who runs them. A browser that is sent in their place cannot be told from somebody's own.
+pub fn is_preview(user_agent: Option<&str>) -> bool {
+    const MARKS: [&str; 7] = ["bot", "preview", "externalhit", "whatsapp", "crawler", "http://", "https://"];
+    let said = user_agent.unwrap_or_default().to_ascii_lowercase();
+    MARKS.iter().any(|mark| said.contains(mark))
 }
 
 /// What stands behind `l/`, if the path is a link's.
@@ -78,6 +88,28 @@ impl Link {
 mod tests {
     use super::*;
     use crate::binding::MasterKey;
+
+    #[test]
+    fn chats_that_show_what_a_link_is_are_told_from_soft_phones() {
+        for (agent, preview) in [
+            ("Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)", true),
+            ("WhatsApp/2.23.20.0 A", true),
+            ("TelegramBot (like TwitterBot)", true),
+            ("facebookexternalhit/1.1 (+http://www.facebook.com/externalhit_uatext.php)", true),
+            ("Mozilla/5.0 (Windows NT 6.1; WOW64) SkypeUriPreview Preview/0.5", true),
+            ("Mozilla/5.0 (compatible; Discordbot/2.0; +https://discordapp.com)", true),
+            ("Synapse (bot; +https://github.com/matrix-org/synapse)", true),
+            ("Nextcloud Server Crawler", true),
+            ("Linphonec/5.2.64 (belle-sip/5.2.37)", false),
+            ("LinphoneiOS/5.2.3 (iPhone) LinphoneSDK/5.3.47", false),
+            ("baresip v1.1.0 (x86_64/linux)", false),
+            ("curl/8.14.1", false),
+            ("Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0", false),
+        ] {
+            assert_eq!(is_preview(Some(agent)), preview, "{agent}");
+        }
+        assert!(!is_preview(None));
+    }
 
     #[test]
     fn a_link_opens_until_its_end_and_only_as_it_was_said() {

@@ -64,6 +64,8 @@ pub struct FileRequest {
     pub held: Option<String>,
     /// Which phone has shown its maker's certificate to its door.
     pub certified: Option<Certified>,
+    /// It wants to know what it would get, and takes nothing (HEAD).
+    pub head: bool,
 }
 
 impl FileRequest {
@@ -147,6 +149,7 @@ mod tests {
             user_agent: None,
             held: held.map(str::to_owned),
             certified: None,
+            head: false,
         };
         for (value, held) in
             [("\"abc\"", true), ("W/\"abc\"", true), ("\"x\", \"abc\"", true), ("*", true), ("\"abd\"", false), ("abc", false)]

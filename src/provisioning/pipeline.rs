@@ -29,6 +29,8 @@ pub struct Holding {
 /// A request as this decision needs it.
 pub struct Asking<'a> {
     pub path: &'a str,
+    /// What the path says.
+    pub asked: &'a Result<Asked, BadPath>,
     pub source: IpAddr,
     pub user_agent: Option<&'a str>,
     /// Who has shown its maker's certificate.
@@ -78,11 +80,11 @@ pub enum Why {
 }
 
 pub fn decide(set: &TemplateSet, asking: &Asking<'_>) -> Verdict {
-    let asked = match Asked::parse(asking.path) {
+    let asked = match asking.asked {
         Ok(asked) => asked,
         Err(BadPath::Empty) => return Verdict::Missing { mac: asking.holding.map(|holding| holding.mac), path: "/".into() },
         Err(fault) => {
-            return Verdict::Refused { mac: None, path: shown(asking.path), reason: fault.into() };
+            return Verdict::Refused { mac: None, path: shown(asking.path), reason: (*fault).into() };
         }
     };
     let clues = Clues {
@@ -91,13 +93,13 @@ pub fn decide(set: &TemplateSet, asking: &Asking<'_>) -> Verdict {
         holder_family: asking.holding.and_then(|holding| holding.family.as_deref()),
         certified: asking.certified.map(|certified| certified.mac),
     };
-    let (peer, wanted) = identify(set, &asked, &clues);
-    let path = asked.path;
+    let (peer, wanted) = identify(set, asked, &clues);
+    let path = asked.path.clone();
     match wanted {
         Wanted::Common(file) => Verdict::Common { file, path, peer },
         Wanted::Nothing => Verdict::Missing { mac: peer.mac, path },
         Wanted::Own(mac) => {
-            let token = asked.token.map(|token| match token.mac == mac {
+            let token = asked.token.as_ref().map(|token| match token.mac == mac {
                 true => (asking.key)(mac, &token.key),
                 false => UrlKey::Wrong,
             });
@@ -133,6 +135,7 @@ mod tests {
         let holding = holder.map(|mac| Holding { mac, family: None, contested: false });
         let asking = Asking {
             path,
+            asked: &Asked::parse(path),
             source: "10.0.0.7".parse().unwrap(),
             user_agent: None,
             certified: None,

@@ -25,7 +25,7 @@ use super::{
     settings::Reject,
     trunk::Trunk,
 };
-use crate::model::Extension;
+use crate::{directory::is_group, model::Extension};
 
 /// Who calls.
 #[derive(Clone, Copy, Debug)]
@@ -774,12 +774,6 @@ fn matches(pattern: &Pattern, dialled: &str, e164: Option<&str>) -> bool {
     }
 }
 
-/// A directory tells groups by DN; people write the name.
-fn is_group(own: &str, written: &str) -> bool {
-    let first = own.split(',').next().and_then(|rdn| rdn.split_once('=')).map(|(_, value)| value.trim());
-    own.eq_ignore_ascii_case(written) || first.is_some_and(|name| name.eq_ignore_ascii_case(written))
-}
-
 /// `*` stands for anything; case does not matter.
 fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.to_lowercase(), text.to_lowercase());
@@ -810,14 +804,6 @@ pub fn plain(dialled: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn groups_are_told_by_name_or_whole() {
-        assert!(is_group("cn=Sales,ou=groups,dc=x", "sales"));
-        assert!(is_group("cn=Sales,ou=groups,dc=x", "CN=sales,ou=groups,dc=x"));
-        assert!(is_group("sales", "Sales"));
-        assert!(!is_group("cn=Sales Berlin,dc=x", "sales"));
-    }
 
     #[test]
     fn places_are_matched_with_stars() {

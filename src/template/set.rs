@@ -450,6 +450,11 @@ impl TemplateSet {
         self.overrides.site_name(address)
     }
 
+    /// The groups that this phone is in.
+    pub fn groups_of(&self, subject: &Subject) -> Vec<String> {
+        self.overrides.groups_of(whose(subject)).map(str::to_owned).collect()
+    }
+
     /// The groups of `overrides.yaml`.
     pub fn groups(&self) -> impl Iterator<Item = &str> {
         self.overrides.group_names()

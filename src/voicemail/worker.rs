@@ -32,7 +32,7 @@ use crate::{
     call::{self, Errand, ServiceCall},
     ivr::{machine::LoginAnswer, speech::Utterance, worker::Ivr},
     media::{self, Clip, Command, Media, MediaEvent, PlaybackId, Tones},
-    model::{Event, Events, Timestamp},
+    model::{Event, Events, Timestamp, hex},
     store::{self, Store, VoiceMail, VoiceMessage},
 };
 
@@ -628,5 +628,5 @@ fn new_id() -> String {
     let mut random = [0; 6];
     // Without chance the time alone names it; two in one millisecond would then be one.
     let _ = getrandom::fill(&mut random);
-    format!("{:012x}-{}", wall().0, random.map(|byte| format!("{byte:02x}")).concat())
+    format!("{:012x}-{}", wall().0, hex(&random))
 }

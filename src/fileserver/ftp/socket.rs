@@ -303,6 +303,7 @@ impl Connection {
             user_agent: None,
             held: None,
             certified: None,
+            head: false,
         }
     }
 

@@ -52,6 +52,7 @@ async fn answer(State(files): State<Files>, Extension(peer): Extension<Peer>, re
         user_agent: request.headers().get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
         held: held(request.headers()),
         certified: request.extensions().get().cloned(),
+        head: request.method() == Method::HEAD,
     };
     let response = match *request.method() {
         Method::GET | Method::HEAD => download(&files.service, &asked, request.headers()).await,

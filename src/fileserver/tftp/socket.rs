@@ -168,6 +168,7 @@ impl Listener {
                 user_agent: request.agent.clone(),
                 held: None,
                 certified: None,
+                head: false,
             },
             request,
             peer: arrived.peer,

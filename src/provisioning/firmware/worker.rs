@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Error, check_name, pinned, unpinned, with, without};
 use crate::{
-    model::{Event, Events, Timestamp},
+    model::{Event, Events, Timestamp, hex},
     template::{
         Faults, Firmware,
         firmware::{FILE, FOLDER, Image, Pin},
@@ -367,8 +367,4 @@ fn sums(file: &File) -> io::Result<(String, Vec<blake3::Hash>)> {
         whole.update(&piece);
         pieces.push(blake3::hash(&piece));
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

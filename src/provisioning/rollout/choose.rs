@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use super::Standing;
-use crate::model::{FamilyName, MacAddr};
+use crate::{
+    directory::is_group,
+    model::{FamilyName, MacAddr},
+};
 
 /// A phone whose files change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +16,10 @@ pub struct Candidate {
     pub model: Option<String>,
     /// The firmware that it has to come back with.
     pub firmware: Option<String>,
+    /// Where it is, by the sites of overrides.yaml.
+    pub site: Option<String>,
+    /// Those that it is in itself, and those of its owners.
+    pub groups: Vec<String>,
     pub standing: Standing,
 }
 
@@ -34,6 +41,9 @@ pub struct Wanted {
     pub family: Option<String>,
     /// With `*` for anything.
     pub model: Option<String>,
+    pub site: Option<String>,
+    /// By its name alone, or as the directory has it.
+    pub group: Option<String>,
     pub phones: Vec<MacAddr>,
 }
 
@@ -65,13 +75,18 @@ impl Wanted {
         if !self.phones.is_empty() {
             return candidates.iter().map(|candidate| candidate.mac).filter(|mac| self.phones.contains(mac)).collect();
         }
+        // A group or a site goes as a whole, unless somebody says how many of it.
+        let all = self.group.is_some() || self.site.is_some();
         let count = match self.canary.unwrap_or(usual) {
+            _ if all && self.canary.is_none() => candidates.len(),
             Canary::Phones(phones) => phones as usize,
             Canary::Percent(percent) => (candidates.len() * percent as usize).div_ceil(100),
         };
         let fits = |candidate: &&Candidate| {
             self.family.as_ref().is_none_or(|family| family.eq_ignore_ascii_case(&candidate.family))
                 && self.model.as_ref().is_none_or(|model| is_like(model, candidate.model.as_deref().unwrap_or_default()))
+                && self.site.as_ref().is_none_or(|site| candidate.site.as_ref() == Some(site))
+                && self.group.as_ref().is_none_or(|group| candidate.groups.iter().any(|own| is_group(own, group)))
         };
         let mut by_model: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for candidate in candidates.iter().filter(fits) {
@@ -150,6 +165,8 @@ mod tests {
             family: "yealink".into(),
             model: Some(model.into()),
             firmware: None,
+            site: (n > 3).then(|| "berlin".into()),
+            groups: if n % 2 == 1 { vec!["cn=IT,ou=groups,dc=x".into()] } else { vec!["lobby".into()] },
             standing: Standing { registered, in_call, ..Standing::default() },
         };
         let all = [
@@ -167,6 +184,13 @@ mod tests {
         assert_eq!(chosen(Wanted { canary: canary("6"), ..Default::default() }), [2, 5, 6, 3, 1, 4], "who is away comes last");
         assert_eq!(chosen(Wanted { model: Some("t48*".into()), ..Default::default() }), [5, 4]);
         assert_eq!(chosen(Wanted { family: Some("poly".into()), ..Default::default() }), [0; 0]);
+        let in_group = |group: &str| Wanted { group: Some(group.into()), ..Default::default() };
+        assert_eq!(chosen(in_group("it")), [3, 5, 1], "a group as a whole");
+        assert_eq!(chosen(in_group("cn=it,ou=groups,dc=x")), [3, 5, 1]);
+        assert_eq!(chosen(in_group("lobby")), [2, 6, 4], "the phones' own");
+        assert_eq!(chosen(Wanted { canary: canary("1"), ..in_group("it") }), [3], "or so many of it");
+        assert_eq!(chosen(Wanted { site: Some("berlin".into()), ..Default::default() }), [5, 6, 4]);
+        assert_eq!(chosen(Wanted { site: Some("berlin".into()), ..in_group("it") }), [5]);
         let named = [1, 9].map(|n| MacAddr([0, 0, 0, 0, 0, n])).to_vec();
         assert_eq!(chosen(Wanted { phones: named, ..Default::default() }), [1], "and nobody whose files do not change");
     }

@@ -190,7 +190,7 @@ impl Rollout {
     /// `phones`: all whose files change; `first`: those of them who get the change first.
     pub fn start(now: Now, pace: Pace, phones: Vec<Candidate>, first: &[MacAddr]) -> Self {
         let entry = |candidate: Candidate| {
-            let Candidate { mac, family, model, firmware, standing } = candidate;
+            let Candidate { mac, family, model, firmware, standing, .. } = candidate;
             let make = [Some(family), model].into_iter().flatten().collect::<Vec<_>>().join(" ");
             (mac, Phone { make, firmware, wave: 0, step: Step::Waits, since: now.at, standing })
         };

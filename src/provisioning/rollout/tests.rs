@@ -53,7 +53,15 @@ impl Fleet {
             manners.insert(mac(n), change(n, &mut standing));
             standings.insert(mac(n), standing.clone());
             let firmware = matches!(manners[&mac(n)], Manner::Installs | Manner::Keeps).then(|| "2".to_owned());
-            candidates.push(Candidate { mac: mac(n), family: "yealink".into(), model: None, firmware, standing });
+            candidates.push(Candidate {
+                mac: mac(n),
+                family: "yealink".into(),
+                model: None,
+                firmware,
+                site: None,
+                groups: Vec::new(),
+                standing,
+            });
         }
         let first: Vec<_> = first.iter().map(|n| mac(*n)).collect();
         let now = Now { at: Timestamp(0), quiet: true };

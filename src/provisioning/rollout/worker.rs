@@ -4,6 +4,7 @@
 //! sets of templates as they were when it began, whatever the folder holds by then.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,6 +23,7 @@ use super::{
     settings::{Config, Settings},
 };
 use crate::{
+    directory::{Denied, Directory},
     model::{DeviceRecord, Events, MacAddr, Timestamp},
     provisioning::{Files, Onboarding, onboarding},
     store::{self, Store, StoredRollout},
@@ -31,6 +33,8 @@ use crate::{
 /// Between two looks at the phones.
 const LOOK: Duration = Duration::from_millis(super::LOOK_MS.unsigned_abs());
 const QUEUE: usize = 64;
+/// People whose groups are looked at.
+const MOST_PEOPLE: usize = 50_000;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -46,6 +50,8 @@ pub enum Error {
     NothingChanges,
     #[error("no phone whose files change is among those that were asked for: `plugtone template diff --phones` names those that do")]
     NobodyFirst,
+    #[error("who is in the group '{group}' cannot be told: {denied}")]
+    Group { group: String, denied: Denied },
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
@@ -65,6 +71,7 @@ pub struct Neighbours {
     pub templates: Templates,
     pub onboarding: Onboarding,
     pub files: Files,
+    pub directory: Arc<dyn Directory>,
     pub store: Arc<dyn Store>,
     pub events: Events,
 }
@@ -285,18 +292,23 @@ impl Service {
         let new = Arc::new(read.map_err(|faults| Error::Faults(faults.to_string()))?);
         let devices = onboarding.devices().await?;
         let groups = files.compare(new.clone(), devices.clone()).await;
-        let changed: std::collections::HashSet<MacAddr> = groups.into_iter().flat_map(|group| group.phones).collect();
+        let changed: HashSet<MacAddr> = groups.into_iter().flat_map(|group| group.phones).collect();
         if changed.is_empty() {
             return Err(Error::NothingChanges);
         }
-        let firmware: std::collections::HashMap<_, _> =
-            files.firmware_of(&new, &devices).await.into_iter().filter_map(|phone| Some((phone.mac, phone.due?))).collect();
+        let mut groups = match &wanted.group {
+            Some(group) => self.groups().await.map_err(|denied| Error::Group { group: group.clone(), denied })?,
+            None => HashMap::new(),
+        };
+        let mut named: HashMap<_, _> = files.firmware_of(&new, &devices).await.into_iter().map(|phone| (phone.mac, phone)).collect();
         let standings = onboarding.standings(changed.iter().copied().collect()).await?;
-        let standings: std::collections::HashMap<_, _> = standings.into_iter().collect();
+        let standings: HashMap<_, _> = standings.into_iter().collect();
         let candidate = |device: DeviceRecord| {
-            let family = device.family.unwrap_or_else(|| "generic".to_owned());
-            let (firmware, standing) = (firmware.get(&device.mac).cloned(), standings.get(&device.mac).cloned().unwrap_or_default());
-            Candidate { mac: device.mac, family, model: device.model, firmware, standing }
+            let (mac, family) = (device.mac, device.family.unwrap_or_else(|| "generic".to_owned()));
+            let (firmware, site, own) = named.remove(&mac).map(|phone| (phone.due, phone.site, phone.groups)).unwrap_or_default();
+            let groups = [own, groups.remove(&mac).unwrap_or_default()].concat();
+            let standing = standings.get(&mac).cloned().unwrap_or_default();
+            Candidate { mac, family, model: device.model, firmware, site, groups, standing }
         };
         let candidates: Vec<_> = devices.into_iter().filter(|device| changed.contains(&device.mac)).map(candidate).collect();
         let first = wanted.choose(&candidates, self.config.canary);
@@ -314,6 +326,17 @@ impl Service {
         self.under_way.store(true, Ordering::Release);
         (self.rollout, self.new) = (Some(rollout), Some(new));
         Ok(())
+    }
+
+    /// By the directory: those of the people whose phone it is.
+    async fn groups(&self) -> Result<HashMap<MacAddr, Vec<String>>, Denied> {
+        let Neighbours { directory, store, .. } = &self.neighbours;
+        let people: HashMap<_, _> = directory.list(MOST_PEOPLE).await?.into_iter().map(|user| (user.id, user.groups)).collect();
+        let mut groups: HashMap<_, Vec<_>> = HashMap::new();
+        for owner in store.bindings().await.map_err(|error| Denied::Unavailable(error.to_string()))? {
+            groups.entry(owner.mac).or_default().extend(people.get(&owner.user_id).cloned().unwrap_or_default());
+        }
+        Ok(groups)
     }
 
     async fn look(&mut self) {

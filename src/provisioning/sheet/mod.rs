@@ -10,7 +10,10 @@ use super::{
     settings::Settings,
     variables::{Endpoints, common},
 };
-use crate::template::{DhcpOption, DhcpValue, Fault, Match, SendWhen, TemplateSet};
+use crate::{
+    model,
+    template::{DhcpOption, DhcpValue, Fault, Match, SendWhen, TemplateSet},
+};
 
 mod dnsmasq;
 mod isc;
@@ -190,7 +193,7 @@ fn notes(settings: &Settings) -> Vec<String> {
 
 /// As hexadecimal pairs with `between` them.
 fn hex(bytes: &[u8], between: &str) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(between)
+    bytes.iter().map(|byte| model::hex(&[*byte])).collect::<Vec<_>>().join(between)
 }
 
 /// What is printable of bytes, for comments.
