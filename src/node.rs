@@ -297,6 +297,7 @@ impl Node {
             events: events.clone(),
         };
         let files = Files::new(settings.provisioning.clone(), endpoints.clone(), neighbours);
+        files.restore().await?;
         let with = rollout::worker::Neighbours {
             templates: templates.clone(),
             onboarding: onboarding.clone(),

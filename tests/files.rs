@@ -10,7 +10,7 @@ use bytes::Bytes;
 use plugtone::{
     binding::{AttemptSettings, MasterKey, ReloadSettings},
     model::{
-        DeviceState, Event, Events, MacAddr, Timestamp, User,
+        DeviceRecord, DeviceState, Event, Events, MacAddr, Timestamp, User,
         event::{Door, Oddity},
     },
     provisioning::{
@@ -74,7 +74,10 @@ impl Office {
 
     /// `history`: bytes of what phones were given that are kept.
     async fn with_history(settings: Settings, history: u64) -> Self {
-        let folder = tempfile::tempdir().expect("folder");
+        Self::in_folder(tempfile::tempdir().expect("folder"), settings, history).await
+    }
+
+    async fn in_folder(folder: tempfile::TempDir, settings: Settings, history: u64) -> Self {
         let store = Sqlite::open(folder.path().join("plugtone.db")).expect("store");
         let told = Arc::new(Mutex::new(Vec::new()));
         let events = Events::new({
@@ -109,7 +112,9 @@ impl Office {
             events,
         };
         let endpoints = Endpoints { http_port: Some(8080), ..Default::default() };
-        Self { files: Files::new(settings, endpoints, neighbours), onboarding, leases, events: told, key, store, history, _folder: folder }
+        let files = Files::new(settings, endpoints, neighbours);
+        files.restore().await.expect("read");
+        Self { files, onboarding, leases, events: told, key, store, history, _folder: folder }
     }
 
     fn request(&self, door: Door, source: &str, path: &str) -> FileRequest {
@@ -339,6 +344,61 @@ async fn in_an_open_window_an_address_gets_one_phone() {
     assert_eq!(office.get("10.21.0.1", "c074adaabbcc.txt").await, None, "outside");
     office.leases.put("10.0.1.3", GRANDSTREAM, false);
     assert_eq!(office.get("10.20.0.3", "cfgc074adaabbcc.xml").await, None, "leased elsewhere");
+}
+
+#[tokio::test]
+async fn a_phone_that_was_never_here_opens_the_window_for_itself_once() {
+    let mut settings = Settings { url_tokens: true, ..Default::default() };
+    settings.open.subnets = vec!["10.20.0.0/16".parse().expect("subnet")];
+    settings.open.first_boot_minutes = 15;
+    let office = Office::open(settings.clone()).await;
+    let provisional = format!("new{}", YEALINK.bare());
+    let file = office.get("10.20.0.1", "001565aabbcc.cfg").await.expect("its first boot");
+    let key = office.files.token_url(YEALINK).strip_prefix("http://127.0.0.1:8080/").expect("our own address").to_owned();
+    assert!(file.contains(&provisional) && file.contains(&key), "nobody's, with the key for later: {file}");
+    assert!(office.get("10.20.0.1", "001565aabbcc.boot").await.is_some(), "more of it");
+    assert_eq!(office.get("10.21.0.1", "c074adaabbcc.txt").await, None, "outside");
+    let opened = |event: &Event| matches!(event, Event::FirstBoot { mac, source, minutes: 15 } if *mac == YEALINK && source.to_string() == "10.20.0.1");
+    assert_eq!(office.events.lock().expect("lock").iter().filter(|event| opened(event)).count(), 1);
+
+    // A second device says to be that phone: it has nothing, and is told.
+    let odd = |office: &Office| {
+        let odd = |event: &Event| matches!(event, Event::OddFetches { mac: Some(YEALINK), source, what: Oddity::SecondFirstBoot, .. } if source.to_string() == "10.20.0.2");
+        office.events.lock().expect("lock").iter().filter(|event| odd(event)).count()
+    };
+    for _ in 0..3 {
+        assert_eq!(office.get("10.20.0.2", "001565aabbcc.cfg").await, None);
+    }
+    assert_eq!(odd(&office), 1);
+    // A restart forgets nothing.
+    let Office { _folder: folder, store, .. } = office;
+    store.close().await;
+    let office = Office::in_folder(folder, settings.clone(), 0).await;
+    assert_eq!(office.get("10.20.0.2", "001565aabbcc.cfg").await, None);
+    assert_eq!(odd(&office), 1);
+    assert!(office.get("10.20.0.1", "001565aabbcc.cfg").await.is_some());
+
+    // Somebody's: from now on by its key, and nobody's file by none.
+    office.bind(YEALINK, "Ann").await;
+    assert_eq!(office.get("10.20.0.1", "001565aabbcc.cfg").await, None);
+    assert!(
+        office
+            .get("10.20.0.1", &format!("{key}/001565aabbcc.cfg"))
+            .await
+            .expect("by the key that it has")
+            .contains(&office.secret(YEALINK))
+    );
+    office.files.admit(YEALINK, 5);
+    assert!(office.get("10.20.0.3", "001565aabbcc.cfg").await.is_some(), "an admin lets it in");
+
+    // One that was there long before has no first boot.
+    let long_ago = Timestamp::of(std::time::SystemTime::now()).plus_secs(-3600);
+    let known = DeviceRecord { first_seen: long_ago, ..office.store.device(YEALINK).await.expect("read").expect("known") };
+    office.store.save_device(DeviceRecord { mac: POLY, generation: 0, ..known }).await.expect("saved");
+    let Office { _folder: folder, store, .. } = office;
+    store.close().await;
+    let office = Office::in_folder(folder, settings, 0).await;
+    assert_eq!(office.get("10.20.0.4", "64167faabbcc-user.cfg").await, None);
 }
 
 #[tokio::test]

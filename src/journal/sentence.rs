@@ -124,6 +124,12 @@ fn words(event: &Event) -> String {
         OddFetches { source, what: Oddity::OtherMake, .. } => {
             format!("{source} has this phone's address and says to be of another make: look what is plugged in there")
         }
+        OddFetches { source, what: Oddity::SecondFirstBoot, .. } => {
+            format!(
+                "{source} asks for this phone's files while the phone is here for the first time at another address; look which of the two is the phone"
+            )
+        }
+        FirstBoot { source, minutes, .. } => format!("was never here: {source} has its files, for {minutes} minutes"),
         Admitted { minutes, .. } => format!("the first address that asks for its files has them, for {minutes} minutes"),
         FileUploaded { door, path, source, bytes, .. } => format!("{source} uploads {path} ({bytes} bytes) by {door}"),
         RenderFailed { path, error, .. } => format!("{path} cannot be rendered: {error}"),

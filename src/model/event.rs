@@ -157,6 +157,12 @@ pub enum Event {
         mac: MacAddr,
         minutes: u32,
     },
+    /// A phone that was never here has its files at the address that asked first (`provisioning.open.first_boot_minutes`).
+    FirstBoot {
+        mac: MacAddr,
+        source: IpAddr,
+        minutes: u32,
+    },
     FileUploaded {
         mac: Option<MacAddr>,
         door: Door,
@@ -512,6 +518,8 @@ pub enum Oddity {
     ForeignAddress,
     /// The phone says to be of another make than it is known to be.
     OtherMake,
+    /// Two addresses ask for the files of a phone that is here for the first time.
+    SecondFirstBoot,
 }
 
 /// Of events from before lines were told.
@@ -561,6 +569,7 @@ impl Event {
             | RenderFailed { mac, .. }
             | DeviceSeen { mac, .. }
             | Admitted { mac, .. }
+            | FirstBoot { mac, .. }
             | Noted { mac, .. }
             | DeviceChanged { mac, .. }
             | DuplicateMac { mac, .. }

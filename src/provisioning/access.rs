@@ -109,6 +109,25 @@ pub fn may_read(mac: MacAddr, evidence: &Evidence) -> Result<Proof, Refusal> {
     }
 }
 
+/// When a phone asked for its files for the first time, by which it has them for a while, and from where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstBoot {
+    pub at: Timestamp,
+    pub address: IpAddr,
+}
+
+impl FirstBoot {
+    /// What an address may have of a phone that nobody ever owned. `before`: the first boot that it has had; a phone has one.
+    pub fn window(now: Timestamp, minutes: u32, before: Option<Self>, address: IpAddr) -> Window {
+        match before {
+            None => Window::Open,
+            Some(before) if before.at.plus_secs(i64::from(minutes) * 60) <= now => Window::Closed,
+            Some(before) if before.address == address => Window::Open,
+            Some(_) => Window::Taken,
+        }
+    }
+}
+
 /// Which address belongs to which phone in the open window: the first to ask, until it has been silent for a while.
 #[derive(Debug)]
 pub struct Claims {
@@ -207,6 +226,23 @@ mod tests {
             ("a window, claimed", Evidence { window: Window::Taken, ..none }, Err(Refusal::Claimed)),
         ] {
             assert_eq!(may_read(MAC, &evidence), result, "{story}");
+        }
+    }
+
+    #[test]
+    fn a_first_boot_is_open_to_its_address_for_a_while() {
+        let [a, b]: [IpAddr; 2] = ["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
+        let at = |secs: i64| Timestamp(secs * 1000);
+        let before = Some(FirstBoot { at: at(100), address: a });
+        for (story, now, before, address, window) in [
+            ("never here", 100, None, a, Window::Open),
+            ("the same address", 999, before, a, Window::Open),
+            ("another address", 101, before, b, Window::Taken),
+            ("its time is over", 1000, before, a, Window::Closed),
+            ("a later boot", 90_000, before, a, Window::Closed),
+            ("another address, later", 1000, before, b, Window::Closed),
+        ] {
+            assert_eq!(FirstBoot::window(at(now), 15, before, address), window, "{story}");
         }
     }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::{
     Body, FileAnswer, FileRequest, FileService, History, Identity, Onboarding, PhoneBook, ServedFile, Transfer,
-    access::{Claims, Proof, UrlKey, Window},
+    access::{Claims, FirstBoot, Proof, Refusal, UrlKey, Window},
     firmware::Depot,
     identify::{Asked, BadPath, Peer, locate, plain},
     links::{self, DeadLink, Link},
@@ -30,13 +30,15 @@ use super::{
 use crate::{
     directory::Directory,
     model::{DeviceRecord, Event, Events, FamilyName, Generation, LineNumber, MacAddr, Secret, Timestamp, event::Door},
-    store::Store,
+    store::{self, Store},
     template::{AUTHORITY_FILE, AUTHORITY_FILE_DER, FileRef, Line, MASK, Subject, TemplateSet, Templates, UploadRule},
     tls,
 };
 
 /// Transfers that are under way at most; older ones are forgotten, and their phones fetch again.
 const UNDER_WAY_MAX: usize = 8192;
+/// First boots at most: whoever makes up phones and addresses fills no disk.
+const FIRST_BOOTS_MAX: usize = 100_000;
 
 /// What our DHCP server knows. From memory: it is asked for every request.
 pub trait Leases: Send + Sync + 'static {
@@ -61,6 +63,8 @@ pub trait Devices: Send + Sync + 'static {
     fn came(&self, mac: MacAddr, source: IpAddr, key: UrlKey) -> bool;
     /// Who it is now. A phone that nobody knows is provisional.
     async fn known(&self, mac: MacAddr) -> Known;
+    /// When it was on the network first; `None`: never yet.
+    async fn first_seen(&self, mac: MacAddr) -> Option<Timestamp>;
 }
 
 /// Those who give a device that comes by a link to its owner.
@@ -123,6 +127,8 @@ struct Inner {
     claims: Mutex<Claims>,
     /// Whom an admin lets in, and until when. A restart ends it.
     admitted: Mutex<HashMap<MacAddr, Timestamp>>,
+    /// Of all phones that ever had one; the disk has them, too.
+    first_boots: Mutex<HashMap<MacAddr, FirstBoot>>,
     watch: Mutex<Watch>,
     /// Whose links are being used now: none is used twice.
     welcoming: Mutex<HashSet<MacAddr>>,
@@ -149,10 +155,24 @@ impl Files {
             started: now(),
             claims,
             admitted: Mutex::default(),
+            first_boots: Mutex::default(),
             watch: Mutex::default(),
             welcoming: Default::default(),
             under_way: Mutex::default(),
         }))
+    }
+
+    /// Reads what must outlive a restart. To be called before anything is served.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn restore(&self) -> store::Result<()> {
+        if self.0.settings.open.first_boot_minutes > 0 {
+            let stored = self.0.neighbours.store.first_boots().await?;
+            let first_boots = stored.into_iter().map(|(mac, at, address)| (mac, FirstBoot { at, address })).collect();
+            *self.0.first_boots.lock().unwrap_or_else(PoisonError::into_inner) = first_boots;
+        }
+        Ok(())
     }
 
     /// Where phones reach the services, once the sockets are open.
@@ -367,7 +387,51 @@ impl Inner {
         if ended || !open.subnets.iter().any(|subnet| subnet.contains(&source)) {
             return Window::Closed;
         }
-        claimed()
+        match self.first_boot(now, source, mac) {
+            Window::Open => claimed(),
+            other => other,
+        }
+    }
+
+    /// What is left of the open window where only first boots open it.
+    fn first_boot(&self, now: Timestamp, source: IpAddr, mac: MacAddr) -> Window {
+        match self.settings.open.first_boot_minutes {
+            0 => Window::Open,
+            _ if self.neighbours.devices.generation(mac) > 0 => Window::Closed,
+            minutes => {
+                let before = self.first_boots.lock().unwrap_or_else(PoisonError::into_inner).get(&mac).copied();
+                FirstBoot::window(now, minutes, before, source)
+            }
+        }
+    }
+
+    /// The phone has its files for its first boot: it is on disk, or it is refused.
+    async fn boots_first(&self, now: Timestamp, source: IpAddr, mac: MacAddr) -> Result<(), Refusal> {
+        let minutes = self.settings.open.first_boot_minutes;
+        if minutes == 0 {
+            return Ok(());
+        }
+        // One that was here before this boot, by DHCP, by a lease of ours or by a key, knows the way.
+        let began = now.plus_secs(-60 * i64::from(minutes));
+        let is_old = self.neighbours.devices.first_seen(mac).await.is_some_and(|seen| seen < began);
+        let opened = {
+            let mut first_boots = self.first_boots.lock().unwrap_or_else(PoisonError::into_inner);
+            match first_boots.get(&mac) {
+                Some(before) if before.address == source => return Ok(()),
+                Some(_) => return Err(Refusal::Claimed),
+                None if is_old || first_boots.len() >= FIRST_BOOTS_MAX => return Err(Refusal::NoLease),
+                None => first_boots.insert(mac, FirstBoot { at: now, address: source }).is_none(),
+            }
+        };
+        if let Err(error) = self.neighbours.store.save_first_boot(mac, now, source).await {
+            tracing::warn!(%mac, %error, "the first boot is not on disk: the phone has to ask again");
+            self.first_boots.lock().unwrap_or_else(PoisonError::into_inner).remove(&mac);
+            return Err(Refusal::NoLease);
+        }
+        if opened {
+            self.tell(Event::FirstBoot { mac, source, minutes });
+        }
+        Ok(())
     }
 
     /// Who a phone is now, and the phone book as it is now.
@@ -396,6 +460,12 @@ impl Inner {
         let source = plain(request.source);
         let elsewhere = match proof {
             Proof::OpenWindow | Proof::Admission => {
+                if proof == Proof::OpenWindow
+                    && let Err(reason) = self.boots_first(now(), source, mac).await
+                {
+                    self.refused(request, Some(mac), path, reason.to_string());
+                    return FileAnswer::NotFound;
+                }
                 self.claims.lock().unwrap_or_else(PoisonError::into_inner).claim(now(), source, mac);
                 false
             }
@@ -716,7 +786,11 @@ impl FileService for Files {
                 if let Some(mac) = mac {
                     let owned = inner.neighbours.devices.known(mac).await.has_owner();
                     let source = plain(request.source);
-                    let odd = inner.watch.lock().unwrap_or_else(PoisonError::into_inner).refused(now(), source, mac, owned);
+                    let second = inner.first_boot(now(), source, mac) == Window::Taken;
+                    let mut watch = inner.watch.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut odd = watch.refused(now(), source, mac, owned);
+                    odd.extend(second.then(|| watch.second_first_boot(now(), source, mac)).flatten());
+                    drop(watch);
                     odd.into_iter().for_each(|event| inner.tell(event));
                 }
                 FileAnswer::NotFound
@@ -813,6 +887,11 @@ impl Devices for Onboarding {
 
     fn came(&self, mac: MacAddr, source: IpAddr, key: UrlKey) -> bool {
         self.identities().came(mac, source, key)
+    }
+
+    async fn first_seen(&self, mac: MacAddr) -> Option<Timestamp> {
+        let (record, _) = self.standing(mac).await.ok().flatten()?;
+        Some(record.first_seen).filter(|at| *at != DeviceRecord::NEVER)
     }
 
     async fn known(&self, mac: MacAddr) -> Known {

@@ -45,6 +45,10 @@ pub struct OpenSettings {
     pub minutes: u32,
     /// How long, in minutes, phone and address belong together after the last file.
     pub claim_minutes: u32,
+    /// Where it is not 0: only a phone that was never here has its files so, from the address at which it asks first, for so many minutes,
+    /// once, and while nobody owns it; after that by the key in its URL, for which `url_tokens` must be on. A second address that asks for
+    /// the phone meanwhile is told (`odd_fetches`). `plugtone phones admit` lets in whoever needs it again.
+    pub first_boot_minutes: u32,
 }
 
 impl Default for Settings {
@@ -64,7 +68,7 @@ impl Default for Settings {
 
 impl Default for OpenSettings {
     fn default() -> Self {
-        Self { subnets: Vec::new(), minutes: 0, claim_minutes: 60 }
+        Self { subnets: Vec::new(), minutes: 0, claim_minutes: 60, first_boot_minutes: 0 }
     }
 }
 
@@ -74,6 +78,10 @@ pub enum SettingsError {
     Url(String),
     #[error("provisioning.open.claim_minutes is 0: an address could then ask for one phone's files after the other's; 60 is usual")]
     Claim,
+    #[error(
+        "provisioning.open.first_boot_minutes: when its first boot is over, a phone has its files by the key in its URL: write `provisioning.url_tokens: true` as well"
+    )]
+    FirstBoot,
     #[error("provisioning.phone_book.{key}: {reason}")]
     PhoneBook { key: &'static str, reason: String },
 }
@@ -86,6 +94,9 @@ impl Settings {
         }
         if self.open.claim_minutes == 0 {
             return Err(SettingsError::Claim);
+        }
+        if self.open.first_boot_minutes > 0 && !self.url_tokens {
+            return Err(SettingsError::FirstBoot);
         }
         self.phone_book.check().map_err(|(key, reason)| SettingsError::PhoneBook { key, reason })
     }

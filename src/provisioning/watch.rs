@@ -79,6 +79,12 @@ impl Watch {
         news.then_some(Event::OddFetches { mac: Some(mac), source, what: Oddity::OtherMake, count: 1 })
     }
 
+    /// Another address than the first asks for the files of a phone that is here for the first time.
+    pub(super) fn second_first_boot(&mut self, now: Timestamp, source: IpAddr, mac: MacAddr) -> Option<Event> {
+        let news = self.is_news(now, mac, Oddity::SecondFirstBoot) && self.may_tell(now);
+        news.then_some(Event::OddFetches { mac: Some(mac), source, what: Oddity::SecondFirstBoot, count: 1 })
+    }
+
     /// Of phones that exist, so that there are not more of them than devices.
     fn is_news(&mut self, now: Timestamp, mac: MacAddr, what: Oddity) -> bool {
         let news = self.told.get(&(mac, what)).is_none_or(|at| at.plus_secs(TOGETHER_SECS) <= now);

@@ -9,7 +9,10 @@ mod settings;
 pub mod sqlite;
 pub mod worker;
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 pub use settings::Settings;
 pub use sqlite::Sqlite;
@@ -356,6 +359,10 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets until the texts take `most` bytes or less: those that were given last the longest ago, and first of all those
     /// that a newer one has followed. Gives what the rest takes.
     async fn prune_configs(&self, most: u64) -> Result<u64>;
+
+    // --- phones that are here for the first time
+    async fn first_boots(&self) -> Result<Vec<(MacAddr, Timestamp, IpAddr)>>;
+    async fn save_first_boot(&self, mac: MacAddr, at: Timestamp, address: IpAddr) -> Result<()>;
 
     // --- a change of templates: one at a time
     async fn rollout(&self) -> Result<Option<StoredRollout>>;

@@ -2,7 +2,12 @@
 //!
 //! Every function takes the connection it runs on and leaves transactions to `sqlite.rs`.
 
-use std::{collections::HashSet, net::Ipv4Addr, str::FromStr, sync::Arc};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+    sync::Arc,
+};
 
 use rusqlite::{
     Connection, OptionalExtension, Row, ToSql, params,
@@ -894,6 +899,18 @@ pub(super) fn prune_configs(db: &Connection, most: u64) -> Result<u64> {
         }
     }
     config_bytes(db).map_err(refused(what))
+}
+
+// --- phones that are here for the first time
+
+pub(super) fn first_boots(db: &Connection) -> rusqlite::Result<Vec<(MacAddr, Timestamp, IpAddr)>> {
+    let row = |row: &Row<'_>| Ok((text(row, 0)?, Timestamp(row.get(1)?), text(row, 2)?));
+    db.prepare("SELECT mac, at, address FROM first_boots")?.query_map([], row)?.collect()
+}
+
+pub(super) fn save_first_boot(db: &Connection, mac: MacAddr, at: Timestamp, address: IpAddr) -> Result<()> {
+    let sql = "INSERT INTO first_boots (mac, at, address) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+    run(db, "keep a first boot", sql, params![mac.to_string(), at.0, address.to_string()]).map(drop)
 }
 
 // --- a change of templates

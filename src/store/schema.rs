@@ -325,6 +325,14 @@ CREATE VIEW leases6_readable AS
   SELECT address, mac, hex(duid) AS duid, state, datetime(starts_ms / 1000, 'unixepoch') AS starts_utc,
          datetime(expires_ms / 1000, 'unixepoch') AS expires_utc, family FROM leases6;
 "#,
+    r#"
+-- When a phone that was never here was given its files for that, and where. Never removed: it is so once.
+CREATE TABLE first_boots (
+  mac         TEXT PRIMARY KEY,
+  at          INTEGER NOT NULL,
+  address     TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"#,
 ];
 
 /// The newest schema that this program knows.

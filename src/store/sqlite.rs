@@ -9,7 +9,7 @@
 use std::{
     ffi::c_int,
     fs::{OpenOptions, Permissions},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
@@ -609,6 +609,14 @@ impl Store for Sqlite {
 
     async fn prune_configs(&self, most: u64) -> Result<u64> {
         self.write(move |db| rows::prune_configs(db, most)).await
+    }
+
+    async fn first_boots(&self) -> Result<Vec<(MacAddr, Timestamp, IpAddr)>> {
+        self.read("read first boots", rows::first_boots).await
+    }
+
+    async fn save_first_boot(&self, mac: MacAddr, at: Timestamp, address: IpAddr) -> Result<()> {
+        self.write(move |db| rows::save_first_boot(db, mac, at, address)).await
     }
 
     async fn rollout(&self) -> Result<Option<StoredRollout>> {
