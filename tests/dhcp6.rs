@@ -118,8 +118,12 @@ impl Machine {
         let folder = machine.folder.path().display().to_string();
         let script = format!(
             "#!/bin/sh\n\
+             seen() {{ ip -6 addr show dev $interface to $new_ip6_address | grep -q $1; }}\n\
              case $reason in\n\
-             BOUND6|RENEW6|REBIND6) [ -z \"$new_ip6_address\" ] || ip -6 addr replace $new_ip6_address/64 dev $interface ;;\n\
+             BOUND6|RENEW6|REBIND6) [ -z \"$new_ip6_address\" ] || ip -6 addr replace $new_ip6_address/64 dev $interface\n\
+             while [ -n \"$new_ip6_address\" ] && seen tentative; do\n\
+             if seen dadfailed; then ip -6 addr del $new_ip6_address/64 dev $interface; exit 3; fi; sleep 0.05\n\
+             done ;;\n\
              EXPIRE6|RELEASE6|STOP6) [ -z \"$old_ip6_address\" ] || ip -6 addr del $old_ip6_address/64 dev $interface ;;\n\
              esac\n\
              env > {folder}/told.tmp; mv {folder}/told.tmp {folder}/told.$reason\n"
@@ -257,6 +261,21 @@ fn a_phone_leases_an_address_and_gets_its_own_file_by_it_also_after_a_power_cut(
     assert!(within(PATIENCE, || office.timeline("001565000001").contains("lease_released")), "{}", office.timeline("001565000001"));
     phone.namespace.ip("addr replace fd00:77::1000/64 dev eth0");
     assert_eq!(phone.fetch(FILE), Err("404".into()), "it gave the address back");
+}
+
+#[test]
+fn an_address_that_somebody_sits_on_is_left_to_him() {
+    let office = Office::open(LEASED);
+    let squatter = Machine::new("02:00:00:00:00:06", &office.network);
+    squatter.namespace.ip("addr add fd00:77::1000/64 dev eth0");
+    let phone = Machine::new(YEALINK, &office.network);
+    // The kernel asks who has it (RFC 4862 §5.4), and dhclient hands on the answer.
+    phone.namespace.run("sysctl", &["-q", "-w", "net.ipv6.conf.eth0.accept_dad=1"]);
+    let _dhclient = phone.dhclient(&[]);
+    let told = phone.hears(&["BOUND6"]);
+    assert_eq!(told.get("new_ip6_address").map(String::as_str), Some("fd00:77::1001"), "{told:?}");
+    assert!(office.timeline("001565000001").contains("lease_declined"), "{}", office.timeline("001565000001"));
+    phone.fetch("http://[fd00:77::1]/001565000001.cfg").expect("its own file");
 }
 
 #[test]

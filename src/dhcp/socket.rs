@@ -1,8 +1,8 @@
-//! The server on a network: sockets, interfaces, the clock and the store around `server.rs`.
+//! The server on a network: sockets and interfaces around `server.rs`, in the loop of `worker.rs`.
 //!
-//! One task owns the core. Port 67 is read with IP_PKTINFO, which tells the interface and the address that a packet
+//! Port 67 is read with IP_PKTINFO, which tells the interface and the address that a packet
 //! came to; with `dhcp.interfaces` there is a socket for each, bound to it. A client without address is answered by a
-//! frame to its MAC (`raw.rs`) or by broadcast. Leases are written many at a time: the store groups them.
+//! frame to its MAC (`raw.rs`) or by broadcast.
 //!
 //! With `dhcp.loopback` every answer goes back to the address and port that the question came from, so that everything
 //! works on one machine without root. Not here: any decision.
@@ -12,66 +12,31 @@ use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     os::fd::AsRawFd,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::FutureExt;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{
-    io::Interest,
-    net::UdpSocket,
-    sync::mpsc,
-    task::{JoinHandle, JoinSet},
-};
+use tokio::{io::Interest, net::UdpSocket, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Error,
     class::Classify,
     lease::LeaseView,
-    raw::{Arp, Frames, Interface, interfaces},
+    raw::{Arp, Frames},
     server::{Action, Arrival, Destination, Outgoing, Server},
     settings::Config,
+    worker::{self, Door, Links, RECEIVE_BUFFER, Service, WAITING, Writes, now},
 };
 use crate::{
     model::{Events, MacAddr, Timestamp},
     store::Store,
 };
 
-/// Larger than any DHCP packet on Ethernet.
-const LARGEST: usize = 2048;
-/// Packets read and not yet handled, over all interfaces; the kernel keeps more.
-const WAITING: usize = 1024;
-/// Packets handled before answers are sent and other work is looked at.
-const AT_ONCE: usize = 64;
-const RECEIVE_BUFFER: usize = 4 << 20;
-/// Wall time may be set: timers are looked at this often at least.
-const TICK: Duration = Duration::from_secs(1);
-/// Interfaces come and go: they are looked at this often.
-const REFRESH: Duration = Duration::from_secs(5);
-/// How long the leases that are being written may take when the server stops.
-const LAST_WRITES: Duration = Duration::from_secs(3);
-
 /// A server at work.
-pub struct Running {
-    /// Where it listens.
-    pub addresses: Vec<SocketAddr>,
-    commands: mpsc::Sender<Config>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    /// Goes on with other subnets, ranges and times. Where it listens stays: that takes a restart.
-    pub async fn reload(&self, config: Config) {
-        let _ = self.commands.send(config).await;
-    }
-
-    /// Waits until it has stopped: cancel its token first.
-    pub async fn stopped(self) {
-        let _ = self.task.await;
-    }
-}
+pub type Running = worker::Running<Config>;
 
 /// Starts the server; it runs until `shutdown` is cancelled. `view` shows the leases of the store when this returns.
 pub async fn serve(
@@ -88,23 +53,17 @@ pub async fn serve(
     tracing::info!(leases = leases.len(), subnets = config.subnets.len(), listen = %config.listen, "DHCP server starts");
     let (packet_tx, packets) = mpsc::channel(WAITING);
     let (claim_tx, claims) = mpsc::channel(WAITING);
-    let (commands, reloads) = mpsc::channel(4);
     let addresses = network.ports.iter().map(|port| port.address).collect();
     let mut readers = JoinSet::new();
     for port in &network.ports {
-        readers.spawn(read(port.clone(), packet_tx.clone()));
+        readers.spawn(worker::read(port.clone(), packet_tx.clone()));
     }
     if let Some(arp) = network.arp.clone() {
         readers.spawn(listen_to_arp(arp, claim_tx));
     }
     let server = Server::new(config, classify, leases, network.own(), view, now);
-    let worker = Worker { server, network, store, events, commits: FuturesUnordered::new(), _readers: readers };
-    let task = tokio::spawn(worker.run(packets, claims, reloads, shutdown));
-    Ok(Running { addresses, commands, task })
-}
-
-fn now() -> Timestamp {
-    Timestamp::of(SystemTime::now())
+    let worker = Worker { server, network, store, events };
+    Ok(worker::start(worker, addresses, packets, claims, readers, shutdown))
 }
 
 /// A packet as it was read.
@@ -115,74 +74,49 @@ struct Datagram {
     source: SocketAddrV4,
 }
 
-/// The task that owns the core.
+/// The core with its network.
 struct Worker {
     server: Server,
     network: Network,
     store: Arc<dyn Store>,
     events: Events,
-    commits: FuturesUnordered<BoxFuture<'static, (Ipv4Addr, Result<(), String>)>>,
-    /// End with the worker.
-    _readers: JoinSet<()>,
 }
 
-impl Worker {
-    async fn run(
-        mut self,
-        mut packets: mpsc::Receiver<Datagram>,
-        mut claims: mpsc::Receiver<(MacAddr, Ipv4Addr)>,
-        mut reloads: mpsc::Receiver<Config>,
-        shutdown: CancellationToken,
-    ) {
-        let mut refresh = tokio::time::interval(REFRESH);
-        loop {
-            self.apply();
-            let wake = self.server.poll_timeout().map_or(TICK, |at| Duration::from_millis((at.0 - now().0).max(0) as u64).min(TICK));
-            tokio::select! {
-                Some(packet) = packets.recv() => {
-                    self.handle(packet);
-                    for _ in 1..AT_ONCE {
-                        let Ok(packet) = packets.try_recv() else { break };
-                        self.handle(packet);
-                    }
-                }
-                Some((address, outcome)) = self.commits.next(), if !self.commits.is_empty() => {
-                    self.server.handle_committed(now(), address, outcome);
-                    // Those of the same group are ready too.
-                    while let Some(Some((address, outcome))) = self.commits.next().now_or_never() {
-                        self.server.handle_committed(now(), address, outcome);
-                    }
-                }
-                Some((mac, address)) = claims.recv() => self.server.handle_probe(now(), address, mac),
-                Some(config) = reloads.recv() => self.server.set_config(now(), config),
-                _ = refresh.tick() => {
-                    self.network.refresh();
-                    self.server.set_own(self.network.own());
-                }
-                () = tokio::time::sleep(wake) => self.server.handle_timeout(now()),
-                () = shutdown.cancelled() => break,
-            }
-        }
-        // What is being written is acknowledged still; nothing new is taken.
-        let last_writes = async {
-            while let Some((address, outcome)) = self.commits.next().await {
-                self.server.handle_committed(now(), address, outcome);
-                self.apply();
-            }
-        };
-        if tokio::time::timeout(LAST_WRITES, last_writes).await.is_err() {
-            tracing::warn!("the store did not take the last leases in time; their clients were not told that they have them");
-        }
-        tracing::info!("DHCP server has stopped");
-    }
+impl Service for Worker {
+    const NAME: &str = "DHCP";
+    type Config = Config;
+    type Packet = Datagram;
+    /// Who says by ARP that it has an address.
+    type News = (MacAddr, Ipv4Addr);
+    type Written = Ipv4Addr;
 
-    fn handle(&mut self, packet: Datagram) {
+    fn handle_packet(&mut self, now: Timestamp, packet: Datagram) {
         let locals = self.network.locals(packet.link);
         let arrival = Arrival { link: packet.link, locals: &locals, destination: packet.destination, source: packet.source };
-        self.server.handle_packet(now(), &arrival, &packet.bytes);
+        self.server.handle_packet(now, &arrival, &packet.bytes);
     }
 
-    fn apply(&mut self) {
+    fn handle_news(&mut self, now: Timestamp, (mac, address): (MacAddr, Ipv4Addr)) {
+        self.server.handle_probe(now, address, mac);
+    }
+
+    fn handle_committed(&mut self, now: Timestamp, address: Ipv4Addr, outcome: Result<(), String>) {
+        self.server.handle_committed(now, address, outcome);
+    }
+
+    fn handle_timeout(&mut self, now: Timestamp) {
+        self.server.handle_timeout(now);
+    }
+
+    fn poll_timeout(&self) -> Option<Timestamp> {
+        self.server.poll_timeout()
+    }
+
+    fn set_config(&mut self, now: Timestamp, config: Config) {
+        self.server.set_config(now, config);
+    }
+
+    fn apply(&mut self, writes: &mut Writes<Ipv4Addr>) {
         while let Some(action) = self.server.poll_action() {
             match action {
                 Action::Send(outgoing) => self.network.send(&outgoing),
@@ -192,10 +126,15 @@ impl Worker {
                     let store = self.store.clone();
                     let address = lease.address;
                     let write = async move { (address, store.save_lease(lease).await.map_err(|error| error.to_string())) };
-                    self.commits.push(write.boxed());
+                    writes.push(write.boxed());
                 }
             }
         }
+    }
+
+    fn refresh(&mut self) {
+        self.network.links.refresh();
+        self.server.set_own(self.network.own());
     }
 }
 
@@ -211,7 +150,7 @@ struct Network {
     ports: Vec<Arc<Port>>,
     frames: Option<Frames>,
     arp: Option<Arc<Arp>>,
-    interfaces: Vec<Interface>,
+    links: Links,
     /// The address to be ours on every interface, in loopback mode.
     loopback: Option<Ipv4Addr>,
     port: u16,
@@ -236,30 +175,20 @@ impl Network {
         };
         let loopback = config.loopback.then_some(*config.listen.ip());
         let port = config.listen.port();
-        let mut network = Self { ports, frames, arp, interfaces: Vec::new(), loopback, port, warned: false };
-        network.refresh();
-        Ok(network)
-    }
-
-    fn refresh(&mut self) {
-        match interfaces() {
-            Ok(list) => self.interfaces = list,
-            Err(error) => tracing::warn!(%error, "cannot list the network interfaces; going on with those known"),
-        }
+        let mut links = Links::default();
+        links.refresh();
+        Ok(Self { ports, frames, arp, links, loopback, port, warned: false })
     }
 
     fn own(&self) -> Vec<Ipv4Addr> {
-        self.interfaces.iter().flat_map(|interface| interface.addresses.iter().copied()).chain(self.loopback).collect()
+        self.links.iter().flat_map(|interface| interface.addresses.iter().copied()).chain(self.loopback).collect()
     }
 
     fn locals(&mut self, link: u32) -> Vec<Ipv4Addr> {
         if let Some(address) = self.loopback {
             return vec![address];
         }
-        if !self.interfaces.iter().any(|interface| interface.index == link) {
-            self.refresh();
-        }
-        self.interfaces.iter().find(|interface| interface.index == link).map(|interface| interface.addresses.clone()).unwrap_or_default()
+        self.links.get_or_look(link).map(|interface| interface.addresses.clone()).unwrap_or_default()
     }
 
     fn send(&mut self, outgoing: &Outgoing) {
@@ -283,7 +212,7 @@ impl Network {
     }
 
     fn probe(&self, link: u32, address: Ipv4Addr) {
-        let mac = self.interfaces.iter().find(|interface| interface.index == link).and_then(|interface| interface.mac);
+        let mac = self.links.get(link).and_then(|interface| interface.mac);
         if let (Some(arp), Some(mac)) = (&self.arp, mac)
             && let Err(error) = arp.probe(link, mac, address)
         {
@@ -329,24 +258,6 @@ impl Port {
         Ok(Self { socket, address, link })
     }
 
-    async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, u32, Ipv4Addr, SocketAddrV4)> {
-        self.socket
-            .async_io(Interest::READABLE, || {
-                let mut control = nix::cmsg_space!(libc::in_pktinfo);
-                let mut parts = [IoSliceMut::new(buffer)];
-                let message = recvmsg::<SockaddrIn>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
-                let source = message.address.map(|address| SocketAddrV4::new(address.ip(), address.port()));
-                let info = message.cmsgs()?.find_map(|part| match part {
-                    ControlMessageOwned::Ipv4PacketInfo(info) => Some(info),
-                    _ => None,
-                });
-                let (Some(source), Some(info)) = (source, info) else { return Err(io::ErrorKind::InvalidData.into()) };
-                let destination = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
-                Ok((message.bytes, info.ipi_ifindex as u32, destination, source))
-            })
-            .await
-    }
-
     fn send(&self, bytes: &[u8], to: SocketAddrV4, from: Ipv4Addr, link: u32) -> io::Result<()> {
         let info = libc::in_pktinfo {
             ipi_ifindex: i32::try_from(link).map_err(|_| io::ErrorKind::InvalidInput)?,
@@ -360,23 +271,29 @@ impl Port {
     }
 }
 
-async fn read(port: Arc<Port>, packets: mpsc::Sender<Datagram>) {
-    let mut buffer = [0; LARGEST];
-    loop {
-        match port.receive(&mut buffer).await {
-            Ok((length, link, destination, source)) => {
-                let packet = Datagram { bytes: buffer[..length].to_vec(), link, destination, source };
-                if packets.send(packet).await.is_err() {
-                    return;
-                }
-            }
-            // An ICMP error of an earlier reply, say: the next packet may be well.
-            Err(error) => {
-                tracing::debug!(%error, "reading DHCP");
-                metrics::counter!("plugtone_dhcp_read_errors_total").increment(1);
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
+impl Door for Port {
+    const ERRORS: &str = "plugtone_dhcp_read_errors_total";
+    type Packet = Datagram;
+
+    async fn receive(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
+        let (length, link, destination, source) = self
+            .socket
+            .async_io(Interest::READABLE, || {
+                let mut control = nix::cmsg_space!(libc::in_pktinfo);
+                let mut parts = [IoSliceMut::new(buffer)];
+                let message = recvmsg::<SockaddrIn>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+                let source = message.address.map(|address| SocketAddrV4::new(address.ip(), address.port()));
+                let info = message.cmsgs()?.find_map(|part| match part {
+                    ControlMessageOwned::Ipv4PacketInfo(info) => Some(info),
+                    _ => None,
+                });
+                let (Some(source), Some(info)) = (source, info) else { return Err(io::ErrorKind::InvalidData.into()) };
+                let destination = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
+                let (length, link) = (message.bytes, info.ipi_ifindex as u32);
+                Ok((length, link, destination, source))
+            })
+            .await?;
+        Ok(Datagram { bytes: buffer[..length].to_vec(), link, destination, source })
     }
 }
 

@@ -1,27 +1,21 @@
-//! The server on a network: sockets, interfaces, the clock and the store around `server.rs`.
+//! The server on a network: sockets and interfaces around `server.rs`, in the loop of `dhcp/worker.rs`.
 //!
-//! One task owns the core. Port 547 is read with IPV6_PKTINFO, which tells the interface and the address that a message came to; with
+//! Port 547 is read with IPV6_PKTINFO, which tells the interface and the address that a message came to; with
 //! `dhcp6.interfaces` there is a socket for each, bound to it. Groups are joined on each interface, also on one that comes later. Not
 //! here: any decision.
 
 use std::{
     collections::HashSet,
     io::{self, IoSlice, IoSliceMut},
-    net::{Ipv6Addr, SocketAddrV6},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::AsRawFd,
     sync::Arc,
-    time::{Duration, SystemTime},
 };
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::FutureExt;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::{
-    io::Interest,
-    net::UdpSocket,
-    sync::mpsc,
-    task::{JoinHandle, JoinSet},
-};
+use tokio::{io::Interest, net::UdpSocket, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -33,43 +27,14 @@ use super::{
 use crate::{
     dhcp::{
         LeaseView,
-        raw::{Interface, interfaces},
+        worker::{self, Door, Links, RECEIVE_BUFFER, Service, WAITING, Writes, now},
     },
     model::{Events, Timestamp},
     store::Store,
 };
 
-/// Larger than any message on Ethernet.
-const LARGEST: usize = 2048;
-/// Messages read and not yet handled, over all interfaces; the kernel keeps more.
-const WAITING: usize = 1024;
-/// Messages handled before other work is looked at.
-const AT_ONCE: usize = 64;
-const RECEIVE_BUFFER: usize = 4 << 20;
-/// Interfaces come and go: they are looked at this often.
-const REFRESH: Duration = Duration::from_secs(5);
-/// Wall time may be set: timers are looked at this often at least.
-const TICK: Duration = Duration::from_secs(1);
-/// How long the leases that are being written may take when the server stops.
-const LAST_WRITES: Duration = Duration::from_secs(3);
-
 /// A server at work.
-pub struct Running {
-    commands: mpsc::Sender<Config>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    /// Goes on with other subnets and times. Where it listens stays: that takes a restart.
-    pub async fn reload(&self, config: Config) {
-        let _ = self.commands.send(config).await;
-    }
-
-    /// Waits until it has stopped: cancel its token first.
-    pub async fn stopped(self) {
-        let _ = self.task.await;
-    }
-}
+pub type Running = worker::Running<Config>;
 
 /// Starts the server, known to clients by `duid`; it runs until `shutdown` is cancelled. `view` shows the leases of the store when this
 /// returns.
@@ -86,19 +51,16 @@ pub async fn serve(
     let leases = store.leases6().await.map_err(|source| Error::Leases { source })?;
     tracing::info!(mode = ?config.mode, leases = leases.len(), subnets = config.subnets.len(), "DHCPv6 server starts");
     let (packet_tx, packets) = mpsc::channel(WAITING);
-    let (commands, reloads) = mpsc::channel(4);
+    // Nothing else is heard.
+    let (_, news) = mpsc::channel(1);
     let mut readers = JoinSet::new();
     for port in &network.ports {
-        readers.spawn(read(port.clone(), packet_tx.clone()));
+        readers.spawn(worker::read(port.clone(), packet_tx.clone()));
     }
     let server = Server::new(config, classify, duid, leases, network.own(), view, now());
-    let worker = Worker { server, network, store, events, commits: FuturesUnordered::new(), _readers: readers };
-    let task = tokio::spawn(worker.run(packets, reloads, shutdown));
-    Ok(Running { commands, task })
-}
-
-fn now() -> Timestamp {
-    Timestamp::of(SystemTime::now())
+    let addresses = network.ports.iter().map(|port| port.address).collect();
+    let worker = Worker { server, network, store, events };
+    Ok(worker::start(worker, addresses, packets, news, readers, shutdown))
 }
 
 /// A message as it was read.
@@ -109,67 +71,46 @@ struct Datagram {
     source: Ipv6Addr,
 }
 
-/// The task that owns the core.
+/// The core with its network.
 struct Worker {
     server: Server,
     network: Network,
     store: Arc<dyn Store>,
     events: Events,
-    commits: FuturesUnordered<BoxFuture<'static, (u64, Result<(), String>)>>,
-    /// End with the worker.
-    _readers: JoinSet<()>,
 }
 
-impl Worker {
-    async fn run(mut self, mut packets: mpsc::Receiver<Datagram>, mut reloads: mpsc::Receiver<Config>, shutdown: CancellationToken) {
-        let mut refresh = tokio::time::interval(REFRESH);
-        loop {
-            self.apply();
-            let wake = self.server.poll_timeout().map_or(TICK, |at| Duration::from_millis((at.0 - now().0).max(0) as u64).min(TICK));
-            tokio::select! {
-                Some(packet) = packets.recv() => {
-                    self.handle(packet);
-                    for _ in 1..AT_ONCE {
-                        let Ok(packet) = packets.try_recv() else { break };
-                        self.handle(packet);
-                    }
-                }
-                Some((id, outcome)) = self.commits.next(), if !self.commits.is_empty() => {
-                    self.server.handle_committed(now(), id, outcome);
-                    // Those of the same group are ready too.
-                    while let Some(Some((id, outcome))) = self.commits.next().now_or_never() {
-                        self.server.handle_committed(now(), id, outcome);
-                    }
-                }
-                Some(config) = reloads.recv() => self.server.set_config(now(), config),
-                _ = refresh.tick() => {
-                    self.network.refresh();
-                    self.server.set_own(self.network.own());
-                }
-                () = tokio::time::sleep(wake) => self.server.handle_timeout(now()),
-                () = shutdown.cancelled() => break,
-            }
-        }
-        // What is being written is acknowledged still; nothing new is taken.
-        let last_writes = async {
-            while let Some((id, outcome)) = self.commits.next().await {
-                self.server.handle_committed(now(), id, outcome);
-                self.apply();
-            }
-        };
-        if tokio::time::timeout(LAST_WRITES, last_writes).await.is_err() {
-            tracing::warn!("the store did not take the last leases in time; their clients were not told that they have them");
-        }
-        tracing::info!("DHCPv6 server has stopped");
-    }
+impl Service for Worker {
+    const NAME: &str = "DHCPv6";
+    type Config = Config;
+    type Packet = Datagram;
+    type News = ();
+    type Written = u64;
 
-    fn handle(&mut self, packet: Datagram) {
+    fn handle_packet(&mut self, now: Timestamp, packet: Datagram) {
         let locals = self.network.locals(packet.link);
         let arrival = Arrival { link: packet.link, locals: &locals, destination: packet.destination, source: packet.source };
-        self.server.handle_packet(now(), &arrival, &packet.bytes);
+        self.server.handle_packet(now, &arrival, &packet.bytes);
     }
 
-    fn apply(&mut self) {
+    fn handle_news(&mut self, _: Timestamp, (): ()) {}
+
+    fn handle_committed(&mut self, now: Timestamp, id: u64, outcome: Result<(), String>) {
+        self.server.handle_committed(now, id, outcome);
+    }
+
+    fn handle_timeout(&mut self, now: Timestamp) {
+        self.server.handle_timeout(now);
+    }
+
+    fn poll_timeout(&self) -> Option<Timestamp> {
+        self.server.poll_timeout()
+    }
+
+    fn set_config(&mut self, now: Timestamp, config: Config) {
+        self.server.set_config(now, config);
+    }
+
+    fn apply(&mut self, writes: &mut Writes<u64>) {
         while let Some(action) = self.server.poll_action() {
             match action {
                 Action::Send(outgoing) => self.network.send(&outgoing),
@@ -177,23 +118,29 @@ impl Worker {
                 Action::Commit { id, leases } => {
                     let store = self.store.clone();
                     let write = async move { (id, store.save_leases6(leases).await.map_err(|error| error.to_string())) };
-                    self.commits.push(write.boxed());
+                    writes.push(write.boxed());
                 }
             }
         }
+    }
+
+    fn refresh(&mut self) {
+        self.network.refresh();
+        self.server.set_own(self.network.own());
     }
 }
 
 /// A socket on port 547, on one interface or on all.
 struct Port {
     socket: UdpSocket,
+    address: SocketAddr,
     /// Index of the one interface that it serves; 0 for all.
     link: u32,
 }
 
 struct Network {
     ports: Vec<Arc<Port>>,
-    interfaces: Vec<Interface>,
+    links: Links,
     /// Interfaces on which groups are joined.
     joined: HashSet<u32>,
     /// Those where it was said that they could not be.
@@ -208,18 +155,15 @@ impl Network {
             false => config.interfaces.iter().map(|name| Some(name.as_str())).collect(),
         };
         let ports = names.into_iter().map(|name| Port::open(name).map(Arc::new)).collect::<Result<_, _>>()?;
-        let mut network = Self { ports, interfaces: Vec::new(), joined: HashSet::new(), deaf: HashSet::new(), warned: false };
+        let mut network = Self { ports, links: Links::default(), joined: HashSet::new(), deaf: HashSet::new(), warned: false };
         network.refresh();
         Ok(network)
     }
 
     fn refresh(&mut self) {
-        match interfaces() {
-            Ok(list) => self.interfaces = list,
-            Err(error) => tracing::warn!(%error, "cannot list the network interfaces; going on with those known"),
-        }
-        self.joined.retain(|link| self.interfaces.iter().any(|interface| interface.index == *link));
-        for interface in &self.interfaces {
+        self.links.refresh();
+        self.joined.retain(|link| self.links.get(*link).is_some());
+        for interface in self.links.iter() {
             let has_ipv6 = interface.addresses6.iter().any(Ipv6Addr::is_unicast_link_local);
             let port = self.ports.iter().find(|port| port.link == interface.index || (port.link == 0 && has_ipv6));
             let Some(port) = port.filter(|_| !self.joined.contains(&interface.index)) else { continue };
@@ -236,14 +180,14 @@ impl Network {
     }
 
     fn own(&self) -> Vec<Ipv6Addr> {
-        self.interfaces.iter().flat_map(|interface| interface.addresses6.iter().copied()).collect()
+        self.links.iter().flat_map(|interface| interface.addresses6.iter().copied()).collect()
     }
 
     fn locals(&mut self, link: u32) -> Vec<Ipv6Addr> {
-        if !self.interfaces.iter().any(|interface| interface.index == link) {
+        if self.links.get(link).is_none() {
             self.refresh();
         }
-        self.interfaces.iter().find(|interface| interface.index == link).map(|interface| interface.addresses6.clone()).unwrap_or_default()
+        self.links.get(link).map(|interface| interface.addresses6.clone()).unwrap_or_default()
     }
 
     fn send(&mut self, outgoing: &Outgoing) {
@@ -285,7 +229,8 @@ impl Port {
             _ => Error::Bind { at: at(), source },
         })?;
         let socket = UdpSocket::from_std(socket.into()).map_err(|source| Error::Bind { at: at(), source })?;
-        Ok(Self { socket, link })
+        let address = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, SERVER_PORT, 0, link).into();
+        Ok(Self { socket, address, link })
     }
 
     fn join(&self, link: u32) -> io::Result<()> {
@@ -299,8 +244,24 @@ impl Port {
         Ok(())
     }
 
-    async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, u32, Ipv6Addr, Ipv6Addr)> {
-        self.socket
+    fn send(&self, outgoing: &Outgoing) -> io::Result<()> {
+        let from = outgoing.from.unwrap_or(Ipv6Addr::UNSPECIFIED);
+        let info = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: from.octets() }, ipi6_ifindex: outgoing.to.scope_id() };
+        let parts = [IoSlice::new(&outgoing.bytes)];
+        let control = [ControlMessage::Ipv6PacketInfo(&info)];
+        let to = SockaddrIn6::from(outgoing.to);
+        sendmsg(self.socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_DONTWAIT, Some(&to))?;
+        Ok(())
+    }
+}
+
+impl Door for Port {
+    const ERRORS: &str = "plugtone_dhcp6_read_errors_total";
+    type Packet = Datagram;
+
+    async fn receive(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
+        let (length, link, destination, source) = self
+            .socket
             .async_io(Interest::READABLE, || {
                 let mut control = nix::cmsg_space!(libc::in6_pktinfo);
                 let mut parts = [IoSliceMut::new(buffer)];
@@ -313,36 +274,7 @@ impl Port {
                 let (Some(source), Some(info)) = (source, info) else { return Err(io::ErrorKind::InvalidData.into()) };
                 Ok((message.bytes, info.ipi6_ifindex, info.ipi6_addr.s6_addr.into(), source))
             })
-            .await
-    }
-
-    fn send(&self, outgoing: &Outgoing) -> io::Result<()> {
-        let from = outgoing.from.unwrap_or(Ipv6Addr::UNSPECIFIED);
-        let info = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: from.octets() }, ipi6_ifindex: outgoing.to.scope_id() };
-        let parts = [IoSlice::new(&outgoing.bytes)];
-        let control = [ControlMessage::Ipv6PacketInfo(&info)];
-        let to = SockaddrIn6::from(outgoing.to);
-        sendmsg(self.socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_DONTWAIT, Some(&to))?;
-        Ok(())
-    }
-}
-
-async fn read(port: Arc<Port>, packets: mpsc::Sender<Datagram>) {
-    let mut buffer = [0; LARGEST];
-    loop {
-        match port.receive(&mut buffer).await {
-            Ok((length, link, destination, source)) => {
-                let packet = Datagram { bytes: buffer[..length].to_vec(), link, destination, source };
-                if packets.send(packet).await.is_err() {
-                    return;
-                }
-            }
-            // An ICMP error of an earlier reply, say: the next message may be well.
-            Err(error) => {
-                tracing::debug!(%error, "reading DHCPv6");
-                metrics::counter!("plugtone_dhcp6_read_errors_total").increment(1);
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
+            .await?;
+        Ok(Datagram { bytes: buffer[..length].to_vec(), link, destination, source })
     }
 }
