@@ -63,15 +63,16 @@ pub fn options(
 }
 
 /// Option 17 for each maker: its number, then its options.
-fn by_maker<'a>(options: impl Iterator<Item = &'a VendorOption>) -> Vec<Vec<u8>> {
-    let mut makers: Vec<(u32, Vec<(u16, Vec<u8>)>)> = Vec::new();
-    for VendorOption { enterprise, code, value, .. } in options {
+fn by_maker<'a>(list: impl Iterator<Item = &'a VendorOption>) -> Vec<Vec<u8>> {
+    let mut makers: Vec<(u32, Vec<u8>)> = Vec::new();
+    for VendorOption { enterprise, code, value, .. } in list {
+        let option = options::encoded(&[(*code, value.clone())]);
         match makers.iter_mut().find(|(known, _)| known == enterprise) {
-            Some((_, list)) => list.push((*code, value.clone())),
-            None => makers.push((*enterprise, vec![(*code, value.clone())])),
+            Some((_, bytes)) => bytes.extend(option),
+            None => makers.push((*enterprise, option)),
         }
     }
-    makers.into_iter().map(|(enterprise, list)| [enterprise.to_be_bytes().to_vec(), options::encoded(&list)].concat()).collect()
+    makers.into_iter().map(|(enterprise, bytes)| [enterprise.to_be_bytes().to_vec(), bytes].concat()).collect()
 }
 
 fn octets(list: &[Ipv6Addr]) -> Vec<u8> {

@@ -226,8 +226,10 @@ fn ia(iaid: u32, addresses: &[&str]) -> Vec<u8> {
     [&iaid.to_be_bytes()[..], &[0; 8], &options::encoded(&addresses)].concat()
 }
 
-/// Of each IA its addresses with their seconds, or the status that says why not.
-fn given(answer: &Answer) -> Vec<(u32, Result<Vec<(String, u32)>, u16>)> {
+/// An IA, and its addresses with their seconds, or the status that says why not.
+type Given = (u32, Result<Vec<(String, u32)>, u16>);
+
+fn given(answer: &Answer) -> Vec<Given> {
     let number = |bytes: &[u8]| u32::from_be_bytes(bytes[..4].try_into().unwrap());
     let one = |value: &Vec<u8>| {
         let inner = Options::parse(&value[12..]).unwrap();
@@ -561,7 +563,7 @@ fn a_maker_has_options_of_its_own() {
         list.into_iter().filter(|(code, _)| *code == code::VENDOR_OPTIONS).map(|(_, value)| value).collect::<Vec<_>>()
     };
     let always = b"\0\0\x1a\xe9\0\xf2\0\x0aHTTPSRVR=x".to_vec();
-    assert_eq!(told(lab.send(&avaya().asks(&[code::DNS]))), [always.clone()], "it did not even ask");
+    assert_eq!(told(lab.send(&avaya().asks(&[code::DNS]))), std::slice::from_ref(&always), "it did not even ask");
     let both = [always, b"\0\x03\0\0".to_vec()].concat();
     let all = [both, b"\0\0\0\x09\0\x01\0\x03one".to_vec()];
     assert_eq!(told(lab.send(&avaya().asks(&[code::DNS, code::VENDOR_OPTIONS]))), all, "those of one maker go together");
