@@ -21,6 +21,7 @@ mod doctor;
 mod door_abuse;
 mod doors;
 mod e2e;
+mod encryption;
 mod files;
 mod firmware;
 mod fleet;

@@ -86,6 +86,8 @@ fn subject(mac: MacAddr, model: Option<&str>, owner: Option<(&str, &str)>) -> Su
         inventory: Default::default(),
         contacts: None,
         admin_password: Some(Secret::new("admin23456ab")),
+        file_key: None,
+        key_only: false,
         firmware: None,
     }
 }

@@ -35,6 +35,15 @@ impl MasterKey {
         self.text(&[b"url", &mac.0, &generation.to_be_bytes()])
     }
 
+    /// What the device's files are encrypted by, whoever owns it: a phone that misses one file must still be able to read the next. 32
+    /// hexadecimal digits (128 bits).
+    pub fn file_key(&self, mac: MacAddr) -> Secret {
+        let mut tag = self.tag(&[b"file", &mac.0]);
+        let digits = tag.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
+        tag.zeroize();
+        Secret::new(digits)
+    }
+
     /// Who our DHCPv6 server is, in every run (DUID-UUID, RFC 6355).
     pub fn server_duid(&self) -> Vec<u8> {
         let tag = self.tag(&[b"duid"]);

@@ -195,7 +195,8 @@ impl Wanted {
         let own = Own { mac, known: &known, family: &family, model, firmware, source, local: None };
         let subject = variables::own(set, &settings.provisioning, &endpoints, key, own);
         let mut secrets: Vec<_> = subject.lines.iter().map(|line| line.secret.clone()).collect();
-        secrets.extend([key.admin_password(""), key.url_token(mac, known.generation)]);
+        secrets.extend([subject.admin_password.clone(), subject.file_key.clone()].into_iter().flatten());
+        secrets.push(key.url_token(mac, known.generation));
         // And what people have set: `admin_password`, `dot1x_password`.
         let set_by_people = set.variables(&family, &subject).into_iter().filter(|(name, _)| name.ends_with("password"));
         let written = set_by_people.filter_map(|(_, layered)| Some(Secret::new(layered.value.as_str().filter(|text| !text.is_empty())?)));

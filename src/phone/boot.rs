@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    encrypted,
     keys::{self, Key},
     make::Make,
     settings::{self, Account, Fault, Grammar, PolyFile, Values},
@@ -115,6 +116,8 @@ pub struct Boot {
     asked: BTreeSet<String>,
     waiting: Option<Want>,
     fault: Option<Fault>,
+    /// By which files are encrypted, as a rule has told.
+    key: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +145,7 @@ impl Boot {
         let named = server.file.as_deref().map(|name| (name, Role::Decides));
         let plan = named.into_iter().chain(make.files.iter().copied());
         let plan = plan.map(|(name, role)| Want { name: make.fill(name, mac), role }).collect();
-        Self { make, mac, values: Values::new(), plan, asked: BTreeSet::new(), waiting: None, fault: None }
+        Self { make, mac, values: Values::new(), plan, asked: BTreeSet::new(), waiting: None, fault: None, key: None }
     }
 
     /// The next file to fetch; `None` when the boot is over and [`Self::outcome`] tells how.
@@ -160,7 +163,15 @@ impl Boot {
     /// What came back for the file named last; `None`: there is none.
     pub fn handle_file(&mut self, bytes: Option<&[u8]>) {
         let (Some(want), Some(bytes)) = (self.waiting.take(), bytes) else { return };
-        if let Err(fault) = self.read(&want, bytes) {
+        let readable = match encrypted::is_encrypted(bytes) {
+            true => self
+                .key
+                .as_deref()
+                .and_then(|key| encrypted::decrypted(key, bytes))
+                .ok_or_else(|| Fault::Encrypted { file: want.name.clone() }),
+            false => Ok(bytes.to_vec()),
+        };
+        if let Err(fault) = readable.and_then(|bytes| self.read(&want, &bytes)) {
             self.fault = Some(fault);
         }
     }
@@ -216,7 +227,11 @@ impl Boot {
                 Vec::new()
             }
         };
-        named.extend(self.values.get(self.make.names.next).cloned());
+        if let Some(next) = self.values.get(self.make.names.next) {
+            let (key, url) = encrypted::rule(next);
+            named.push(url.to_owned());
+            self.key = key;
+        }
         // They name whole URLs; ours all lie in one folder.
         let own = |name: String| self.make.fill(name.rsplit('/').next().unwrap_or_default(), self.mac);
         let named: Vec<String> = named.into_iter().map(own).filter(|name| !name.is_empty()).collect();
@@ -297,6 +312,33 @@ mod tests {
         for family in super::super::make::names() {
             assert!(matches!(boot(family, &[]).1, Outcome::Refused(Fault::NoAccount { .. })), "{family}");
         }
+    }
+
+    #[test]
+    fn a_cisco_reads_an_encrypted_file_once_it_has_the_key() {
+        let rule =
+            |key: &str| format!("<flat-profile><Profile_Rule>[--key &quot;{key}&quot;] http://s/$MA.enc</Profile_Rule></flat-profile>");
+        let own = "<flat-profile><Line_Enable_1_>Yes</Line_Enable_1_><Proxy_1_>h</Proxy_1_><User_ID_1_>2041</User_ID_1_><Password_1_>s</Password_1_></flat-profile>";
+        let key = crate::model::Secret::new("0123456789abcdef");
+        let encrypted = crate::provisioning::encryption::salted(&key, own.as_bytes());
+        let boots = |key: &str| {
+            let make = Make::of("cisco_mpp").expect("a make");
+            let mut boot = Boot::new(make, make.mac(1), &Server::parse("http://s/$MA.xml", "http").expect("server"));
+            let mut asked = Vec::new();
+            while let Some(name) = boot.poll_fetch() {
+                match &*name {
+                    "d0ec35000001.xml" => boot.handle_file(Some(rule(key).as_bytes())),
+                    "d0ec35000001.enc" => boot.handle_file(Some(&encrypted)),
+                    _ => boot.handle_file(None),
+                }
+                asked.push(name);
+            }
+            (asked, boot.outcome())
+        };
+        let (asked, outcome) = boots(key.expose());
+        assert!(asked.ends_with(&["d0ec35000001.xml".into(), "d0ec35000001.enc".into()]), "{asked:?}");
+        assert!(matches!(outcome, Outcome::Ready(account) if account.user == "2041"));
+        assert!(matches!(boots("another").1, Outcome::Refused(_)));
     }
 
     #[test]

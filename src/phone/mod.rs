@@ -5,6 +5,7 @@
 pub mod audio;
 pub mod boot;
 pub mod desk;
+mod encrypted;
 pub mod ftp;
 pub mod http;
 pub mod keys;

@@ -102,6 +102,8 @@ pub struct Account {
 /// A file that the make would not take, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
+    #[error("{file} is encrypted, and not by the key that this phone was told")]
+    Encrypted { file: String },
     #[error("{file} is not UTF-8")]
     NotText { file: String },
     #[error("{file} lacks the first line '{wanted}'")]

@@ -50,6 +50,8 @@ impl PhoneClasses {
             inventory: Default::default(),
             contacts: None,
             admin_password: None,
+            file_key: None,
+            key_only: false,
             firmware: None,
         }
     }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use super::{
     Body, FileAnswer, FileRequest, FileService, History, Identity, Onboarding, PhoneBook, ServedFile, Transfer,
     access::{Claims, FirstBoot, Proof, Refusal, UrlKey, Window},
+    encryption,
     firmware::Depot,
     identify::{Asked, BadPath, Peer, locate, plain},
     links::{self, DeadLink, Link},
@@ -332,6 +333,10 @@ impl Keys for Hidden {
         self.secret()
     }
 
+    fn file_key(&self, _: MacAddr) -> Secret {
+        self.secret()
+    }
+
     fn sip_secret(&self, _: MacAddr, _: LineNumber, _: Generation) -> Secret {
         self.secret()
     }
@@ -503,7 +508,9 @@ impl Inner {
         let model = peer.model.clone().or_else(|| known.model.clone());
         let firmware = peer.firmware.clone().or_else(|| known.firmware.clone());
         let phone = Own { mac, known: &known, family: &file.family, model, firmware: firmware.clone(), source, local: request.local };
-        let subject = self.own_subject(set, phone);
+        let mut subject = self.own_subject(set, phone);
+        // In clear, where others may listen, only what it takes to fetch the account encrypted.
+        subject.key_only = subject.file_key.is_some() && file.encrypts && !file.encrypted && request.door != Door::Https;
         let shown = || {
             let mut known = known.clone();
             known.lines.iter_mut().for_each(|line| line.secret = Hidden.secret());
@@ -512,7 +519,7 @@ impl Inner {
             own(set, &self.settings, &self.endpoints.load(), &Hidden, phone)
         };
         let answer = self.render(set, request, Some(mac), path, &file, &subject, Some((mac, &shown)));
-        if file.account && matches!(answer, FileAnswer::Found(_)) {
+        if file.account && !subject.key_only && matches!(answer, FileAnswer::Found(_)) {
             self.taken(request, Account { mac, generation: known.generation, first });
         }
         answer
@@ -578,15 +585,23 @@ impl Inner {
     ) -> FileAnswer {
         match set.rendered(file, subject) {
             Ok(rendered) => {
-                // A phone book is long, everybody has it, and it changes by itself.
-                let shown = whose.filter(|_| !file.phone_book).and_then(|(mac, subject)| {
+                // A phone book is long, everybody has it, and it changes by itself; what only leads to the account is no configuration.
+                let shown = whose.filter(|_| !file.phone_book && !subject.key_only).and_then(|(mac, subject)| {
                     self.neighbours.history.given(mac, &rendered.name, rendered.hash, now(), || {
                         let masked = set.render_masked(file, &subject());
                         let masked = masked.inspect_err(|fault| tracing::warn!(%mac, path, %fault, "the file cannot be shown to people"));
                         Some(String::from_utf8_lossy(&masked.ok()?.bytes).into_owned())
                     })
                 });
-                self.found(request, mac, path, rendered.bytes.clone(), rendered.hash, rendered.content_type.clone(), shown)
+                let (bytes, hash, content_type) = match mac.filter(|_| file.encrypted) {
+                    None => (rendered.bytes.clone(), rendered.hash, rendered.content_type.clone()),
+                    Some(mac) => {
+                        let bytes = encryption::salted(&self.neighbours.keys.file_key(mac), &rendered.bytes);
+                        let hash = blake3::hash(&bytes);
+                        (bytes.into(), hash, "application/octet-stream".to_owned())
+                    }
+                };
+                self.found(request, mac, path, bytes, hash, content_type, shown)
             }
             Err(fault) => {
                 metrics::counter!("plugtone_provisioning_render_failed_total").increment(1);

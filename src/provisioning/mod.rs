@@ -6,6 +6,7 @@ pub mod access;
 pub mod beside;
 pub mod classify;
 mod duplicates;
+pub mod encryption;
 pub mod files;
 pub mod firmware;
 pub mod history;

@@ -203,6 +203,8 @@ mod tests {
             inventory: Default::default(),
             contacts: None,
             admin_password: Some(Secret::new("••••••")),
+            file_key: None,
+            key_only: false,
             firmware: None,
         }
     }

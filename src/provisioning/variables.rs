@@ -83,6 +83,8 @@ pub trait Keys: Send + Sync + 'static {
     fn url_token(&self, mac: MacAddr, generation: Generation) -> Secret;
     /// For the phones' own web pages and menus, another for each site. `""` is the site of phones without one.
     fn admin_password(&self, site: &str) -> Secret;
+    /// What its account is encrypted by, for as long as the phone lives.
+    fn file_key(&self, mac: MacAddr) -> Secret;
     /// What a line logs in with.
     fn sip_secret(&self, mac: MacAddr, line: LineNumber, generation: Generation) -> Secret;
 }
@@ -98,6 +100,10 @@ impl Keys for MasterKey {
 
     fn admin_password(&self, site: &str) -> Secret {
         MasterKey::admin_password(self, site)
+    }
+
+    fn file_key(&self, mac: MacAddr) -> Secret {
+        MasterKey::file_key(self, mac)
     }
 
     fn sip_secret(&self, mac: MacAddr, line: LineNumber, generation: Generation) -> Secret {
@@ -177,6 +183,8 @@ pub fn own(set: &TemplateSet, settings: &Settings, endpoints: &Endpoints, keys: 
         inventory: own.known.inventory.clone(),
         contacts: own.known.contacts.clone(),
         admin_password: Some(keys.admin_password(site)),
+        file_key: None,
+        key_only: false,
         firmware: None,
     };
     // Ports and handsets that nobody owns yet, each a line of its own to sign in at.
@@ -185,6 +193,7 @@ pub fn own(set: &TemplateSet, settings: &Settings, endpoints: &Endpoints, keys: 
             subject.lines.insert(place, nobodys(keys, own.mac, number, own.known.generation));
         }
     }
+    subject.file_key = set.encrypts(own.family, &subject).then(|| keys.file_key(own.mac));
     subject.firmware = set.due(own.family, &subject, own.firmware.as_deref());
     subject
 }
@@ -215,6 +224,8 @@ pub fn common(settings: &Settings, endpoints: &Endpoints, model: Option<String>,
         inventory: Inventory::default(),
         contacts: None,
         admin_password: None,
+        file_key: None,
+        key_only: false,
         firmware: None,
     }
 }

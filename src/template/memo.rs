@@ -105,7 +105,21 @@ pub(super) fn options_key(mac: Option<MacAddr>, family: &str, site: Option<&str>
 
 fn key_as(mac: Option<MacAddr>, family: &str, (file, page): (usize, Option<u32>), site: Option<&str>, subject: &Subject) -> Key {
     // Named whole, so that a field that comes later cannot be forgotten.
-    let Subject { mac: _, model, bound, lines, server, address: _, user_id, inventory, contacts, admin_password, firmware } = subject;
+    let Subject {
+        mac: _,
+        model,
+        bound,
+        lines,
+        server,
+        address: _,
+        user_id,
+        inventory,
+        contacts,
+        admin_password,
+        file_key,
+        key_only,
+        firmware,
+    } = subject;
     let Inventory { label, group, notes, stands_for } = inventory;
     let Server { host, sip, url, secure_url, realm, authority } = server;
     let SipPorts { udp, tcp, tls } = sip;
@@ -140,6 +154,8 @@ fn key_as(mac: Option<MacAddr>, family: &str, (file, page): (usize, Option<u32>)
     part(Some(&(due.clone().count() as u64).to_le_bytes()));
     due.for_each(|text| part(Some(text.as_bytes())));
     part(admin_password.as_ref().map(|password| password.expose().as_bytes()));
+    part(file_key.as_ref().map(|key| key.expose().as_bytes()));
+    part(Some(&[u8::from(*key_only)]));
     for Line { number, user, auth_user, secret, display_name, label, extension } in lines {
         part(Some(&[*number]));
         for text in [user, auth_user, secret.expose(), display_name] {
@@ -200,9 +216,11 @@ mod tests {
             inventory: Inventory::default(),
             contacts: None,
             admin_password: Some(Secret::new("a")),
+            file_key: None,
+            key_only: false,
             firmware: None,
         };
-        let changes: [fn(&mut Subject); 28] = [
+        let changes: [fn(&mut Subject); 30] = [
             |_| (),
             |s| s.mac = None,
             |s| s.model = None,
@@ -229,6 +247,8 @@ mod tests {
             |s| s.inventory.group = Some("hall".into()),
             |s| s.inventory.stands_for = vec![MacAddr([9; 6])],
             |s| s.admin_password = None,
+            |s| s.file_key = Some(Secret::new("k")),
+            |s| s.key_only = true,
             |s| s.firmware = due("a.rom"),
             |s| s.firmware = due("b.rom"),
         ];

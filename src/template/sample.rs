@@ -57,6 +57,8 @@ fn subject(family: &str, mac: MacAddr, model: Option<String>, bound: bool) -> Su
         inventory: Default::default(),
         contacts: Some(contacts(people)),
         admin_password: Some(Secret::new("sample-ADMIN")),
+        file_key: None,
+        key_only: false,
         // Of the others each has none.
         firmware: (bound && people > 1).then(|| Due { make: family.to_owned(), version: "9.9.9".into(), files: vec!["sample.bin".into()] }),
     }

@@ -179,6 +179,10 @@ pub(super) struct FileEntry {
     /// Carries the account: fetching it is what a reload after binding waits for.
     #[serde(default)]
     pub(super) account: bool,
+    /// The name under which the account is given encrypted, as `{mac}.enc`: AES-256-CBC by a key of the phone's own (`file_key`), in the
+    /// form of OpenSSL's `enc`. By ways that others may listen to a phone that wants it so (`file_encryption`) then gets the plain file
+    /// with `key_only`.
+    pub(super) encrypted_name: Option<String>,
     /// Is, or has in it, the phone book: it sees `contacts`, and who was given it is not kept.
     #[serde(default)]
     pub(super) phone_book: bool,

@@ -28,7 +28,7 @@ use super::schema::{
 use super::subject::{Line, SipPorts, Subject};
 use super::timezone::{Rule, Zone};
 use crate::{
-    model::{FamilyName, LineNumber, MacAddr},
+    model::{FamilyName, LineNumber, MacAddr, Secret},
     yaml::read_untyped,
 };
 
@@ -89,6 +89,8 @@ pub struct Family {
 
 struct File {
     pattern: FilePattern,
+    /// Its name when it is encrypted.
+    encrypted: Option<FilePattern>,
     content_type: String,
     grammar: Grammar,
     readers: Readers,
@@ -134,6 +136,10 @@ pub struct FileRef {
     pub readers: Readers,
     /// Carries the account.
     pub account: bool,
+    /// Has another name by which it is given encrypted.
+    pub encrypts: bool,
+    /// It was asked for by that name.
+    pub encrypted: bool,
     /// Has the phone book in it.
     pub phone_book: bool,
     /// From the name, where it has one: from 1.
@@ -283,9 +289,11 @@ impl TemplateSet {
     /// The family's file of that name. `path` is normalised: no slash in front, no `..`.
     pub fn locate(&self, family: &str, path: &str) -> Option<FileRef> {
         let family = self.families.get(family)?;
-        let found = family.files.iter().enumerate().find_map(|(i, file)| Some((i, file, file.pattern.captures(path)?)));
-        let (index, file, captured) = found?;
-        Some(family.refer(index, file, captured))
+        let by = |pattern: fn(&File) -> Option<&FilePattern>| {
+            family.files.iter().enumerate().find_map(|(index, file)| Some(family.refer(index, file, pattern(file)?.captures(path)?)))
+        };
+        let encrypted = || by(|file| file.encrypted.as_ref()).map(|file| FileRef { encrypted: true, ..file });
+        by(|file| Some(&file.pattern)).or_else(encrypted)
     }
 
     /// The file of that name in whichever family has one that everybody may read.
@@ -475,6 +483,13 @@ impl TemplateSet {
         layers.filter_map(|layer| layer.get(name)).any(|set| set.value.as_str() == Some(value))
     }
 
+    /// Shall this phone's account go encrypted, and can it?
+    pub fn encrypts(&self, family: &str, subject: &Subject) -> bool {
+        let Some(family) = self.families.get(family) else { return false };
+        let wanted = || self.layers_of(family, subject).into_iter().rev().find_map(|layer| layer.get("file_encryption"));
+        family.files.iter().any(|file| file.encrypted.is_some()) && wanted().is_some_and(|set| set.value.is_true())
+    }
+
     /// Does `overrides.yaml` set anything for this very device?
     pub fn sets_for(&self, mac: MacAddr) -> bool {
         self.overrides.sets(mac)
@@ -534,6 +549,8 @@ impl TemplateSet {
         }
         if own {
             put("bound", Value::from(subject.bound));
+            put("file_key", Value::from(subject.file_key.as_ref().map(Secret::expose).unwrap_or_default()));
+            put("key_only", Value::from(subject.key_only));
             let due = subject.firmware.as_ref().filter(|due| due.make == family.id);
             put("firmware", due.map_or(Value::from(false), Due::value));
             put("lines", subject.lines.iter().map(line).collect::<Vec<_>>().into());
@@ -750,6 +767,16 @@ impl Family {
         if entry.readers == Readers::Anyone && (pattern.names_mac || entry.account) {
             return wrong(format!("'{}' is one phone's file: it cannot be read by anyone", pattern.text));
         }
+        let encrypted = match entry.encrypted_name.as_deref().map(FilePattern::parse).transpose() {
+            Ok(encrypted) => encrypted,
+            Err(message) => return wrong(message),
+        };
+        if encrypted.as_ref().is_some_and(|encrypted| !encrypted.names_mac || !entry.account) {
+            return wrong(format!(
+                "only a phone's account can be encrypted: '{}' must have `account: true`, and a MAC in `encrypted_name`",
+                pattern.text
+            ));
+        }
         let template = match (entry.body, entry.template) {
             (Some(body), None) => {
                 let name = format!("{}#{}", source.name, entry.name);
@@ -768,7 +795,7 @@ impl Family {
             _ => return wrong(format!("'{}' needs either a body or a template", pattern.text)),
         };
         let FileEntry { content_type, grammar, readers, account, phone_book, empty, .. } = entry;
-        self.files.push(File { pattern, content_type, grammar, readers, account, phone_book, empty, template });
+        self.files.push(File { pattern, encrypted, content_type, grammar, readers, account, phone_book, empty, template });
     }
 
     fn add_upload(&mut self, source: &Source, entry: UploadEntry, line: u32, faults: &mut Vec<Fault>) {
@@ -816,6 +843,8 @@ impl Family {
             family: self.id.clone(),
             readers: file.readers,
             account: file.account,
+            encrypts: file.encrypted.is_some(),
+            encrypted: false,
             phone_book: file.phone_book,
             page: captured.page,
             mac: captured.mac,

@@ -28,6 +28,10 @@ pub struct Subject {
     pub contacts: Option<Contacts>,
     /// For the phone's own web page and menus, when no layer sets `admin_password`.
     pub admin_password: Option<Secret>,
+    /// By which its account is encrypted, where it shall be.
+    pub file_key: Option<Secret>,
+    /// Of its file nothing is told but that key, and where to go with it.
+    pub key_only: bool,
     /// What it shall run and does not.
     pub firmware: Option<Due>,
 }
