@@ -184,7 +184,7 @@ impl Wanted {
         let mut endpoints = Endpoints {
             address: own_address(settings),
             tftp_port: settings.tftp.listen.first().map_or(69, |at| at.port()),
-            sip: sip_ports(&settings),
+            sip: sip_ports(settings),
             realm: settings.sip.realm.clone(),
             authority: authority(settings),
             ..Endpoints::default()
