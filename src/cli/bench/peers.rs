@@ -2,7 +2,7 @@
 //! own on loopback, with the same load in the same run; those that want a port below 1024 need root.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -94,6 +94,8 @@ impl Peer {
     }
 
     async fn start(mut command: Command, folder: tempfile::TempDir, at: SocketAddr, name: String) -> anyhow::Result<Self> {
+        // Kea goes on without its port: another's answers would be taken for its own, for no CPU at all.
+        is_free(at).with_context(|| format!("{name} cannot be measured at {at}: end what is there first"))?;
         let log = std::fs::File::create(folder.path().join("said"))?;
         let child =
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().with_context(|| format!("cannot start {name}"))?;
@@ -113,6 +115,11 @@ impl Peer {
         let workers: Result<Vec<_>, _> = workers.split_whitespace().filter_map(|pid| pid.parse().ok()).map(cpu_of).collect();
         Ok(cpu_of(id)? + workers?.into_iter().sum::<Duration>())
     }
+}
+
+fn is_free(at: SocketAddr) -> std::io::Result<()> {
+    UdpSocket::bind(at)?;
+    TcpListener::bind(at).map(drop)
 }
 
 fn installed(program: &str) -> Option<PathBuf> {
