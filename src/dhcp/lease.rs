@@ -1,21 +1,23 @@
-//! Which client has which address: the table that the server decides by, and the view of it that others read.
+//! Which client of IPv4 has which address, and the view of all leases that others read.
 //!
-//! A client is known by its client identifier, else by its MAC (RFC 2131 §4.2). It gets the address it had, else one
-//! that nobody ever had, else the one that has been free for longest. Not here: what is said on the wire
-//! (`server.rs`), and when a lease counts: a lease is shown in the [`LeaseView`] once it is durable.
+//! A client is known by its client identifier, else by its MAC (RFC 2131 §4.2). Who has a reservation gets that, and nobody else does.
+//! How addresses are given and come back is in `table.rs`. Not here: what is said on the wire (`server.rs`), and when a lease counts: a
+//! lease is shown in the [`LeaseView`] once it is durable.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    hash::Hash,
+    collections::HashMap,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::settings::{Config, Subnet};
+use super::{
+    settings::Subnet,
+    table::{self, Lease, Network, strike},
+};
 use crate::model::{FamilyName, LeaseRecord, LeaseState, MacAddr, Timestamp};
 
-/// An address that nobody has had is free since then.
-const NEVER: Timestamp = Timestamp(i64::MIN);
+/// All addresses of all subnets.
+pub type Table = table::Table<Subnet>;
 
 /// Who a client is, for the purpose of getting the same address again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,143 +41,56 @@ impl ClientKey {
     }
 }
 
-/// Is the lease in use at `now`?
-pub fn is_alive(lease: &LeaseRecord, now: Timestamp) -> bool {
-    lease.state == LeaseState::Active && lease.expires > now
+impl Lease for LeaseRecord {
+    type Address = Ipv4Addr;
+    type Client = ClientKey;
+
+    fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    fn client(&self) -> ClientKey {
+        ClientKey::of(self)
+    }
+
+    fn mac(&self) -> Option<MacAddr> {
+        Some(self.mac)
+    }
+
+    fn state(&self) -> LeaseState {
+        self.state
+    }
+
+    fn expires(&self) -> Timestamp {
+        self.expires
+    }
+
+    fn is_beside(&self, other: &Self) -> bool {
+        (self.relay, &self.relay_info) == (other.relay, &other.relay_info)
+    }
 }
 
-/// An address that was offered and not yet taken.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Offer {
-    pub client: ClientKey,
-    pub until: Timestamp,
-    /// Transaction, and how often it was answered: who asks a third time does not hear our unicast.
-    pub xid: u32,
-    pub sent: u32,
-}
+impl Network for Subnet {
+    type Lease = LeaseRecord;
 
-/// All addresses of all subnets.
-#[derive(Debug)]
-pub struct Table {
-    subnets: Vec<Pool>,
-    leases: HashMap<Ipv4Addr, LeaseRecord>,
-    by_client: HashMap<ClientKey, Vec<Ipv4Addr>>,
-    by_mac: HashMap<MacAddr, Vec<Ipv4Addr>>,
-    offers: HashMap<Ipv4Addr, Offer>,
-    offered_to: HashMap<ClientKey, Vec<Ipv4Addr>>,
-    /// Ends of live leases, for the event and the view.
-    ends: BTreeSet<(Timestamp, Ipv4Addr)>,
-    /// Addresses of this machine: nobody else's, wherever they lie.
-    own: HashSet<Ipv4Addr>,
-}
+    fn holds(&self, address: Ipv4Addr) -> bool {
+        self.cidr.contains(&address)
+    }
 
-#[derive(Debug)]
-struct Pool {
-    subnet: Subnet,
-    /// The next address that perhaps nobody ever had.
-    next: Option<Ipv4Addr>,
-    /// Addresses that somebody had, by the moment from which they are free: the end of the lease, or when it was given back.
-    used: BTreeSet<(Timestamp, Ipv4Addr)>,
+    fn gives(&self, address: Ipv4Addr) -> bool {
+        self.is_free_for_all(address)
+    }
+
+    fn first(&self) -> Option<Ipv4Addr> {
+        self.range.map(|range| range.first)
+    }
+
+    fn after(&self, address: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.range.filter(|range| address < range.last).map(|_| Ipv4Addr::from(u32::from(address) + 1))
+    }
 }
 
 impl Table {
-    /// With what the store remembers; leases in networks that are not served any more are left out.
-    pub fn new(config: &Config, leases: Vec<LeaseRecord>, now: Timestamp) -> Self {
-        let subnets = config
-            .subnets
-            .iter()
-            .map(|subnet| Pool { subnet: subnet.clone(), next: subnet.range.map(|range| range.first), used: BTreeSet::new() })
-            .collect();
-        let mut table = Self {
-            subnets,
-            leases: HashMap::new(),
-            by_client: HashMap::new(),
-            by_mac: HashMap::new(),
-            offers: HashMap::new(),
-            offered_to: HashMap::new(),
-            ends: BTreeSet::new(),
-            own: HashSet::new(),
-        };
-        leases.into_iter().for_each(|lease| table.put(lease, now));
-        table
-    }
-
-    /// The addresses of this machine.
-    pub fn set_own(&mut self, own: Vec<Ipv4Addr>) {
-        self.own = own.into_iter().collect();
-    }
-
-    pub fn leases(&self) -> impl Iterator<Item = &LeaseRecord> {
-        self.leases.values()
-    }
-
-    pub fn lease(&self, address: Ipv4Addr) -> Option<&LeaseRecord> {
-        self.leases.get(&address)
-    }
-
-    pub fn subnet_of(&self, address: Ipv4Addr) -> Option<usize> {
-        self.subnets.iter().position(|pool| pool.subnet.cidr.contains(&address))
-    }
-
-    pub fn subnet(&self, index: usize) -> Option<&Subnet> {
-        self.subnets.get(index).map(|pool| &pool.subnet)
-    }
-
-    /// Enters a lease in place of what was known of its address.
-    pub fn put(&mut self, lease: LeaseRecord, now: Timestamp) {
-        let Some(index) = self.subnet_of(lease.address) else { return };
-        self.forget(lease.address);
-        self.subnets[index].used.remove(&(NEVER, lease.address));
-        self.subnets[index].used.insert((lease.expires, lease.address));
-        if is_alive(&lease, now) {
-            self.ends.insert((lease.expires, lease.address));
-        }
-        self.by_client.entry(ClientKey::of(&lease)).or_default().push(lease.address);
-        self.by_mac.entry(lease.mac).or_default().push(lease.address);
-        self.leases.insert(lease.address, lease);
-    }
-
-    /// Takes an entry back to what was known before it; of an address that nobody had, to that.
-    pub fn restore(&mut self, address: Ipv4Addr, previous: Option<LeaseRecord>, now: Timestamp) {
-        match previous {
-            Some(lease) => self.put(lease, now),
-            None => {
-                self.forget(address);
-                self.withdraw(address);
-            }
-        }
-    }
-
-    fn forget(&mut self, address: Ipv4Addr) {
-        let Some(old) = self.leases.remove(&address) else { return };
-        if let Some(index) = self.subnet_of(address) {
-            self.subnets[index].used.remove(&(old.expires, address));
-        }
-        self.ends.remove(&(old.expires, address));
-        strike(&mut self.by_client, &ClientKey::of(&old), address);
-        strike(&mut self.by_mac, &old.mac, address);
-    }
-
-    /// What the client has, or had last, in a subnet: live leases first, then the latest.
-    pub fn of_client(&self, client: &ClientKey, subnet: usize, now: Timestamp) -> Option<&LeaseRecord> {
-        let known = self.by_client.get(client)?.iter().filter_map(|address| self.leases.get(address));
-        known
-            .filter(|lease| self.subnet_of(lease.address) == Some(subnet) && lease.state != LeaseState::Declined)
-            .max_by_key(|lease| (is_alive(lease, now), lease.expires))
-    }
-
-    /// Another live lease of this MAC in the same subnet, not of this client.
-    pub fn rival(&self, lease: &LeaseRecord, now: Timestamp) -> Option<&LeaseRecord> {
-        let subnet = self.subnet_of(lease.address);
-        let mut same = self.by_mac.get(&lease.mac)?.iter().filter_map(|address| self.leases.get(address));
-        same.find(|other| {
-            other.address != lease.address
-                && is_alive(other, now)
-                && self.subnet_of(other.address) == subnet
-                && (other.relay, &other.relay_info) != (lease.relay, &lease.relay_info)
-        })
-    }
-
     /// May `client` have this address now?
     pub fn may_have(&self, client: &ClientKey, mac: MacAddr, address: Ipv4Addr, now: Timestamp) -> bool {
         let Some(subnet) = self.subnet_of(address).and_then(|index| self.subnet(index)) else { return false };
@@ -184,119 +99,16 @@ impl Table {
             // Who has a reservation gets no second address, unless somebody still sits on the reserved one.
             None => subnet.is_free_for_all(address) && subnet.reserved.get(&mac).is_none_or(|own| self.is_taken(client, *own, now)),
         };
-        allowed && !self.own.contains(&address) && !self.is_taken(client, address, now)
-    }
-
-    /// Held by, offered to or kept from somebody: the client itself excepted.
-    fn is_taken(&self, client: &ClientKey, address: Ipv4Addr, now: Timestamp) -> bool {
-        let leased = self.leases.get(&address).is_some_and(|lease| match lease.state {
-            LeaseState::Active => lease.expires > now && ClientKey::of(lease) != *client,
-            LeaseState::Declined => lease.expires > now,
-            LeaseState::Released => false,
-        });
-        leased || self.offers.get(&address).is_some_and(|offer| offer.until > now && offer.client != *client)
+        allowed && !self.is_own(address) && !self.is_taken(client, address, now)
     }
 
     /// The address for a client: reserved, its own, offered before, wished for, never used, longest free.
     pub fn choose(&mut self, client: &ClientKey, mac: MacAddr, subnet: usize, wish: Option<Ipv4Addr>, now: Timestamp) -> Option<Ipv4Addr> {
-        let here =
-            |table: &Self, address: &Ipv4Addr| table.subnet_of(*address) == Some(subnet) && table.may_have(client, mac, *address, now);
         let reserved = self.subnet(subnet)?.reserved.get(&mac).copied();
         let own = self.of_client(client, subnet, now).map(|lease| lease.address);
-        let offered = self.offer_to(client, subnet, now);
-        let first = [reserved, own, offered, wish].into_iter().flatten().find(|address| here(self, address));
-        first.or_else(|| self.never_used(subnet, now)).or_else(|| {
-            let used = self.subnets.get(subnet)?.used.iter();
-            used.take_while(|(free_from, _)| *free_from <= now).map(|(_, address)| *address).find(|address| here(self, address))
-        })
-    }
-
-    fn never_used(&mut self, subnet: usize, now: Timestamp) -> Option<Ipv4Addr> {
-        loop {
-            let pool = self.subnets.get(subnet)?;
-            let (address, last) = (pool.next?, pool.subnet.range?.last);
-            let free = pool.subnet.is_free_for_all(address) && !self.own.contains(&address) && !self.leases.contains_key(&address);
-            if free && self.offers.get(&address).is_none_or(|offer| offer.until <= now) {
-                return Some(address);
-            }
-            // An address under offer is passed over for good only here: should the offer lapse, `withdraw` brings it back.
-            let pool = self.subnets.get_mut(subnet)?;
-            pool.next = (address < last).then(|| Ipv4Addr::from(u32::from(address) + 1));
-        }
-    }
-
-    /// What is under offer to the client in this subnet.
-    pub fn offer_to(&self, client: &ClientKey, subnet: usize, now: Timestamp) -> Option<Ipv4Addr> {
-        let mine = self.offered_to.get(client)?.iter().copied();
-        mine.filter(|address| self.offers.get(address).is_some_and(|offer| offer.until > now))
-            .find(|address| self.subnet_of(*address) == Some(subnet))
-    }
-
-    /// Notes an offer and returns how often this transaction was answered, this time included.
-    pub fn offer(&mut self, address: Ipv4Addr, client: &ClientKey, xid: u32, until: Timestamp) -> u32 {
-        let before = self.offers.get(&address).filter(|offer| offer.client == *client && offer.xid == xid).map_or(0, |offer| offer.sent);
-        self.drop_offer(address);
-        self.offers.insert(address, Offer { client: client.clone(), until, xid, sent: before + 1 });
-        self.offered_to.entry(client.clone()).or_default().push(address);
-        before + 1
-    }
-
-    /// Keeps an address for a client that is not yet offered it.
-    pub fn reserve(&mut self, address: Ipv4Addr, client: &ClientKey, until: Timestamp) {
-        self.drop_offer(address);
-        self.offers.insert(address, Offer { client: client.clone(), until, xid: 0, sent: 0 });
-        self.offered_to.entry(client.clone()).or_default().push(address);
-    }
-
-    fn drop_offer(&mut self, address: Ipv4Addr) {
-        let Some(offer) = self.offers.remove(&address) else { return };
-        strike(&mut self.offered_to, &offer.client, address);
-    }
-
-    /// Ends an offer: taken, refused or lapsed.
-    pub fn withdraw(&mut self, address: Ipv4Addr) {
-        self.drop_offer(address);
-        if !self.leases.contains_key(&address)
-            && let Some(index) = self.subnet_of(address)
-        {
-            // Nobody had it: it joins those that somebody had, as free since ever.
-            let pool = &mut self.subnets[index];
-            if pool.subnet.is_free_for_all(address) && pool.next.is_none_or(|next| address < next) {
-                pool.used.insert((NEVER, address));
-            }
-        }
-    }
-
-    /// Takes back offers that nobody took.
-    pub fn lapse_offers(&mut self, now: Timestamp) {
-        let lapsed: Vec<_> = self.offers.iter().filter(|(_, offer)| offer.until <= now).map(|(address, _)| *address).collect();
-        lapsed.into_iter().for_each(|address| self.withdraw(address));
-    }
-
-    pub fn has_offers(&self) -> bool {
-        !self.offers.is_empty()
-    }
-
-    /// When the next live lease ends.
-    pub fn next_end(&self) -> Option<Timestamp> {
-        self.ends.first().map(|(at, _)| *at)
-    }
-
-    /// A lease that has ended by `now`, each told once.
-    pub fn pop_ended(&mut self, now: Timestamp) -> Option<&LeaseRecord> {
-        let first = self.ends.first().copied().filter(|(at, _)| *at <= now)?;
-        self.ends.remove(&first);
-        self.leases.get(&first.1)
-    }
-}
-
-/// Takes an address out of the list of its owner.
-pub(super) fn strike<K: Eq + Hash, A: PartialEq>(lists: &mut HashMap<K, Vec<A>>, key: &K, address: A) {
-    if let Some(list) = lists.get_mut(key) {
-        list.retain(|known| *known != address);
-        if list.is_empty() {
-            lists.remove(key);
-        }
+        let wanted = [reserved, own, self.offer_to(client, subnet, now), wish].into_iter().flatten();
+        let here = |table: &Self, address| table.subnet_of(address) == Some(subnet) && table.may_have(client, mac, address, now);
+        self.pick(subnet, wanted, here, now)
     }
 }
 
@@ -386,7 +198,7 @@ mod tests {
         let yaml = format!(
             "subnets:\n- cidr: 10.0.0.0/24\n  range: {range}\n  reservations: [{{mac: 00:00:00:00:00:99, address: 10.0.0.5}}]\n- cidr: 10.1.0.0/24\n  range: 10.1.0.1-10.1.0.9\n"
         );
-        Table::new(&serde_yaml::from_str::<Settings>(&yaml).unwrap().check().unwrap(), vec![], Timestamp(0))
+        Table::new(serde_yaml::from_str::<Settings>(&yaml).unwrap().check().unwrap().subnets, vec![], &[], Timestamp(0))
     }
 
     fn mac(n: u8) -> MacAddr {

@@ -1,8 +1,8 @@
 //! Leases and options for phones: RFC 2131, 2132, 3046, 3396, 3527, 5107, 6842.
 //!
 //! `server.rs` decides, without sockets and clocks; `socket.rs`, `raw.rs` and `worker.rs` run it on a network. `options.rs` reads and
-//! writes packets, `lease.rs` knows who has which address and shows it to others, `class.rs` is what others say of a
-//! kind of client, `reply.rs` what is said to it, `limit.rs` how many strangers are served, `settings.rs` the YAML.
+//! writes packets, `table.rs` knows who has which address, `lease.rs` what a client of IPv4 may have, and shows the leases to others;
+//! `class.rs` is what others say of a kind of client, `reply.rs` what is said to it, `limit.rs` how many strangers are served, `settings.rs` the YAML.
 //! `client_core.rs` is the other side, for simulated phones and load; `client.rs` runs it. `v6/` is DHCPv6. Not here: what a phone then
 //! downloads, and which family reads which option.
 
@@ -17,6 +17,7 @@ mod reply;
 pub mod server;
 pub mod settings;
 pub mod socket;
+mod table;
 pub mod v6;
 mod worker;
 

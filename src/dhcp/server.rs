@@ -20,11 +20,12 @@ use std::{
 
 use super::{
     class::{Class, Classify, ClientFacts},
-    lease::{ClientKey, LeaseView, Table, is_alive},
+    lease::{ClientKey, LeaseView, Table},
     limit::Limiter,
     options::{MessageType, Packet, code, sub_option},
     reply::{self, Reply},
     settings::{Config, Mode, NonPhones, Subnet},
+    table::Lease,
 };
 use crate::model::{Event, LeaseRecord, LeaseState, MacAddr, Timestamp, hex};
 
@@ -170,11 +171,9 @@ impl Server {
         view: LeaseView,
         now: Timestamp,
     ) -> Self {
-        let mut table = Table::new(&config, leases, now);
-        table.set_own(own.clone());
         let server = Self {
+            table: Table::new(config.subnets.clone(), leases, &own, now),
             config,
-            table,
             class,
             view,
             own,
@@ -194,8 +193,7 @@ impl Server {
     pub fn set_config(&mut self, now: Timestamp, config: Config) {
         let leases: Vec<_> = self.table.leases().cloned().collect();
         leases.iter().for_each(|lease| self.view.hide(lease.address));
-        self.table = Table::new(&config, leases, now);
-        self.table.set_own(self.own.clone());
+        self.table = Table::new(config.subnets.clone(), leases, &self.own, now);
         self.config = config;
         self.probes.clear();
         self.probe_ends.clear();
@@ -203,14 +201,14 @@ impl Server {
     }
 
     fn show_all(&self, now: Timestamp) {
-        for lease in self.table.leases().filter(|lease| is_alive(lease, now) && !self.commits.contains_key(&lease.address)) {
+        for lease in self.table.leases().filter(|lease| lease.is_alive(now) && !self.commits.contains_key(&lease.address)) {
             self.view.show(lease, self.table.rival(lease, now).is_some());
         }
     }
 
     /// The addresses of this machine have changed.
     pub fn set_own(&mut self, own: Vec<Ipv4Addr>) {
-        self.table.set_own(own.clone());
+        self.table.set_own(&own);
         self.own = own;
     }
 
@@ -313,7 +311,7 @@ impl Server {
         match outcome {
             Ok(()) => {
                 let current = self.table.lease(address) == Some(&done.lease);
-                if current && is_alive(&done.lease, now) {
+                if current && done.lease.is_alive(now) {
                     self.show(now, &done.lease);
                 }
                 // Told before it is sent: what the client does with it comes after it in the timeline.
@@ -426,7 +424,7 @@ impl Server {
         let chosen = if tries < MOST_TRIES { self.table.choose(&ask.client, ask.mac, ask.subnet, wish, now) } else { None };
         let Some(address) = chosen else { return self.exhausted(now, &ask) };
 
-        let own = self.table.of_client(&ask.client, ask.subnet, now).is_some_and(|lease| lease.address == address && is_alive(lease, now));
+        let own = self.table.of_client(&ask.client, ask.subnet, now).is_some_and(|lease| lease.address == address && lease.is_alive(now));
         let offered = self.table.offer_to(&ask.client, ask.subnet, now) == Some(address);
         if let Some(probe) = self.probes.get_mut(&address) {
             // Impatient: the question is out already, the answer will be to this transaction.
@@ -522,7 +520,7 @@ impl Server {
             None if self.reserved(ask) == Some(address) && self.may_have_here(now, ask, address) => Verdict::Grant,
             None if self.reserved(ask).is_some() => Verdict::Refuse("another address is reserved for you"),
             // Not ours to judge (RFC 2131 §4.3.2), unless we know that it is somebody else's.
-            None if alone && self.table.lease(address).is_some_and(|lease| is_alive(lease, now)) => {
+            None if alone && self.table.lease(address).is_some_and(|lease| lease.is_alive(now)) => {
                 Verdict::Refuse("this address is in use by another")
             }
             None => Verdict::Silence,
@@ -603,7 +601,7 @@ impl Server {
     fn decline(&mut self, now: Timestamp, ask: Ask) {
         let Some(address) = ask.packet.options.address(code::REQUESTED_ADDRESS) else { return };
         let offered = self.table.offer_to(&ask.client, ask.subnet, now) == Some(address);
-        let leased = self.table.lease(address).is_some_and(|lease| is_alive(lease, now) && ClientKey::of(lease) == ask.client);
+        let leased = self.table.lease(address).is_some_and(|lease| lease.is_alive(now) && ClientKey::of(lease) == ask.client);
         if !(offered || leased) || !self.is_for_us(&ask) {
             return self.ignore(now, "decline", "a DECLINE of an address that the client does not hold");
         }
@@ -651,7 +649,7 @@ impl Server {
 
     fn release(&mut self, now: Timestamp, ask: &Ask) {
         let address = ask.packet.head.ciaddr;
-        let held = self.table.lease(address).filter(|lease| is_alive(lease, now) && ClientKey::of(lease) == ask.client);
+        let held = self.table.lease(address).filter(|lease| lease.is_alive(now) && ClientKey::of(lease) == ask.client);
         let Some(lease) = held.filter(|_| self.is_for_us(ask)).cloned() else { return };
         // The holder gives it back from it (RFC 2131 §4.4.6), and through its own port.
         let from_it = self.config.loopback || ask.relay().is_some() || *ask.source.ip() == address;

@@ -738,12 +738,12 @@ proptest! {
                 if kind(&reply) == MessageType::Ack {
                     let owner = held.get(&address);
                     prop_assert!(owner.is_none_or(|(owner, until)| *owner == mac(n) || *until <= lab.now));
-                    prop_assert!(is_alive(&lab.disk[&address], lab.now) && lab.disk[&address].mac == mac(n));
+                    prop_assert!(lab.disk[&address].is_alive(lab.now) && lab.disk[&address].mac == mac(n));
                     held.insert(address, (mac(n), lab.now.plus_secs(reply.0.options.u32(51).unwrap().into())));
                 }
             }
             // What is not alive on disk (given back, declined) is nobody's.
-            held.retain(|address, _| is_alive(&lab.disk[address], lab.now));
+            held.retain(|address, _| lab.disk[address].is_alive(lab.now));
             lab.sleep(pause);
         }
     }

@@ -15,7 +15,7 @@ use std::{
 use super::{
     CLIENT_PORT, SERVER_PORT,
     class::{Class, Classify, ClientFacts},
-    lease::{Client, Table, is_alive},
+    lease::{Client, Table},
     options::{self, Packet, code, kind, status},
     reply,
     settings::{Config, Mode},
@@ -26,6 +26,7 @@ use crate::{
         limit::Limiter,
         server::port_name,
         settings::NonPhones,
+        table::Lease,
     },
     model::{Event, Lease6Record, LeaseState, MacAddr, Timestamp},
 };
@@ -149,7 +150,7 @@ impl Server {
         now: Timestamp,
     ) -> Self {
         let server = Self {
-            table: Table::new(&config, leases, &own, now),
+            table: Table::new(config.subnets.clone(), leases, &own, now),
             config,
             view,
             class,
@@ -171,7 +172,7 @@ impl Server {
     pub fn set_config(&mut self, now: Timestamp, config: Config) {
         let leases: Vec<_> = self.table.leases().cloned().collect();
         leases.iter().for_each(|lease| self.view.hide(lease.address));
-        self.table = Table::new(&config, leases, &self.own, now);
+        self.table = Table::new(config.subnets.clone(), leases, &self.own, now);
         self.config = config;
         self.show_all(now);
     }
@@ -183,7 +184,7 @@ impl Server {
     }
 
     fn show_all(&self, now: Timestamp) {
-        for lease in self.table.leases().filter(|lease| is_alive(lease, now) && !self.writing.contains(&lease.address)) {
+        for lease in self.table.leases().filter(|lease| lease.is_alive(now) && !self.writing.contains(&lease.address)) {
             self.view.put(lease.address, holder(lease, self.table.rival(lease, now).is_some()));
         }
     }

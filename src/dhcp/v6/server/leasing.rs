@@ -16,9 +16,12 @@ use std::net::Ipv6Addr;
 
 use super::{Action, Ask, Pending, Server, is_elsewhere};
 use crate::{
-    dhcp::v6::{
-        lease::{Client, Table, is_alive},
-        options::{self, Options, Packet, code, kind, status},
+    dhcp::{
+        table::Lease,
+        v6::{
+            lease::{Client, Table},
+            options::{self, Options, Packet, code, kind, status},
+        },
     },
     model::{Event, Lease6Record, LeaseState, Timestamp},
 };
@@ -73,7 +76,7 @@ impl Server {
             match self.table.choose(&client, ask.subnet, &ia.addresses, now) {
                 Some(address) if rapid => self.grant(now, ask, &client, address, &[], &mut draft),
                 Some(address) => {
-                    self.table.offer(address, &client, now.plus_secs(OFFER_SECS));
+                    self.table.reserve(address, &client, now.plus_secs(OFFER_SECS));
                     self.lapse_at.get_or_insert(now.plus_secs(1));
                     draft.options.push(self.ia(ask, ia.iaid, Some(address), &[]));
                     draft.events.extend(ask.mac.map(|mac| Event::DhcpOffer { mac, address: address.into() }));
@@ -176,8 +179,8 @@ impl Server {
         let mut all = held.iter().all(|(_, address)| self.is_on_link(ask, *address));
         let looked_at = if all { held } else { Vec::new() };
         for (client, address) in looked_at {
-            match self.table.lease(address).filter(|lease| is_alive(lease, now)) {
-                Some(lease) => all &= Client::of(lease) == client,
+            match self.table.lease(address).filter(|lease| lease.is_alive(now)) {
+                Some(lease) => all &= lease.client() == client,
                 None if self.table.may_have(&client, ask.subnet, address, now) => {
                     if !self.admits(now, ask) {
                         return;
@@ -203,9 +206,8 @@ impl Server {
         let mut draft = Draft { options: vec![status_option(status::SUCCESS)], ..Draft::default() };
         for ia in ias(&ask.packet) {
             let client = ask.client(ia.iaid);
-            let held = |address: &Ipv6Addr| {
-                self.table.lease(*address).filter(|lease| is_alive(lease, now) && Client::of(lease) == client).cloned()
-            };
+            let held =
+                |address: &Ipv6Addr| self.table.lease(*address).filter(|lease| lease.is_alive(now) && lease.client() == client).cloned();
             let held: Vec<_> = ia.addresses.iter().filter_map(held).collect();
             // Anybody can say it in a phone's name, but not from its own address and switch port.
             if held.iter().any(|lease| lease.peer != ask.peer() || is_elsewhere(ask, lease)) {
@@ -239,7 +241,7 @@ impl Server {
         match outcome {
             Ok(()) => {
                 for (lease, _) in &done.leases {
-                    if self.table.lease(lease.address) == Some(lease) && is_alive(lease, now) {
+                    if self.table.lease(lease.address) == Some(lease) && lease.is_alive(now) {
                         self.show(now, lease);
                     }
                 }
@@ -252,7 +254,7 @@ impl Server {
                 self.warn(now, "store", || format!("leases of DHCPv6 could not be written, so nothing was acknowledged: {error}"));
                 for (lease, previous) in done.leases {
                     if self.table.lease(lease.address) == Some(&lease) {
-                        let before = previous.clone().filter(|before| is_alive(before, now));
+                        let before = previous.clone().filter(|before| before.is_alive(now));
                         self.table.restore(lease.address, previous, now);
                         before.into_iter().for_each(|before| self.show(now, &before));
                     }
@@ -305,7 +307,7 @@ impl Server {
 
     fn note(&mut self, now: Timestamp, ask: &Ask<'_>, client: &Client, address: Ipv6Addr, draft: &mut Draft) {
         // So that no other IA of this message gets it.
-        self.table.offer(address, client, now.plus_secs(OFFER_SECS));
+        self.table.reserve(address, client, now.plus_secs(OFFER_SECS));
         self.lapse_at.get_or_insert(now.plus_secs(1));
         let (lease_secs, family) = (self.lease_secs(ask), ask.class.family.clone());
         draft.events.extend(ask.mac.map(|mac| Event::LeaseGranted {
@@ -359,7 +361,7 @@ impl Server {
         self.actions.push_back(Action::Commit { id: self.last_commit, leases: leases.clone() });
         let mut pending = Pending { leases: Vec::new(), reply, events };
         for lease in leases {
-            if let Some(offered) = self.table.offer_to(&Client::of(&lease), ask.subnet, now) {
+            if let Some(offered) = self.table.offer_to(&lease.client(), ask.subnet, now) {
                 self.table.withdraw(offered);
             }
             if lease.state != LeaseState::Active {
