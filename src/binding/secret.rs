@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroize;
 
-use crate::model::{Generation, LineNumber, MacAddr, Secret};
+use crate::model::{Generation, LineNumber, MacAddr, Secret, hex};
 
 /// Characters of a secret: phones take 24 everywhere; some cut off beyond 32.
 const LENGTH: usize = 24;
@@ -39,7 +39,7 @@ impl MasterKey {
     /// hexadecimal digits (128 bits).
     pub fn file_key(&self, mac: MacAddr) -> Secret {
         let mut tag = self.tag(&[b"file", &mac.0]);
-        let digits = tag.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
+        let digits = hex(&tag[..16]);
         tag.zeroize();
         Secret::new(digits)
     }

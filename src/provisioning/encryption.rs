@@ -50,8 +50,7 @@ mod tests {
     fn openssl_writes_the_same() {
         let bytes = salted_with(&Secret::new("a key"), [1, 2, 3, 4, 5, 6, 7, 8], b"a file");
         assert_eq!(bytes[..16], *b"Salted__\x01\x02\x03\x04\x05\x06\x07\x08");
-        let digits: String = bytes[16..].iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(digits, "eb8d65e6f8ef6b642da9bce9cf5fbeb9");
+        assert_eq!(crate::model::hex(&bytes[16..]), "eb8d65e6f8ef6b642da9bce9cf5fbeb9");
     }
 
     #[test]

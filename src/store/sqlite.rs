@@ -1,9 +1,10 @@
 //! The store on SQLite: one writer thread that commits for many at once, a few readers beside it (WAL).
 //!
-//! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction (those of one statement need none), commits with an
-//! fsync (`synchronous=FULL`) and only then answers them: a hundred leases cost one fsync, and one refused request
-//! undoes nothing of its neighbours'. A thread beside it folds the log into the database file. While the disk works, the next batch gathers by itself; only the records of calls, which
-//! nobody waits for, wait for company.
+//! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction (those of one statement need none),
+//! commits with an fsync (`synchronous=FULL`) and only then answers them: a hundred leases cost one fsync, and one refused request undoes
+//! nothing of its neighbours'. While the disk works, the next batch gathers by itself; only the records of calls, which nobody waits for,
+//! wait for company. A thread beside the writer folds the log into the database file.
+//!
 //! Not here: tables (`schema.rs`), statements (`rows.rs`), policy.
 
 use std::{

@@ -1,4 +1,5 @@
-//! Tells makes apart: DHCP option 60 (16 of DHCPv6), host name, MAC prefix; User-Agent. From the families' own YAML, so that IT can add a prefix.
+//! Tells makes apart: DHCP option 60 (16 of DHCPv6), host name, MAC prefix; User-Agent. From the families' own YAML, so that IT can add a
+//! prefix.
 //!
 //! Prefixes are hints and never proof: Gigaset P8xx sit inside snom's range, rebadged Fanvil and Htek phones carry their
 //! seller's. So option 60 beats the prefix, and a User-Agent beats both. Everything is compared as bytes: many Cisco phones end

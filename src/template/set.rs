@@ -382,10 +382,8 @@ impl TemplateSet {
         let mut options = Vec::new();
         for Option6Template { enterprise, code, kind, send, template } in &family.dhcp6 {
             let text = String::from_utf8(family.run(Grammar::KeyValue, template, &context)?).unwrap_or_default();
-            let value = options::value6(*kind, &text).map_err(|message| {
-                let (origin, line) = family.places.get(template).map_or((&*family.id, 0), |place| (&*place.origin, place.first_line));
-                fault(origin, line, 0, format!("option {code} of enterprise {enterprise}: {message}"))
-            })?;
+            let value = options::value6(*kind, &text)
+                .map_err(|message| family.fault_in(template, format!("option {code} of enterprise {enterprise}: {message}")))?;
             options.extend(value.map(|value| Dhcp6Option { enterprise: *enterprise, code: *code, value, when: (*send).into() }));
         }
         Ok(options)
@@ -448,8 +446,7 @@ impl TemplateSet {
     /// How many lines of this phone are there to sign in at while nobody owns them; of the first it is always known.
     pub fn sign_in_lines(&self, family: &str, subject: &Subject) -> LineNumber {
         let Some(family) = self.families.get(family) else { return 1 };
-        let set = self.layers_of(family, subject).into_iter().rev().find_map(|layer| layer.get(SIGN_IN_LINES));
-        let lines = set.and_then(|set| LineNumber::try_from(set.value.clone()).ok()).unwrap_or(1);
+        let lines = self.value_of(SIGN_IN_LINES, family, subject).and_then(|set| LineNumber::try_from(set).ok()).unwrap_or(1);
         lines.min(family.capabilities.lines_max).max(1)
     }
 
@@ -470,24 +467,32 @@ impl TemplateSet {
 
     /// Is this switch on for any phone?
     pub fn is_on_somewhere(&self, name: &str) -> bool {
-        let families = self.families.values();
-        let layers = families.flat_map(|family| std::iter::once(&family.base).chain(family.models.iter().map(|(_, layer)| layer)));
-        layers.chain(self.overrides.variables()).any(|layer| layer.get(name).is_some_and(|set| set.value.is_true()))
+        self.values_of(name).any(Value::is_true)
     }
 
     /// Is this variable such for any phone?
     pub fn is_somewhere(&self, name: &str, value: &str) -> bool {
+        self.values_of(name).any(|set| set.as_str() == Some(value))
+    }
+
+    /// What any layer sets it to.
+    fn values_of(&self, name: &str) -> impl Iterator<Item = &Value> {
+        // The families' own layers begin with the defaults.
         let families = self.families.values();
         let layers = families.flat_map(|family| std::iter::once(&family.base).chain(family.models.iter().map(|(_, layer)| layer)));
-        let layers = layers.chain([&self.defaults]).chain(self.overrides.variables());
-        layers.filter_map(|layer| layer.get(name)).any(|set| set.value.as_str() == Some(value))
+        layers.chain(self.overrides.variables()).filter_map(move |layer| layer.get(name)).map(|set| &set.value)
+    }
+
+    /// What the nearest layer sets it to for this phone; without putting all layers together.
+    fn value_of(&self, name: &str, family: &Family, subject: &Subject) -> Option<Value> {
+        self.layers_of(family, subject).into_iter().rev().find_map(|layer| layer.get(name)).map(|set| set.value.clone())
     }
 
     /// Shall this phone's account go encrypted, and can it?
     pub fn encrypts(&self, family: &str, subject: &Subject) -> bool {
         let Some(family) = self.families.get(family) else { return false };
-        let wanted = || self.layers_of(family, subject).into_iter().rev().find_map(|layer| layer.get("file_encryption"));
-        family.files.iter().any(|file| file.encrypted.is_some()) && wanted().is_some_and(|set| set.value.is_true())
+        let wanted = || self.value_of("file_encryption", family, subject).is_some_and(|set| set.is_true());
+        family.files.iter().any(|file| file.encrypted.is_some()) && wanted()
     }
 
     /// Does `overrides.yaml` set anything for this very device?
@@ -939,7 +944,6 @@ impl Family {
         fault.suggest(word, known.iter().map(String::as_str), "")
     }
 
-    /// What a phone would not be able to read.
     /// The file, as a template that sees `context` makes it.
     fn file(&self, entry: &File, page: Option<u32>, subject: &Subject, mut context: Value) -> Result<Rendered, Fault> {
         if let Some(page) = page {
@@ -971,14 +975,17 @@ impl Family {
                 (kind, Some((_, text))) => options::value(kind, text),
                 (_, None) => Ok(None),
             };
-            let value = value.map_err(|message| {
-                let place = option.templates.first().and_then(|(_, name)| self.places.get(name));
-                let (origin, line) = place.map_or((&*self.id, 0), |place| (&*place.origin, place.first_line));
-                fault(origin, line, 0, format!("option {}: {message}", option.code))
-            })?;
+            let template = option.templates.first().map_or("", |(_, name)| name);
+            let value = value.map_err(|message| self.fault_in(template, format!("option {}: {message}", option.code)))?;
             options.extend(value.map(|value| DhcpOption { code: option.code, value, when: option.send.into() }));
         }
         Ok(options)
+    }
+
+    /// What a template made is of no use; with the place of the template.
+    fn fault_in(&self, template: &str, message: String) -> Fault {
+        let (origin, line) = self.places.get(template).map_or((&*self.id, 0), |place| (&*place.origin, place.first_line));
+        fault(origin, line, 0, message)
     }
 
     fn pnp_url(&self, context: &Value) -> Result<Option<String>, Fault> {
@@ -987,6 +994,7 @@ impl Family {
         Ok(Some(url.trim().to_owned()).filter(|url| !url.is_empty()))
     }
 
+    /// What a phone would not be able to read.
     fn check_sample(&self, file: &FileRef, rendered: &Rendered, subject: &Subject) -> Result<(), Fault> {
         let Some(entry) = self.files.get(file.index) else { return Ok(()) };
         let place = self.places.get(&entry.template);
