@@ -311,15 +311,18 @@ impl Stored {
     /// # Errors
     /// The disk fails, or what is there is not what was added.
     pub async fn read(self: &Arc<Self>, offset: u64) -> io::Result<Bytes> {
+        let at = offset / PIECE as u64;
+        let Some(wanted) = usize::try_from(at).ok().and_then(|at| self.pieces.get(at)).copied() else { return Ok(Bytes::new()) };
+        let begins = at * PIECE as u64;
+        // Not in the thread that reads: there are more of those the busier the machine is, and each would keep megabytes for the next.
+        let piece = vec![0; usize::try_from(self.len().saturating_sub(begins)).unwrap_or(PIECE).min(PIECE)];
         let stored = self.clone();
-        tokio::task::spawn_blocking(move || stored.read_now(offset)).await.map_err(io::Error::other)?
+        let piece = tokio::task::spawn_blocking(move || stored.fill(piece, begins, &wanted)).await.map_err(io::Error::other)??;
+        let within = usize::try_from(offset - begins).unwrap_or(PIECE).min(piece.len());
+        Ok(Bytes::from(piece).slice(within..))
     }
 
-    fn read_now(&self, offset: u64) -> io::Result<Bytes> {
-        let at = offset / PIECE as u64;
-        let Some(wanted) = usize::try_from(at).ok().and_then(|at| self.pieces.get(at)) else { return Ok(Bytes::new()) };
-        let begins = at * PIECE as u64;
-        let mut piece = vec![0; usize::try_from(self.len().saturating_sub(begins)).unwrap_or(PIECE).min(PIECE)];
+    fn fill(&self, mut piece: Vec<u8>, begins: u64, wanted: &blake3::Hash) -> io::Result<Vec<u8>> {
         let read = self.file.read_exact_at(&mut piece, begins);
         if let Err(error) = read.and_then(|()| match blake3::hash(&piece) == *wanted {
             true => Ok(()),
@@ -331,8 +334,7 @@ impl Stored {
             }
             return Err(error);
         }
-        let within = usize::try_from(offset - begins).unwrap_or(PIECE).min(piece.len());
-        Ok(Bytes::from(piece).slice(within..))
+        Ok(piece)
     }
 }
 
