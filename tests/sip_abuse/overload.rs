@@ -24,6 +24,11 @@ const CALLS: usize = 4;
 const AT_ONCE: usize = 32;
 const MEASURED: Duration = Duration::from_millis(1500);
 const STORM: Duration = Duration::from_secs(3);
+/// So many of the storm wait for their answer at least: three times what the engine lets wait before it says that it is too much.
+/// Other tests may have had the machine while the sustainable rate was looked for, and it would not be too much by the rate alone.
+const WAITING: usize = 3 * 2048;
+/// Calls of a storm, whatever the rate: fewer would not all wait at once, and more take a slow machine too long.
+const STORM_CALLS: (usize, usize) = (8_000, 24_000);
 /// The last answers may take so long, on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -214,11 +219,12 @@ async fn calls_that_are_up_do_not_notice_three_times_too_many() {
     assert!(sustainable > 50.0, "{sustainable}/s");
 
     let rate = sustainable * 3.0;
-    let flood = Flood::new(&mut loader, &socket, (rate * STORM.as_secs_f64()) as usize);
+    let storm_calls = ((rate * STORM.as_secs_f64()) as usize).clamp(STORM_CALLS.0, STORM_CALLS.1);
+    let flood = Flood::new(&mut loader, &socket, storm_calls);
     let sound = Sound::start(ends);
     let began = Instant::now();
-    let storm =
-        tokio::task::spawn_blocking(move || flood.run(server, STORM + PATIENCE, |elapsed, _| (elapsed.as_secs_f64() * rate) as usize));
+    let due = move |elapsed: Duration, answered| ((elapsed.as_secs_f64() * rate) as usize).max(answered + WAITING);
+    let storm = tokio::task::spawn_blocking(move || flood.run(server, STORM + PATIENCE, due));
     let mut waits = Vec::new();
     while !storm.is_finished() {
         for (number, (call, accepted)) in calls.iter().enumerate() {
@@ -234,14 +240,15 @@ async fn calls_that_are_up_do_not_notice_three_times_too_many() {
     let heard = sound.stop();
     let refused = answers.values().filter(|(status, ..)| *status == 503).count();
     let served = answers.values().filter(|(status, ..)| *status == 480).count();
-    // All sign over one nonce: one that is repeated after 64 later ones were taken is told that its count is stale.
+    // All sign over one nonce: one that the kernel had no room for and that is repeated after 64 later ones were taken is told that
+    // its count is stale. The engine has taken it all the same.
     let late = answers.values().filter(|(status, ..)| *status == 401).count();
     waits.sort();
     let mut refusals: Vec<_> = answers.values().filter(|(status, ..)| *status == 503).map(|(.., took)| *took).collect();
     refusals.sort();
     let middle = |waits: &[Duration]| waits.get(waits.len() / 2).copied().unwrap_or_default();
     let figures = format!(
-        "{sustainable:.0}/s are sustainable; of {sent} calls at {rate:.0}/s {served} were served, {refused} refused after {:?} in the middle, {:?} \
+        "{sustainable:.0}/s are sustainable; of {sent} calls at {rate:.0}/s {served} were served, {late} late, {refused} refused after {:?} in the middle, {:?} \
          at most; requests within calls took {:?}, {:?} at most, {} of them; sound: {heard:?}",
         middle(&refusals),
         refusals.last(),
@@ -252,7 +259,8 @@ async fn calls_that_are_up_do_not_notice_three_times_too_many() {
     println!("{figures}");
     assert!(refused > 0 && answers.values().all(|(status, retry, _)| matches!(status, 401 | 480) || *status == 503 && *retry), "{figures}");
     assert_eq!(served + refused + late, sent, "told, not ignored: {figures}");
-    assert!(served > sent / 20, "it does not stop working: {figures}");
+    // One in eight is taken at the worst.
+    assert!(served + late > sent / 10, "it does not stop working: {figures}");
     // The calls that were up: every request answered long before its sender gives up (32 s), sound both ways, and all still there.
     assert!(*waits.last().expect("asked") < Duration::from_secs(8), "{figures}");
     let expected = (lasted.as_secs_f64() * 50.0) as usize;
