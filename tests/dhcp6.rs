@@ -83,10 +83,15 @@ impl Office {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    /// What the server answers to a command.
+    fn ask(&self, words: &[&str]) -> String {
+        let output = self.network.command(PLUGTONE).args(words).args(["--config", &self.path("plugtone.yaml")]).output();
+        String::from_utf8_lossy(&output.expect("it runs").stdout).into_owned()
+    }
+
     /// What the server says of a phone, as JSON.
     fn timeline(&self, mac: &str) -> String {
-        let output = self.network.command(PLUGTONE).args(["devices", mac, "--json", "--config", &self.path("plugtone.yaml")]).output();
-        String::from_utf8_lossy(&output.expect("it runs").stdout).into_owned()
+        self.ask(&["devices", mac, "--json"])
     }
 }
 
@@ -261,6 +266,11 @@ fn a_phone_leases_an_address_and_gets_its_own_file_by_it_also_after_a_power_cut(
     assert!(within(PATIENCE, || office.timeline("001565000001").contains("lease_released")), "{}", office.timeline("001565000001"));
     phone.namespace.ip("addr replace fd00:77::1000/64 dev eth0");
     assert_eq!(phone.fetch(FILE), Err("404".into()), "it gave the address back");
+
+    let listed = office.ask(&["dhcp", "leases"]);
+    assert!(listed.contains("fd00:77::1001  00:15:65:00:00:02  yealink  until 20") && !listed.contains("fd00:77::1000"), "{listed}");
+    let listed = office.ask(&["dhcp", "leases", "--all"]);
+    assert!(listed.contains("fd00:77::1000  00:15:65:00:00:01  yealink  released"), "{listed}");
 }
 
 #[test]

@@ -91,6 +91,11 @@ fn a_list_of_phones_is_looked_at_then_imported_and_its_phones_are_their_owners_f
     let found = server.until(&["devices", "--search", "BERLIN empfang t46 65000001", "--json"], |found| found[0]["state"] == "in_service");
     assert!(found[0]["first_seen"].is_string() && found[0]["site"] == "berlin" && found[1].is_null(), "{found}");
     assert_eq!(server.ask(&["devices", "--search", "nowhere"]).good(), "no device is like that\n");
+    let leases = server.ask(&["dhcp", "leases", "--json"]).json();
+    let has_its_address = |lease: &Value| lease["address"] == found[0]["address"] && lease["mac"] == "00:15:65:00:00:01";
+    let leases = leases.as_array().expect("a list");
+    assert!(leases.len() == 2 && leases.iter().any(has_its_address), "{leases:?}");
+    assert!(leases.iter().all(|lease| lease["state"] == "active" && lease["family"] == "yealink"), "{leases:?}");
     for (mac, ntp) in [("001565000001", "10.9.9.1"), ("001565000002", "10.9.9.2"), ("001565000004", "pool.ntp.org")] {
         let explained = server.ask(&["render", "--mac", mac, "--explain"]).good();
         assert!(explained.contains(&format!("ntp_server = {ntp} ")), "{mac}: {explained}");

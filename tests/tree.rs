@@ -37,7 +37,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("phone", &["dhcp", "media", "rtp", "sdp", "sip"]),
     // Asks as phones do.
     ("doctor", &["dhcp", "phone", "sip"]),
-    ("api", &["binding", "call", "directory", "features", "journal", "provisioning", "sip", "store", "template", "voicemail"]),
+    ("api", &["binding", "call", "dhcp", "directory", "features", "journal", "provisioning", "sip", "store", "template", "voicemail"]),
     // wiring
     (
         "config",

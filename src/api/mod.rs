@@ -43,6 +43,7 @@ pub mod events;
 pub mod features;
 pub mod firmware;
 pub mod inventory;
+pub mod leases;
 pub mod links;
 pub mod messages;
 pub mod problem;
@@ -136,6 +137,7 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(voicemail::heard))
         .routes(routes!(voicemail::delete))
         .routes(routes!(trunks::list))
+        .routes(routes!(leases::list))
         .routes(routes!(bans::list))
         .routes(routes!(bans::pardon))
         .routes(routes!(devices::list))

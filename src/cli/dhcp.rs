@@ -1,11 +1,13 @@
-//! `dhcp`: what other DHCP servers must say to phones where ours cannot be the server. The server need not run.
+//! `dhcp`: who has which address of ours; and, where ours cannot be the server, what other DHCP servers must say to phones (for
+//! which the server need not run).
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{ConfigArg, out};
+use super::{ConfigArg, ServerArg, out, table};
 use crate::{
+    api::leases::Lease,
     node::{own_address, sip_ports},
     provisioning::{
         Endpoints,
@@ -14,9 +16,10 @@ use crate::{
     template::Templates,
 };
 
-/// Helps another DHCP server to send phones here.
+/// Shows the leases, or helps another DHCP server to send phones here.
 #[derive(Args)]
 #[command(after_help = "Examples:
+  plugtone dhcp leases
   plugtone dhcp sheet dnsmasq > /etc/dnsmasq.d/plugtone.conf
   plugtone dhcp sheet windows")]
 pub struct Dhcp {
@@ -26,7 +29,25 @@ pub struct Dhcp {
 
 #[derive(Subcommand)]
 enum Action {
+    Leases(LeasesArgs),
     Sheet(SheetArgs),
+}
+
+/// Lists who has which address of ours: phones and others, IPv4 and IPv6.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone dhcp leases
+  plugtone dhcp leases --all                      also what has expired, was given back, or is used by somebody else
+  plugtone dhcp leases --json | jq -r '.[] | select(.family == null) | .mac'    who is no phone that we know")]
+struct LeasesArgs {
+    /// Not only those in use.
+    #[arg(long, short)]
+    all: bool,
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Prints the options that phones need, ready to paste into a DHCP server that must stay: for each make what it reads, where that
@@ -63,10 +84,26 @@ enum Server {
 }
 
 impl Dhcp {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub async fn run(self) -> anyhow::Result<()> {
         match self.action {
+            Action::Leases(leases) => leases.run().await,
             Action::Sheet(sheet) => sheet.run(),
         }
+    }
+}
+
+impl LeasesArgs {
+    async fn run(self) -> anyhow::Result<()> {
+        let path = if self.all { "/api/v1/dhcp/leases" } else { "/api/v1/dhcp/leases?active=true" };
+        let row = |lease: &Lease| {
+            let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+            let state = if lease.state == "active" { format!("until {}", lease.expires) } else { lease.state.clone() };
+            let name = lease.hostname.clone().unwrap_or_default();
+            vec![lease.address.clone(), or_none(&lease.mac), or_none(&lease.family), state, or_none(&lease.port), name]
+        };
+        let titles = ["ADDRESS", "MAC", "FAMILY", "STATE", "PORT", "CALLS ITSELF"];
+        let none = "nobody has an address of ours: `dhcp.subnets` says who would get one, `plugtone doctor` what phones meet";
+        table::list(self.server, path, self.json, &titles, row, none).await
     }
 }
 

@@ -107,7 +107,7 @@ impl Cli {
             Command::Template(command) => command.run().await,
             Command::Rollout(command) => command.run().await,
             Command::Firmware(command) => command.run().await,
-            Command::Dhcp(command) => command.run(),
+            Command::Dhcp(command) => command.run().await,
             Command::Devices(command) => command.run().await,
             Command::Users(command) => command.run().await,
             Command::Bindings(command) => command.run().await,

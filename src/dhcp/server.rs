@@ -845,7 +845,7 @@ fn printable(text: &str) -> String {
 
 /// Where a client is plugged in, as the value of option 82 says (RFC 3046): `remote/circuit`, or the one of them that is there.
 /// What is no text is written in hexadecimal: makers put numbers there.
-fn port(info: &[u8]) -> Option<String> {
+pub fn port(info: &[u8]) -> Option<String> {
     port_name(sub_option(info, 2), sub_option(info, 1))
 }
 

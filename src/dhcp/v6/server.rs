@@ -16,7 +16,7 @@ use super::{
     CLIENT_PORT, SERVER_PORT,
     class::{Class, Classify, ClientFacts},
     lease::{Client, Table},
-    options::{self, Packet, code, kind, status},
+    options::{self, Options, Packet, code, kind, status},
     reply,
     settings::{Config, Mode},
 };
@@ -104,11 +104,19 @@ impl Ask<'_> {
     }
 
     fn port_name(&self) -> Option<String> {
-        let relay = self.packet.relays.last()?;
-        // After the number of an enterprise.
-        let remote = relay.options.get(code::REMOTE_ID).and_then(|value| value.get(4..));
-        port_name(remote, relay.options.get(code::INTERFACE_ID))
+        named(&self.packet.relays.last()?.options)
     }
+}
+
+fn named(options: &Options) -> Option<String> {
+    // After the number of an enterprise.
+    let remote = options.get(code::REMOTE_ID).and_then(|value| value.get(4..));
+    port_name(remote, options.get(code::INTERFACE_ID))
+}
+
+/// Where a client is plugged in, of what a [`Lease6Record`] keeps of it: `remote/interface`, or the one of them that is there.
+pub fn port(kept: &[u8]) -> Option<String> {
+    named(&Options::parse(kept).ok()?)
 }
 
 /// Leases on their way to the disk, each with what was known of its address before, and what happens once they are there.

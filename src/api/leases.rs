@@ -1,0 +1,149 @@
+//! `/dhcp/leases`: who has which address of ours, of both versions of IP.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::SystemTime,
+};
+
+use axum::{
+    Json,
+    extract::{Query, State},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Context, problem::Problem};
+use crate::{
+    dhcp,
+    model::{Lease6Record, LeaseRecord, LeaseState, MacAddr, Timestamp},
+};
+
+/// An address that this server has given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Lease {
+    #[schema(example = "192.168.40.101")]
+    pub address: String,
+    /// Whose it is; absent where a client of IPv6 does not say.
+    #[schema(example = "00:15:65:aa:bb:cc")]
+    pub mac: Option<String>,
+    /// `active`; `expired`: it was never given back; `released`: it was, and the client would get it again; `declined`: somebody else
+    /// answered on it, and nobody gets it before `expires`.
+    pub state: String,
+    /// RFC 3339.
+    pub starts: String,
+    pub expires: String,
+    /// The kind of phone that it was taken for when it asked.
+    #[schema(example = "yealink")]
+    pub family: Option<String>,
+    /// As the client calls itself.
+    pub hostname: Option<String>,
+    /// The relay that it was asked through.
+    pub relay: Option<String>,
+    /// Where the client is plugged in, as its switch or relay says (option 82; 18 and 37 of IPv6).
+    pub port: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+pub struct Wanted {
+    /// Only those that are in use now.
+    #[serde(default)]
+    pub active: bool,
+    /// At most so many, 1 to 100000; all if absent.
+    pub limit: Option<usize>,
+}
+
+/// Leases by address, IPv4 first.
+#[utoipa::path(get, path = "/dhcp/leases", tag = "devices", params(Wanted), responses((status = 200, body = Vec<Lease>)))]
+pub async fn list(State(context): State<Context>, Query(wanted): Query<Wanted>) -> Result<Json<Vec<Lease>>, Problem> {
+    let (now, store) = (Timestamp::of(SystemTime::now()), &context.store);
+    let (old, new) = (store.leases().await?, store.leases6().await?);
+    let mut all: Vec<(IpAddr, Lease)> = old.into_iter().map(|lease| (lease.address.into(), of_ipv4(lease, now))).collect();
+    all.extend(new.into_iter().map(|lease| (lease.address.into(), of_ipv6(lease, now))));
+    all.retain(|(_, lease)| !wanted.active || lease.state == "active");
+    all.sort_unstable_by_key(|(address, _)| *address);
+    let most = wanted.limit.unwrap_or(MOST).clamp(1, MOST);
+    Ok(Json(all.into_iter().map(|(_, lease)| lease).take(most).collect()))
+}
+
+const MOST: usize = 100_000;
+
+fn of_ipv4(lease: LeaseRecord, now: Timestamp) -> Lease {
+    Lease {
+        address: lease.address.to_string(),
+        mac: Some(lease.mac.to_string()),
+        state: state(lease.state, lease.expires, now),
+        starts: lease.starts.to_string(),
+        expires: lease.expires.to_string(),
+        family: lease.family.map(|family| family.to_string()),
+        hostname: lease.hostname,
+        relay: lease.relay.map(|relay| relay.to_string()),
+        port: lease.relay_info.as_deref().and_then(dhcp::server::port),
+    }
+}
+
+fn of_ipv6(lease: Lease6Record, now: Timestamp) -> Lease {
+    Lease {
+        address: lease.address.to_string(),
+        mac: lease.mac.as_ref().map(MacAddr::to_string),
+        state: state(lease.state, lease.expires, now),
+        starts: lease.starts.to_string(),
+        expires: lease.expires.to_string(),
+        family: lease.family.map(|family| family.to_string()),
+        hostname: None,
+        relay: lease.relay.as_ref().map(Ipv6Addr::to_string),
+        port: lease.port.as_deref().and_then(dhcp::v6::server::port),
+    }
+}
+
+fn state(state: LeaseState, expires: Timestamp, now: Timestamp) -> String {
+    let word = match state {
+        LeaseState::Active if expires <= now => "expired",
+        LeaseState::Active => "active",
+        LeaseState::Released => "released",
+        LeaseState::Declined => "declined",
+    };
+    word.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_says_whether_it_is_in_use_and_where_its_client_is() {
+        let now = Timestamp(2_000_000);
+        let lease = LeaseRecord {
+            address: [10, 0, 0, 9].into(),
+            mac: "00:15:65:aa:bb:cc".parse().expect("a MAC"),
+            client_id: Vec::new(),
+            state: LeaseState::Active,
+            starts: Timestamp(1_000_000),
+            expires: Timestamp(3_000_000),
+            hostname: Some("SIP-T46S".to_owned()),
+            family: None,
+            relay: Some([10, 0, 0, 1].into()),
+            relay_info: Some(b"\x01\x02p7\x02\x03sw1".to_vec()),
+        };
+        let shown = of_ipv4(lease.clone(), now);
+        assert_eq!((shown.state.as_str(), shown.port.as_deref(), shown.relay.as_deref()), ("active", Some("sw1/p7"), Some("10.0.0.1")));
+        let state_of = |state, expires| of_ipv4(LeaseRecord { state, expires, ..lease.clone() }, now).state;
+        assert_eq!(state_of(LeaseState::Active, now), "expired");
+        assert_eq!(state_of(LeaseState::Released, lease.expires), "released");
+        assert_eq!(state_of(LeaseState::Declined, lease.expires), "declined");
+        let lease = Lease6Record {
+            address: "fd00::9".parse().expect("an address"),
+            duid: vec![0, 1],
+            iaid: 1,
+            mac: None,
+            state: LeaseState::Active,
+            starts: Timestamp(1_000_000),
+            expires: Timestamp(3_000_000),
+            family: None,
+            peer: "fe80::9".parse().expect("an address"),
+            relay: Some("fd00::1".parse().expect("an address")),
+            port: Some(b"\0\x12\0\x02p7\0\x25\0\x07\0\0\0\x09sw1".to_vec()),
+        };
+        let shown = of_ipv6(lease, now);
+        assert_eq!((shown.state.as_str(), shown.port.as_deref(), shown.mac), ("active", Some("sw1/p7"), None));
+    }
+}
