@@ -274,6 +274,18 @@ fn a_phone_leases_an_address_and_gets_its_own_file_by_it_also_after_a_power_cut(
 }
 
 #[test]
+fn an_address_is_kept_for_a_phone() {
+    let reserved = "pool: 'fd00:77::1000-fd00:77::1001', reservations: [{ mac: 00:15:65:00:00:01, address: 'fd00:77::1000' }]";
+    let office = Office::open(&LEASED.replace("pool: 'fd00:77::1000-fd00:77::1fff'", reserved));
+    let (phone, other) = (Machine::new(YEALINK, &office.network), Machine::new("00:15:65:00:00:02", &office.network));
+    let has = |machine: &Machine| machine.hears(&["BOUND6"]).get("new_ip6_address").cloned();
+    let _others = other.dhclient(&[]);
+    assert_eq!(has(&other).as_deref(), Some("fd00:77::1001"), "the first in the pool is not for it");
+    let _own = phone.dhclient(&[]);
+    assert_eq!(has(&phone).as_deref(), Some("fd00:77::1000"));
+}
+
+#[test]
 fn an_address_that_somebody_sits_on_is_left_to_him() {
     let office = Office::open(LEASED);
     let squatter = Machine::new("02:00:00:00:00:06", &office.network);

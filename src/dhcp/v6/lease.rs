@@ -55,11 +55,11 @@ impl Network for Subnet {
     type Lease = Lease6Record;
 
     fn holds(&self, address: Ipv6Addr) -> bool {
-        self.pool.is_some() && self.prefix.contains(&address)
+        self.leases() && self.prefix.contains(&address)
     }
 
     fn gives(&self, address: Ipv6Addr) -> bool {
-        self.pool.is_some_and(|pool| pool.contains(address))
+        self.pool.is_some_and(|pool| pool.contains(address)) && !self.reserved_for.contains_key(&address)
     }
 
     fn first(&self) -> Option<Ipv6Addr> {
@@ -73,16 +73,39 @@ impl Network for Subnet {
 
 impl Table {
     /// May `client` have this address of this subnet now?
-    pub fn may_have(&self, client: &Client, subnet: usize, address: Ipv6Addr, now: Timestamp) -> bool {
-        self.subnet(subnet).is_some_and(|known| known.gives(address)) && !self.is_own(address) && !self.is_taken(client, address, now)
+    pub fn may_have(&self, client: &Client, mac: Option<MacAddr>, subnet: usize, address: Ipv6Addr, now: Timestamp) -> bool {
+        let Some(known) = self.subnet(subnet) else { return false };
+        let allowed = match known.reserved_for.get(&address) {
+            Some(owner) => mac == Some(*owner),
+            // Who has a reservation gets no second address, unless somebody sits on the reserved one: another of its own interfaces, too.
+            None => known.gives(address) && reserved(known, mac).is_none_or(|own| self.is_taken(client, own, now)),
+        };
+        allowed && !self.is_own(address) && !self.is_taken(client, address, now)
     }
 
-    /// The address for a client: its own, offered before, wished for, never used, longest free.
-    pub fn choose(&mut self, client: &Client, subnet: usize, wishes: &[Ipv6Addr], now: Timestamp) -> Option<Ipv6Addr> {
-        let own = self.of_client(client, subnet, now).map(|lease| lease.address);
-        let wanted = own.into_iter().chain(self.offer_to(client, subnet, now)).chain(wishes.iter().copied());
-        self.pick(subnet, wanted, |table, address| table.may_have(client, subnet, address, now), now)
+    /// What is kept for the client in this subnet, if it can have it now.
+    pub fn reserved(&self, client: &Client, mac: Option<MacAddr>, subnet: usize, now: Timestamp) -> Option<Ipv6Addr> {
+        reserved(self.subnet(subnet)?, mac).filter(|address| self.may_have(client, mac, subnet, *address, now))
     }
+
+    /// The address for a client: reserved, its own, offered before, wished for, never used, longest free.
+    pub fn choose(
+        &mut self,
+        client: &Client,
+        mac: Option<MacAddr>,
+        subnet: usize,
+        wishes: &[Ipv6Addr],
+        now: Timestamp,
+    ) -> Option<Ipv6Addr> {
+        let reserved = reserved(self.subnet(subnet)?, mac);
+        let own = self.of_client(client, subnet, now).map(|lease| lease.address);
+        let wanted = reserved.into_iter().chain(own).chain(self.offer_to(client, subnet, now)).chain(wishes.iter().copied());
+        self.pick(subnet, wanted, |table, address| table.may_have(client, mac, subnet, address, now), now)
+    }
+}
+
+fn reserved(subnet: &Subnet, mac: Option<MacAddr>) -> Option<Ipv6Addr> {
+    subnet.reserved.get(&mac?).copied()
 }
 
 #[cfg(test)]
@@ -95,7 +118,10 @@ mod tests {
     const MIN: i64 = 60_000;
 
     fn table(pool: &str) -> Table {
-        let yaml = format!("mode: server\nsubnets: [{{ prefix: 'fd00::/64', pool: '{pool}' }}, {{ prefix: 'fd01::/64' }}]");
+        let yaml = format!(
+            "mode: server\nsubnets: [{{ prefix: 'fd00::/64', pool: '{pool}', reservations: [{{ mac: 00:00:00:00:00:99, address: 'fd00::6:6' }}] }}, \
+             {{ prefix: 'fd01::/64' }}]"
+        );
         let config = serde_yaml::from_str::<Settings>(&yaml).unwrap().check().unwrap();
         Table::new(config.subnets, vec![], &[address(2)], Timestamp(0))
     }
@@ -126,7 +152,7 @@ mod tests {
 
     fn choose(table: &mut Table, n: u8, wish: Option<u16>, now: i64) -> Option<u16> {
         let wishes: Vec<_> = wish.map(address).into_iter().collect();
-        table.choose(&client(n), 0, &wishes, Timestamp(now)).map(|address| address.segments()[7])
+        table.choose(&client(n), None, 0, &wishes, Timestamp(now)).map(|address| address.segments()[7])
     }
 
     #[test]
@@ -139,8 +165,23 @@ mod tests {
         assert_eq!(choose(&mut table, 2, Some(6), 0), Some(6), "what it wishes for");
         assert_eq!(choose(&mut table, 2, Some(9), 0), Some(3), "but in the pool");
         let other = Client { iaid: 2, ..client(1) };
-        assert_eq!(table.choose(&other, 0, &[], Timestamp(0)), Some(address(3)), "another interface has another");
-        assert_eq!(table.choose(&client(1), 1, &[], Timestamp(0)), None, "there is no pool");
+        assert_eq!(table.choose(&other, None, 0, &[], Timestamp(0)), Some(address(3)), "another interface has another");
+        assert_eq!(table.choose(&client(1), None, 1, &[], Timestamp(0)), None, "there is no pool");
+    }
+
+    #[test]
+    fn who_has_a_reservation_gets_that_and_nobody_else_does() {
+        let mut table = table("fd00::6:5-fd00::6:7");
+        let (mac, kept): (Option<MacAddr>, Ipv6Addr) = (Some(MacAddr([0, 0, 0, 0, 0, 0x99])), "fd00::6:6".parse().unwrap());
+        let choose = |table: &mut Table, n: u8, mac, wish: &[Ipv6Addr]| table.choose(&client(n), mac, 0, wish, Timestamp(0));
+        assert_eq!(choose(&mut table, 1, None, &[kept]), Some("fd00::6:5".parse().unwrap()));
+        table.put(Lease6Record { address: "fd00::6:5".parse().unwrap(), ..lease(1, 5, LeaseState::Active, MIN) }, Timestamp(0));
+        assert_eq!(choose(&mut table, 2, None, &[]), Some("fd00::6:7".parse().unwrap()), "it is gone round");
+        assert_eq!(choose(&mut table, 3, mac, &["fd00::6:7".parse().unwrap()]), Some(kept), "whatever it wishes for");
+        table.put(Lease6Record { address: kept, mac, ..lease(3, 6, LeaseState::Active, MIN) }, Timestamp(0));
+        let second = Client { iaid: 2, ..client(3) };
+        assert_eq!(table.choose(&second, mac, 0, &[], Timestamp(0)), Some("fd00::6:7".parse().unwrap()), "its other interface");
+        assert!(!table.may_have(&client(3), mac, 0, "fd00::6:7".parse().unwrap(), Timestamp(0)));
     }
 
     #[test]

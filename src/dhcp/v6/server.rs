@@ -268,7 +268,7 @@ impl Server {
             kind::RELEASE => self.give_back(now, &ask, LeaseState::Released),
             kind::DECLINE => self.give_back(now, &ask, LeaseState::Declined),
             // Those ask everybody.
-            _ if self.config.subnets.get(ask.subnet).is_none_or(|subnet| subnet.pool.is_none()) => {}
+            _ if self.config.subnets.get(ask.subnet).is_none_or(|subnet| !subnet.leases()) => {}
             kind::SOLICIT => self.solicit(now, &ask),
             kind::REBIND => self.extend(now, &ask, Extension::Rebind),
             kind::CONFIRM => self.confirm(now, &ask),
@@ -296,8 +296,8 @@ impl Server {
         let kind = matches!(packet.kind, kind::REQUEST | kind::RENEW | kind::RELEASE | kind::DECLINE);
         let named = packet.options.get(code::SERVER_ID) == Some(&self.duid) && packet.options.client_id().is_some();
         let source = arrival.source;
-        let near = source.is_unicast_link_local()
-            || self.config.subnets.iter().any(|known| known.pool.is_some() && known.prefix.contains(&source));
+        let near =
+            source.is_unicast_link_local() || self.config.subnets.iter().any(|known| known.leases() && known.prefix.contains(&source));
         self.config.mode == Mode::Server && kind && named && near
     }
 

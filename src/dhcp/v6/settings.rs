@@ -3,12 +3,13 @@
 //! [`Settings::check`] finds what cannot work before anything is served. Not here: which interfaces exist (`socket.rs` finds out when it
 //! binds).
 
-use std::{fmt, net::Ipv6Addr, str::FromStr};
+use std::{collections::HashMap, fmt, net::Ipv6Addr, str::FromStr};
 
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::super::{class::domain, settings::NonPhones};
+use crate::model::MacAddr;
 
 /// Addresses of a pool at most. Each that was ever leased is remembered, and looked at when none is left.
 const LARGEST_POOL: u128 = 65_536;
@@ -83,6 +84,8 @@ pub struct SubnetSettings {
     pub prefix: Ipv6Net,
     /// The addresses to lease, as `2001:db8:0:40::1000-2001:db8:0:40::1fff`, 65536 at most. Without: none.
     pub pool: Option<Pool>,
+    /// Addresses that belong to one device.
+    pub reservations: Vec<Reservation>,
     /// Instead of `dhcp6.lease_secs`.
     pub lease_secs: Option<u32>,
     /// Name servers.
@@ -91,6 +94,16 @@ pub struct SubnetSettings {
     pub domains: Vec<String>,
     /// Time servers. A phone with a wrong clock refuses certificates and shows the wrong day.
     pub ntp: Vec<Ipv6Addr>,
+}
+
+/// A device and the address that only it gets; need not lie in the pool. It is known by its MAC as its relay, its link-local address or its
+/// DUID says; one that gives none of them cannot be known.
+#[derive(Clone, Debug, PartialEq, Deserialize, schemars::JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Dhcp6Reservation")]
+pub struct Reservation {
+    pub mac: MacAddr,
+    pub address: Ipv6Addr,
 }
 
 /// Addresses from first to last, both included.
@@ -160,10 +173,16 @@ pub enum SettingsError {
     Outside { pool: Pool, prefix: Ipv6Net },
     #[error("dhcp6.subnets: the pool {0} has more than 65536 addresses: name fewer, as FIRST:0-FIRST:ffff")]
     TooLarge(Pool),
-    #[error("dhcp6.subnets: {0} has a `pool`, but that a client is on its link could not be told: name the link's own prefix, as a /64")]
+    #[error(
+        "dhcp6.subnets: {0} has a `pool` or `reservations`, but that a client is on its link could not be told: name the link's own prefix, as a /64"
+    )]
     NoLink(Ipv6Net),
-    #[error("dhcp6.subnets: {0} has a `pool`, which `dhcp6.mode: server` leases, and `stateless` does not")]
+    #[error("dhcp6.subnets: {0} has a `pool` or `reservations`, which `dhcp6.mode: server` leases, and `stateless` does not")]
     NotLeased(Ipv6Net),
+    #[error("dhcp6.subnets: the reservation of {address} does not lie in {prefix}; correct it or the subnet's `prefix`")]
+    ReservedOutside { address: Ipv6Addr, prefix: Ipv6Net },
+    #[error("dhcp6.subnets: {0} has two reservations: delete one")]
+    ReservedTwice(String),
     #[error("dhcp6.{what} is {value}, and must be {allowed}")]
     Number { what: &'static str, value: u32, allowed: &'static str },
 }
@@ -188,6 +207,9 @@ pub struct Config {
 pub struct Subnet {
     pub prefix: Ipv6Net,
     pub pool: Option<Pool>,
+    /// The address of a device, and whose an address is.
+    pub reserved: HashMap<MacAddr, Ipv6Addr>,
+    pub reserved_for: HashMap<Ipv6Addr, MacAddr>,
     pub lease_secs: u32,
     pub dns: Vec<Ipv6Addr>,
     /// As on the wire.
@@ -205,6 +227,13 @@ impl Config {
             }
             false => self.relays.iter().any(|relays| relays.contains(&address)),
         }
+    }
+}
+
+impl Subnet {
+    /// Does anybody get an address here?
+    pub fn leases(&self) -> bool {
+        self.pool.is_some() || !self.reserved.is_empty()
     }
 }
 
@@ -240,31 +269,51 @@ impl Settings {
 }
 
 impl SubnetSettings {
+    /// Does anybody get an address here?
+    pub fn leases(&self) -> bool {
+        self.pool.is_some() || !self.reservations.is_empty()
+    }
+
     fn check(&self, mode: Mode, lease_secs: u32) -> Result<Subnet, SettingsError> {
         let (prefix, lease_secs) = (self.prefix.trunc(), self.lease_secs.unwrap_or(lease_secs));
         if lease_secs < 60 {
             return Err(SettingsError::Number { what: "lease_secs", value: lease_secs, allowed: "60 or more" });
         }
-        if let Some(pool) = self.pool {
+        if self.leases() {
             // A provider gives a site no shorter one.
             if prefix.prefix_len() < 32 {
                 return Err(SettingsError::NoLink(prefix));
             }
+            if mode == Mode::Stateless {
+                return Err(SettingsError::NotLeased(prefix));
+            }
+        }
+        if let Some(pool) = self.pool {
             if !prefix.contains(&pool.first) || !prefix.contains(&pool.last) {
                 return Err(SettingsError::Outside { pool, prefix });
             }
             if u128::from(pool.last) - u128::from(pool.first) >= LARGEST_POOL {
                 return Err(SettingsError::TooLarge(pool));
             }
-            if mode == Mode::Stateless {
-                return Err(SettingsError::NotLeased(prefix));
+        }
+        let (mut reserved, mut reserved_for) = (HashMap::new(), HashMap::new());
+        for Reservation { mac, address } in &self.reservations {
+            if !prefix.contains(address) {
+                return Err(SettingsError::ReservedOutside { address: *address, prefix });
+            }
+            if reserved.insert(*mac, *address).is_some() {
+                return Err(SettingsError::ReservedTwice(mac.to_string()));
+            }
+            if reserved_for.insert(*address, *mac).is_some() {
+                return Err(SettingsError::ReservedTwice(address.to_string()));
             }
         }
         let mut domains = Vec::new();
         for name in &self.domains {
             domain(name, &mut domains).map_err(|_| SettingsError::Domain(name.clone()))?;
         }
-        Ok(Subnet { prefix, pool: self.pool, lease_secs, dns: self.dns.clone(), domains, ntp: self.ntp.clone() })
+        let (pool, dns, ntp) = (self.pool, self.dns.clone(), self.ntp.clone());
+        Ok(Subnet { prefix, pool, reserved, reserved_for, lease_secs, dns, domains, ntp })
     }
 }
 
@@ -293,6 +342,19 @@ mod tests {
                 SettingsError::TooLarge(pool("fd00::-fd00::1:0")),
             ),
             ("mode: stateless\nsubnets: [{ prefix: fd00::/64, pool: fd00::1-fd00::9 }]", SettingsError::NotLeased(net("fd00::/64"))),
+            (
+                "mode: stateless\nsubnets: [{ prefix: fd00::/64, reservations: [{ mac: 00:15:65:00:00:01, address: fd00::9 }] }]",
+                SettingsError::NotLeased(net("fd00::/64")),
+            ),
+            (
+                "subnets: [{ prefix: fd00::/64, reservations: [{ mac: 00:15:65:00:00:01, address: fd01::9 }] }]",
+                SettingsError::ReservedOutside { address: "fd01::9".parse().unwrap(), prefix: net("fd00::/64") },
+            ),
+            (
+                "subnets: [{ prefix: fd00::/64, reservations: [{ mac: 00:15:65:00:00:01, address: fd00::9 }, \
+                 { mac: 00:15:65:00:00:02, address: fd00::9 }] }]",
+                SettingsError::ReservedTwice("fd00::9".into()),
+            ),
             (
                 "mode: server\nsubnets: [{ prefix: fd00::/64, lease_secs: 59 }]",
                 SettingsError::Number { what: "lease_secs", value: 59, allowed: "60 or more" },

@@ -73,7 +73,7 @@ impl Server {
         let mut draft = Draft::default();
         for ia in &ias {
             let client = ask.client(ia.iaid);
-            match self.table.choose(&client, ask.subnet, &ia.addresses, now) {
+            match self.table.choose(&client, ask.mac, ask.subnet, &ia.addresses, now) {
                 Some(address) if rapid => self.grant(now, ask, &client, address, &[], &mut draft),
                 Some(address) => {
                     self.table.reserve(address, &client, now.plus_secs(OFFER_SECS));
@@ -116,7 +116,7 @@ impl Server {
                 draft.options.push(refused(ia.iaid, status::NOT_ON_LINK));
                 continue;
             }
-            match self.table.choose(&client, ask.subnet, &ia.addresses, now) {
+            match self.table.choose(&client, ask.mac, ask.subnet, &ia.addresses, now) {
                 Some(address) => self.grant(now, ask, &client, address, &[], &mut draft),
                 None => {
                     self.exhausted(now, ask);
@@ -138,10 +138,12 @@ impl Server {
         for ia in ias(&ask.packet) {
             let client = ask.client(ia.iaid);
             let noted = self.table.of_client(&client, ask.subnet, now).map(|lease| lease.address);
-            let own = noted.filter(|address| self.table.may_have(&client, ask.subnet, *address, now));
+            let own = noted.filter(|address| self.table.may_have(&client, ask.mac, ask.subnet, *address, now));
             // We lost the lease, as with the database: nobody else has it, so it may go on.
-            let lost = || ia.addresses.iter().copied().find(|address| self.table.may_have(&client, ask.subnet, *address, now));
-            let kept = own.or_else(lost);
+            let lost = || ia.addresses.iter().copied().find(|address| self.table.may_have(&client, ask.mac, ask.subnet, *address, now));
+            // What it has is in the pool, and since then another is kept for it.
+            let reserved = || noted.and_then(|_| self.table.reserved(&client, ask.mac, ask.subnet, now));
+            let kept = own.or_else(reserved).or_else(lost);
             if kept.is_some() && own.is_none() && !self.admits(now, ask) {
                 return;
             }
@@ -181,7 +183,7 @@ impl Server {
         for (client, address) in looked_at {
             match self.table.lease(address).filter(|lease| lease.is_alive(now)) {
                 Some(lease) => all &= lease.client() == client,
-                None if self.table.may_have(&client, ask.subnet, address, now) => {
+                None if self.table.may_have(&client, ask.mac, ask.subnet, address, now) => {
                     if !self.admits(now, ask) {
                         return;
                     }
@@ -285,8 +287,10 @@ impl Server {
     }
 
     fn exhausted(&mut self, now: Timestamp, ask: &Ask<'_>) {
+        // Where addresses are only kept for some, others are not meant to get one.
+        let subnet = self.config.subnets.get(ask.subnet).filter(|subnet| subnet.pool.is_some());
+        let Some(subnet) = subnet.map(|subnet| subnet.prefix.to_string()) else { return };
         metrics::counter!("plugtone_dhcp6_exhausted_total").increment(1);
-        let Some(subnet) = self.config.subnets.get(ask.subnet).map(|subnet| subnet.prefix.to_string()) else { return };
         let text = || format!("no address is left in {subnet}: widen its `pool`, or shorten `lease_secs`");
         if self.warn(now, "exhausted", text)
             && let Some(mac) = ask.mac

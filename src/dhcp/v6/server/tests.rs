@@ -428,6 +428,20 @@ fn a_restart_changes_nothing_and_a_disk_that_fails_promises_nothing() {
     assert_eq!(lab.holder("fd00:40::1000"), Some(mac(1)), "until then it is its");
     assert_eq!(said(lab.send(&wants(kind::RENEW, 1, &["fd00:40::1000"]).with(code::SERVER_ID, DUID))), "no address: 3");
     assert_eq!(lab.lease(1).as_deref(), Some("fd00:40::2000"));
+
+    // An address is kept for a phone that has another: it hears of it when it renews, and others never get it.
+    let kept = format!("{other}  reservations: [{{ mac: {}, address: 'fd00:43::10' }}]\n", mac(1));
+    let kept = kept.replace("fd00:42::1-fd00:42::9 }\n", "fd00:42::1-fd00:42::9 }\n- prefix: fd00:43::/64\n");
+    lab.server.set_config(lab.now, serde_yaml::from_str::<Settings>(&kept).unwrap().check().unwrap());
+    let there = |msg: Msg| msg.relayed(&["fd00:43::1"]);
+    assert_eq!(said(lab.send(&there(wants(kind::SOLICIT, 1, &[])))), "fd00:43::10 for 1000", "where there is no pool");
+    assert_eq!(said(lab.send(&there(wants(kind::SOLICIT, 2, &["fd00:43::10"])))), "no address: 2");
+    assert!(!lab.events.iter().any(|event| matches!(event, Event::PoolExhausted { .. })), "that is no fault");
+    let kept = other.replace("fd00:40::2003", &format!("fd00:40::2003, reservations: [{{ mac: {}, address: 'fd00:40::2001' }}]", mac(1)));
+    lab.server.set_config(lab.now, serde_yaml::from_str::<Settings>(&kept).unwrap().check().unwrap());
+    let renews = wants(kind::RENEW, 1, &["fd00:40::2000"]).with(code::SERVER_ID, DUID);
+    assert_eq!(said(lab.send(&renews)), "fd00:40::2001 for 1000, fd00:40::2000 for 0");
+    assert_eq!((lab.holder("fd00:40::2001"), lab.lease(2).as_deref()), (Some(mac(1)), Some("fd00:40::2002")));
 }
 
 #[test]
