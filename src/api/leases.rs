@@ -48,7 +48,7 @@ pub struct Wanted {
     /// Only those that are in use now.
     #[serde(default)]
     pub active: bool,
-    /// At most so many, 1 to 100000; all if absent.
+    /// At most so many, 1 to 100000, which is also meant if it is absent.
     pub limit: Option<usize>,
 }
 

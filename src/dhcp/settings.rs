@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    hash::Hash,
     net::{Ipv4Addr, SocketAddrV4},
     str::FromStr,
 };
@@ -295,6 +296,26 @@ impl Settings {
     }
 }
 
+/// The address of each device, and whose each address is.
+type Reserved<A> = (HashMap<MacAddr, A>, HashMap<A, MacAddr>);
+
+/// Which address is kept for whom, and for whom which.
+///
+/// # Errors
+/// The device, or the address, that is named twice.
+pub(super) fn reserved<A: Copy + Eq + Hash + fmt::Display>(all: impl Iterator<Item = (MacAddr, A)>) -> Result<Reserved<A>, String> {
+    let (mut of, mut whose) = (HashMap::new(), HashMap::new());
+    for (mac, address) in all {
+        if of.insert(mac, address).is_some() {
+            return Err(mac.to_string());
+        }
+        if whose.insert(address, mac).is_some() {
+            return Err(address.to_string());
+        }
+    }
+    Ok((of, whose))
+}
+
 impl SubnetSettings {
     fn check(&self, mode: Mode, lease_secs: u32) -> Result<Subnet, SettingsError> {
         let cidr = self.cidr.trunc();
@@ -315,16 +336,9 @@ impl SubnetSettings {
         if lease_secs < 60 {
             return Err(SettingsError::Number { what: "subnets: lease_secs", value: lease_secs, allowed: "60 or more" });
         }
-        let (mut reserved, mut reserved_for) = (HashMap::new(), HashMap::new());
-        for Reservation { mac, address } in &self.reservations {
-            inside("the reservation of", *address)?;
-            if reserved.insert(*mac, *address).is_some() {
-                return Err(SettingsError::ReservedTwice(mac.to_string()));
-            }
-            if reserved_for.insert(*address, *mac).is_some() {
-                return Err(SettingsError::ReservedTwice(address.to_string()));
-            }
-        }
+        let kept = self.reservations.iter().map(|kept| (kept.mac, kept.address));
+        kept.clone().try_for_each(|(_, address)| inside("the reservation of", address))?;
+        let (reserved, reserved_for) = reserved(kept).map_err(SettingsError::ReservedTwice)?;
         Ok(Subnet {
             cidr,
             range: self.range,

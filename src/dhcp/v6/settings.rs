@@ -8,7 +8,10 @@ use std::{collections::HashMap, fmt, net::Ipv6Addr, str::FromStr};
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::super::{class::domain, settings::NonPhones};
+use super::super::{
+    class::domain,
+    settings::{NonPhones, reserved},
+};
 use crate::model::MacAddr;
 
 /// Addresses of a pool at most. Each that was ever leased is remembered, and looked at when none is left.
@@ -269,17 +272,12 @@ impl Settings {
 }
 
 impl SubnetSettings {
-    /// Does anybody get an address here?
-    pub fn leases(&self) -> bool {
-        self.pool.is_some() || !self.reservations.is_empty()
-    }
-
     fn check(&self, mode: Mode, lease_secs: u32) -> Result<Subnet, SettingsError> {
         let (prefix, lease_secs) = (self.prefix.trunc(), self.lease_secs.unwrap_or(lease_secs));
         if lease_secs < 60 {
             return Err(SettingsError::Number { what: "lease_secs", value: lease_secs, allowed: "60 or more" });
         }
-        if self.leases() {
+        if self.pool.is_some() || !self.reservations.is_empty() {
             // A provider gives a site no shorter one.
             if prefix.prefix_len() < 32 {
                 return Err(SettingsError::NoLink(prefix));
@@ -296,18 +294,11 @@ impl SubnetSettings {
                 return Err(SettingsError::TooLarge(pool));
             }
         }
-        let (mut reserved, mut reserved_for) = (HashMap::new(), HashMap::new());
-        for Reservation { mac, address } in &self.reservations {
-            if !prefix.contains(address) {
-                return Err(SettingsError::ReservedOutside { address: *address, prefix });
-            }
-            if reserved.insert(*mac, *address).is_some() {
-                return Err(SettingsError::ReservedTwice(mac.to_string()));
-            }
-            if reserved_for.insert(*address, *mac).is_some() {
-                return Err(SettingsError::ReservedTwice(address.to_string()));
-            }
+        let kept = self.reservations.iter().map(|kept| (kept.mac, kept.address));
+        if let Some((_, address)) = kept.clone().find(|(_, address)| !prefix.contains(address)) {
+            return Err(SettingsError::ReservedOutside { address, prefix });
         }
+        let (reserved, reserved_for) = reserved(kept).map_err(SettingsError::ReservedTwice)?;
         let mut domains = Vec::new();
         for name in &self.domains {
             domain(name, &mut domains).map_err(|_| SettingsError::Domain(name.clone()))?;
