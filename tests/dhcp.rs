@@ -178,9 +178,7 @@ impl Client {
         fs::set_permissions(self.path("note"), fs::Permissions::from_mode(0o755)).unwrap();
         let (file, script) = (self.path("dhcpcd.conf").display().to_string(), self.path("note").display().to_string());
         let inform = format!("--inform={address}/24");
-        // It has helpers that would stay: they end with its namespace of processes.
-        let alone = ["--pid", "--fork", "--kill-child", "dhcpcd", "--nobackground", "--oneshot"];
-        let _dhcpcd = self.namespace.start("unshare", &[&alone[..], &["--config", &file, "--script", &script, &inform, "eth0"]].concat());
+        let _dhcpcd = self.namespace.dhcpcd(&["--oneshot", "--config", &file, "--script", &script, &inform, "eth0"]);
         self.hears("INFORM")
     }
 

@@ -177,13 +177,10 @@ impl Machine {
         self.namespace.start("dhclient", &arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// A dhcpcd with what `dhcpcd.conf` says. It has helpers that would stay: they end with its namespace of processes. What it notes in
-    /// /var/lib is its own.
+    /// A dhcpcd with what `dhcpcd.conf` says.
     fn dhcpcd(&self, more: &[&str]) -> Running {
         let (file, script) = (self.path("dhcpcd.conf"), self.path("note"));
-        let words = [&["exec dhcpcd --nobackground --noipv6rs --config", &file, "--script", &script], more, &["eth0"]].concat();
-        let command = format!("mount -t tmpfs none /var/lib/dhcpcd && {}", words.join(" "));
-        self.namespace.start("unshare", &["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", &command])
+        self.namespace.dhcpcd(&[&["--noipv6rs", "--config", &file, "--script", &script], more, &["eth0"]].concat())
     }
 
     /// The file at a URL, or the status that says why not.

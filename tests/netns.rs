@@ -99,6 +99,15 @@ impl Namespace {
         Running(command.spawn().expect("ip netns exec"))
     }
 
+    /// A dhcpcd that stays. It has helpers, which would outlive it: they end with its namespace of processes. What it notes in /run and
+    /// /var/lib by the name of the interface is its own: there may be another.
+    pub fn dhcpcd(&self, arguments: &[&str]) -> Running {
+        let own = "for folder in /run/dhcpcd /var/lib/dhcpcd; do mkdir -p $folder && mount -t tmpfs none $folder || exit; done";
+        let command = format!("{own}; exec dhcpcd --nobackground \"$@\"");
+        let alone = ["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", &command, "dhcpcd"];
+        self.start("unshare", &[&alone[..], arguments].concat())
+    }
+
     /// Runs `work` on a thread that is in this namespace, and only that thread.
     pub fn enter<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         let path = format!("/var/run/netns/{}", self.name);

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
+
 use super::{
     audio::Say,
     desk::{News, Order, Phone},
@@ -35,13 +37,15 @@ pub enum Trouble {
 pub struct Person<W> {
     pub phone: Phone,
     watch: W,
+    /// What was heard last, in this call.
+    sound: Option<Sound>,
     /// For each step.
     pub patience: Duration,
 }
 
 impl<W: FnMut(&News)> Person<W> {
     pub fn new(phone: Phone, watch: W) -> Self {
-        Self { phone, watch, patience: Duration::from_secs(60) }
+        Self { phone, watch, sound: None, patience: Duration::from_secs(60) }
     }
 
     /// Waits for news that `wanted` makes something of.
@@ -50,7 +54,7 @@ impl<W: FnMut(&News)> Person<W> {
         within(patience, what, async {
             loop {
                 let news = self.phone.news().await.ok_or(Trouble::Gone)?;
-                (self.watch)(&news);
+                self.notice(&news);
                 if let Some(result) = wanted(&news) {
                     return result;
                 }
@@ -99,6 +103,20 @@ impl<W: FnMut(&News)> Person<W> {
         .await
     }
 
+    /// Listens for a sound that `wanted` accepts: one that is there already, or else one that begins.
+    pub async fn hear_now_or_soon(&mut self, what: &'static str, mut wanted: impl FnMut(Sound) -> bool) -> Result<Sound, Trouble> {
+        while let Some(Some(news)) = self.phone.news().now_or_never() {
+            self.notice(&news);
+            if matches!(news, News::CallEnded { .. }) {
+                return Err(Trouble::Ended("anything was heard"));
+            }
+        }
+        match self.sound.filter(|sound| wanted(*sound)) {
+            Some(sound) => Ok(sound),
+            None => self.hear(what, wanted).await,
+        }
+    }
+
     /// Listens to a prompt to its end: speech, then quiet that lasts.
     pub async fn listen(&mut self) -> Result<(), Trouble> {
         self.hear("the voice", |sound| sound == Sound::Speech).await?;
@@ -109,7 +127,7 @@ impl<W: FnMut(&News)> Person<W> {
                 let rest = quiet_since.map_or(patience, |since| PAUSE.saturating_sub(since.elapsed()));
                 let Ok(news) = tokio::time::timeout(rest, self.phone.news()).await else { return Ok(()) };
                 let news = news.ok_or(Trouble::Gone)?;
-                (self.watch)(&news);
+                self.notice(&news);
                 match news {
                     News::Heard(heard) if heard.sound == Sound::Silence => quiet_since = Some(Instant::now()),
                     News::Heard(_) => quiet_since = None,
@@ -124,8 +142,17 @@ impl<W: FnMut(&News)> Person<W> {
     /// Lets the next thing happen; `false`: the phone has gone.
     pub async fn stay(&mut self) -> bool {
         let news = self.phone.news().await;
-        news.iter().for_each(&mut self.watch);
+        news.iter().for_each(|news| self.notice(news));
         news.is_some()
+    }
+
+    fn notice(&mut self, news: &News) {
+        match news {
+            News::Heard(heard) => self.sound = Some(heard.sound),
+            News::Calling { .. } | News::Incoming { .. } | News::CallEnded { .. } => self.sound = None,
+            _ => {}
+        }
+        (self.watch)(news);
     }
 
     pub async fn press(&mut self, keys: &str) {
