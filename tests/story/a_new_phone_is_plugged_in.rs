@@ -35,7 +35,12 @@ async fn two_people_get_phones(office: &Office, family: &str, number: u32, ada: 
     adas.hang_up().await;
     alans.until_hung_up().await.expect("the call ends for both");
 
-    let told = office.events_of(adas.phone.mac).await;
+    let mac = adas.phone.mac;
+    let reloaded = |event: &Event| event.mac() == Some(mac) && matches!(event, Event::ReloadDone { .. });
+    let talked = |event: &Event| event.mac() == Some(mac) && matches!(event, Event::CallEnded { cause, .. } if cause != "menu done");
+    office.journal().until("the end of the reload", reloaded).await;
+    office.journal().until("the end of the call", talked).await;
+    let told = office.events_of(mac).await;
     let at = |what: &str, wanted: &dyn Fn(&Event) -> bool| {
         told.iter().position(wanted).unwrap_or_else(|| panic!("{family}: nothing tells of {what}: {told:#?}"))
     };

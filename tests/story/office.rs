@@ -1,6 +1,10 @@
 //! An office for a story: a node on free ports, with the people of config/demo/users.yaml, and phones to be plugged in.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use plugtone::{
     config::Settings,
@@ -87,17 +91,19 @@ impl Office {
         rendered.into_iter().map(|file| String::from_utf8(file.expect("rendered").bytes).expect("UTF-8")).collect()
     }
 
-    /// What was told of a phone until now, oldest first.
+    /// What was told of a phone until now, oldest first. It waits for a journal that is behind.
     pub async fn events_of(&self, mac: MacAddr) -> Vec<Event> {
+        static MARKS: AtomicU32 = AtomicU32::new(0);
+        let mark = Event::Started { version: format!("mark {}", MARKS.fetch_add(1, Ordering::Relaxed)) };
+        self.node.journal.events().tell(mark.clone());
         let mut events = Vec::new();
-        let mut subscription = self.node.journal.subscribe(0);
-        while let Some(delivery) = subscription.next_if_any().await {
-            if let Delivery::Event(recorded) = delivery
-                && recorded.event.mac() == Some(mac)
-            {
-                events.push(recorded.event.clone());
+        let of_the_phone = |event: &Event| {
+            if event.mac() == Some(mac) {
+                events.push(event.clone());
             }
-        }
+            *event == mark
+        };
+        self.journal().until("what was told before", of_the_phone).await;
         events
     }
 
