@@ -1,6 +1,6 @@
 //! One SIP message as a view of the bytes it came in: headers are located once, decoded when asked for, never copied.
 //!
-//! [`Message::parse`] finds the start line, the headers and the body without allocating for up to 40 headers. It takes what real senders send:
+//! [`Message::parse`] finds the start line, the headers and the body with one allocation. It takes what real senders send:
 //! compact names, folded lines, bare LF, CRLF before the message, bytes that are no UTF-8. What it does not know it keeps
 //! byte for byte. [`Message::check`] is the strictness of RFC 3261 and RFC 4475 §3.1.2, in one place, with the status to
 //! answer. Not here: cutting a stream into messages (`transport/framing.rs`), writing one (`build.rs`).
@@ -19,8 +19,8 @@ use super::{
 pub const MAX_LEN: usize = 65_535;
 /// Most header lines taken. The busiest real ones have about 60 (SBCs with long Via and Record-Route lists).
 pub const MAX_HEADERS: usize = 256;
-/// Headers kept without allocating.
-const INLINE: usize = 40;
+/// Headers that there is room for at once: as many as phones send. A message is handed on by value many times, so they are not in it.
+const USUAL_HEADERS: usize = 24;
 
 /// A method. Unknown ones are kept as written: they may get 405 or pass through, by who answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -148,8 +148,6 @@ struct Slot {
     value: Span,
 }
 
-const EMPTY: Slot = Slot { name: Name::Other, name_at: Span { start: 0, end: 0 }, value: Span { start: 0, end: 0 } };
-
 /// A request or a response. Cloning copies offsets and shares the bytes.
 #[derive(Clone)]
 pub struct Message {
@@ -158,10 +156,7 @@ pub struct Message {
     version_is_2: bool,
     /// Something in the start line that RFC 4475 §3.1.2 wants refused.
     start_fault: Option<&'static str>,
-    inline: [Slot; INLINE],
-    /// Headers beyond [`INLINE`].
-    more: Vec<Slot>,
-    count: u16,
+    slots: Vec<Slot>,
     body: Span,
     length_fault: Option<&'static str>,
     /// Where it came from, once known: copied into the top Via of answers (RFC 3261 §18.2.1).
@@ -186,9 +181,7 @@ impl Message {
             start,
             version_is_2,
             start_fault,
-            inline: [EMPTY; INLINE],
-            more: Vec::new(),
-            count: 0,
+            slots: Vec::with_capacity(USUAL_HEADERS),
             body: Span::default(),
             length_fault: None,
             source: None,
@@ -227,13 +220,10 @@ impl Message {
     }
 
     fn push(&mut self, slot: Slot) -> Result<(), ParseError> {
-        let count = usize::from(self.count);
-        match self.inline.get_mut(count) {
-            Some(free) => *free = slot,
-            None if count < MAX_HEADERS => self.more.push(slot),
-            None => return Err(ParseError::TooManyHeaders),
+        if self.slots.len() >= MAX_HEADERS {
+            return Err(ParseError::TooManyHeaders);
         }
-        self.count += 1;
+        self.slots.push(slot);
         Ok(())
     }
 
@@ -314,7 +304,7 @@ impl Message {
 
     /// Every header of that name, in order.
     pub fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
-        self.slots().filter(move |slot| slot.name == name).map(|slot| self.get(slot.value))
+        self.slots.iter().filter(move |slot| slot.name == name).map(|slot| self.get(slot.value))
     }
 
     /// The first header whose name is `name` as text, known or not, without case.
@@ -324,7 +314,7 @@ impl Message {
 
     /// All headers in order: known name, name as written, value.
     pub fn headers(&self) -> impl Iterator<Item = (Name, &[u8], &[u8])> {
-        self.slots().map(|slot| (slot.name, self.get(slot.name_at), self.get(slot.value)))
+        self.slots.iter().map(|slot| (slot.name, self.get(slot.name_at), self.get(slot.value)))
     }
 
     /// A header's value as text with its folds taken out.
@@ -500,10 +490,6 @@ impl Message {
         Ok(())
     }
 
-    fn slots(&self) -> impl Iterator<Item = &Slot> {
-        self.inline.iter().take(usize::from(self.count)).chain(&self.more)
-    }
-
     fn get(&self, span: Span) -> &[u8] {
         self.bytes.get(usize::from(span.start)..usize::from(span.end)).unwrap_or_default()
     }
@@ -670,10 +656,10 @@ mod tests {
     }
 
     #[test]
-    fn headers_beyond_the_inline_room_are_found() {
-        let message = parse(format!("INFO sip:a SIP/2.0\r\n{}{REST}\r\n", "X: y\r\n".repeat(INLINE)));
+    fn more_headers_than_usual_are_found() {
+        let message = parse(format!("INFO sip:a SIP/2.0\r\n{}{REST}\r\n", "X: y\r\n".repeat(USUAL_HEADERS)));
         assert!(message.check().is_ok());
-        assert_eq!(message.headers().count(), INLINE + 5);
+        assert_eq!(message.headers().count(), USUAL_HEADERS + 5);
     }
 
     #[test]
