@@ -363,7 +363,15 @@ async fn events_are_read_from_any_number_on(store: Arc<dyn Store>) {
     assert_eq!(store.timeline(mac(2), 10).await.expect("read"), [event(2, 2, 20), rich.clone()]);
     assert_eq!(store.timeline(mac(2), 1).await.expect("read"), [rich], "the newest");
     assert!(append(&*store, [event(4, 1, 40), event(3, 1, 40)]).await.is_err(), "a number is given once");
-    assert_eq!(store.last_seq().await.expect("asked"), 3, "all or none");
+    assert_eq!(store.last_seq().await.expect("asked"), 3, "all or none of so few");
+
+    // One of many is refused: the pieces before and after it are stored, and stored once.
+    append(&*store, [event(100, 1, 40)]).await.expect("appended");
+    let many = |skipped: u64| (4..200).filter(move |seq| *seq != skipped).map(|seq| event(seq, 2, seq as i64));
+    assert!(append(&*store, many(0)).await.is_err());
+    append(&*store, many(100)).await.expect("again, without the one that was wrong");
+    let stored = store.events_after(3, 1000).await.expect("read");
+    assert!(stored.iter().map(|stored| stored.seq).eq(4..200), "{stored:?}");
 }
 
 async fn numbers_outlive_their_events(store: Arc<dyn Store>) {

@@ -282,6 +282,8 @@ pub trait Store: Send + Sync + 'static {
     async fn claim_extension(&self, user_id: &str, wanted: Option<Extension>, range: (Extension, Extension)) -> Result<Extension>;
 
     // --- events
+    /// Stores them in pieces, which lets others write in between; of an attempt that fails some pieces may be there. Those are not stored
+    /// again when it is repeated, but a number is not given to another event.
     async fn append_events(&self, events: Vec<Arc<Recorded>>) -> Result<()>;
     /// Events after `seq`, oldest first.
     async fn events_after(&self, seq: u64, limit: usize) -> Result<Vec<Recorded>>;

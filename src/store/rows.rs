@@ -378,8 +378,10 @@ fn lowest_free(db: &Connection, first: &Extension, last: &Extension) -> Result<O
 
 pub(super) fn append_events(db: &Connection, events: &[Arc<Recorded>]) -> Result<()> {
     let what = "append events";
+    // The same event may be there already, from an attempt of which another part was refused; not another one by its number.
+    let mut is_there = db.prepare_cached("SELECT at_ms = ?2 AND body = ?3 FROM events WHERE seq = ?1").map_err(refused(what))?;
     let mut insert = db
-        .prepare_cached("INSERT INTO events (seq, at_ms, type, mac, call, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
+        .prepare_cached("INSERT OR IGNORE INTO events (seq, at_ms, type, mac, call, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
         .map_err(refused(what))?;
     for recorded in events {
         let body = serde_json::to_string(&recorded.event).map_err(|e| Error::Refused { what, reason: e.to_string() })?;
@@ -387,7 +389,12 @@ pub(super) fn append_events(db: &Connection, events: &[Arc<Recorded>]) -> Result
         let kind = body.strip_prefix(r#"{"type":""#).and_then(|rest| rest.split('"').next()).unwrap_or_default();
         let mac = recorded.event.mac().map(|mac| mac.to_string());
         let call = recorded.event.call().map(|call| call.to_string());
-        insert.execute(params![recorded.seq as i64, recorded.at.0, kind, mac, call, body]).map_err(refused(what))?;
+        let stored = insert.execute(params![recorded.seq as i64, recorded.at.0, kind, mac, call, body]).map_err(refused(what))?;
+        let known = stored == 1
+            || is_there.query_row(params![recorded.seq as i64, recorded.at.0, body], |row| row.get(0)).map_err(refused(what))?;
+        if !known {
+            return Err(Error::Refused { what, reason: format!("number {} is another event's", recorded.seq) });
+        }
     }
     let Some(last) = events.iter().map(|recorded| recorded.seq).max() else { return Ok(()) };
     run(

@@ -3,11 +3,13 @@
 //! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction (those of one statement need none),
 //! commits with an fsync (`synchronous=FULL`) and only then answers them: a hundred leases cost one fsync, and one refused request undoes
 //! nothing of its neighbours'. While the disk works, the next batch gathers by itself; only the records of calls, which nobody waits for,
-//! wait for company. A thread beside the writer folds the log into the database file.
+//! wait for company. Events are many and in no hurry: they go in pieces, so that whoever asks for an address does not wait for hundreds of
+//! them. A thread beside the writer folds the log into the database file.
 //!
 //! Not here: tables (`schema.rs`), statements (`rows.rs`), policy.
 
 use std::{
+    collections::VecDeque,
     ffi::c_int,
     fs::{OpenOptions, Permissions},
     net::{IpAddr, Ipv4Addr},
@@ -22,6 +24,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use rusqlite::{Connection, OpenFlags, hooks::Wal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -37,6 +40,10 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 1024;
 /// How long a request may wait for others to share a transaction with: half of what a transaction costs is its end.
 const PATIENCE: Duration = Duration::from_millis(25);
+/// Events in a piece: whoever asks for a lease meanwhile waits for one, about a millisecond.
+const PIECE: usize = 32;
+/// Pieces in one transaction at most.
+const PIECES: usize = 8;
 /// Pages of the log from which on it is folded into the database: 16 MB, so that pages which are written again meanwhile are folded
 /// once.
 const FOLD_AT: usize = 4000;
@@ -50,19 +57,23 @@ pub struct Sqlite {
     path: PathBuf,
     queue: mpsc::Sender<Message>,
     patient: Patient,
+    spare: Spare,
     readers: Arc<Readers>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 enum Message {
     Write(Box<dyn Write>),
-    /// Who was patient has waited long enough.
+    /// Who was patient has waited long enough, or there are events.
     Look,
     Close,
 }
 
 /// Requests that go with the next transaction. Each has its caller waiting, so that there are few.
 type Patient = Arc<Mutex<Vec<Box<dyn Write>>>>;
+
+/// Events in pieces: one goes with each transaction, and more while nobody else waits. There are as many as the journal stores in one go.
+type Spare = Arc<Mutex<VecDeque<Box<dyn Write>>>>;
 
 impl Sqlite {
     /// Opens the file or makes it (mode 0600), brings its tables up to date, starts the writer.
@@ -87,18 +98,18 @@ impl Sqlite {
             .spawn(move || fold_when_woken(&beside, &woken))
             .map_err(|e| fault(e.to_string()))?;
         let (queue, inbox) = mpsc::channel(QUEUE);
-        let patient = Patient::default();
-        let beside = patient.clone();
+        let (patient, spare) = (Patient::default(), Spare::default());
+        let mut writing = Writing { batch: Vec::new(), patient: patient.clone(), spare: spare.clone() };
         let writer = thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || {
-                write_until_closed(db, inbox, &beside);
+                writing.until_closed(db, inbox);
                 // It ends when nobody can wake it any more.
                 let _ = folder.join();
             })
             .map_err(|e| fault(e.to_string()))?;
         let readers = Arc::new(Readers { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::new(readers) });
-        Ok(Arc::new(Self { path, queue, patient, readers, writer: Mutex::new(Some(writer)) }))
+        Ok(Arc::new(Self { path, queue, patient, spare, readers, writer: Mutex::new(Some(writer)) }))
     }
 
     /// Where the database lies.
@@ -129,16 +140,14 @@ impl Sqlite {
     }
 
     async fn queued<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T> + Send + 'static, savepoint: bool) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        let request = Box::new(Request { work: Some(work), result: None, savepoint, reply });
+        let (request, answer) = request(work, savepoint);
         self.queue.send(Message::Write(request)).await.map_err(|_| Error::Stopped)?;
         answer.await.map_err(|_| Error::Stopped)?
     }
 
     /// The same for what can wait a little: it shares the transaction of the next who cannot, and has one of its own after [`PATIENCE`].
     async fn write_patiently<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T> + Send + 'static) -> Result<T> {
-        let (reply, mut answer) = oneshot::channel();
-        let request = Box::new(Request { work: Some(work), result: None, savepoint: true, reply });
+        let (request, mut answer) = request(work, true);
         self.patient.lock().unwrap_or_else(PoisonError::into_inner).push(request);
         if let Ok(answered) = tokio::time::timeout(PATIENCE, &mut answer).await {
             return answered.map_err(|_| Error::Stopped)?;
@@ -212,6 +221,15 @@ struct Request<T, F> {
     reply: oneshot::Sender<Result<T>>,
 }
 
+/// A request and where its answer comes.
+fn request<T: Send + 'static>(
+    work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    savepoint: bool,
+) -> (Box<dyn Write>, oneshot::Receiver<Result<T>>) {
+    let (reply, answer) = oneshot::channel();
+    (Box::new(Request { work: Some(work), result: None, savepoint, reply }), answer)
+}
+
 impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Write for Request<T, F> {
     fn needs_savepoint(&self) -> bool {
         self.savepoint
@@ -238,43 +256,100 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Write for Request<T, F
     }
 }
 
-fn write_until_closed(mut db: Connection, mut inbox: mpsc::Receiver<Message>, patient: &Mutex<Vec<Box<dyn Write>>>) {
-    let mut batch: Vec<Box<dyn Write>> = Vec::new();
-    let mut closing = false;
-    while !closing {
-        match inbox.blocking_recv() {
-            Some(Message::Write(request)) => batch.push(request),
-            Some(Message::Look) => {}
-            Some(Message::Close) | None => closing = true,
-        }
-        if closing {
-            // What was queued before the last handle went, or beside the word to close, is still written.
-            inbox.close();
-        }
-        while batch.len() < BATCH || closing {
-            match inbox.try_recv() {
-                Ok(Message::Write(request)) => batch.push(request),
-                Ok(Message::Look) => {}
-                Ok(Message::Close) => {
-                    inbox.close();
-                    closing = true;
-                }
-                Err(_) => break,
+/// The writer's own: what goes into the next transaction, and where more is found.
+struct Writing {
+    batch: Vec<Box<dyn Write>>,
+    patient: Patient,
+    spare: Spare,
+}
+
+impl Writing {
+    fn until_closed(&mut self, mut db: Connection, mut inbox: mpsc::Receiver<Message>) {
+        let mut closing = false;
+        while !closing || self.has_spare() {
+            // Nothing is waited for while there is something to do.
+            let first = if self.has_spare() { inbox.try_recv().ok().or(Some(Message::Look)) } else { inbox.blocking_recv() };
+            match first {
+                Some(Message::Write(request)) => self.batch.push(request),
+                Some(Message::Look) => {}
+                Some(Message::Close) | None => closing = true,
             }
-        }
-        batch.append(&mut patient.lock().unwrap_or_else(PoisonError::into_inner));
-        if !batch.is_empty() {
-            metrics::histogram!("plugtone_store_batch_requests").record(batch.len() as f64);
-            let committed = commit(&mut db, &mut batch);
+            if closing {
+                // What was queued before the last handle went, or beside the word to close, is still written.
+                inbox.close();
+            }
+            while self.batch.len() < BATCH || closing {
+                match inbox.try_recv() {
+                    Ok(Message::Write(request)) => self.batch.push(request),
+                    Ok(Message::Look) => {}
+                    Ok(Message::Close) => {
+                        inbox.close();
+                        closing = true;
+                    }
+                    Err(_) => break,
+                }
+            }
+            self.batch.append(&mut self.patient.lock().unwrap_or_else(PoisonError::into_inner));
+            // One at least, so that they come to an end also where no transaction can begin.
+            self.batch.extend(self.next_spare());
+            if self.batch.is_empty() {
+                continue;
+            }
+            let committed = self.commit(&mut db, &inbox);
+            metrics::histogram!("plugtone_store_batch_requests").record(self.batch.len() as f64);
             if let Err(error) = &committed {
                 metrics::counter!("plugtone_store_failed_commits_total").increment(1);
-                tracing::error!(%error, requests = batch.len(), "nothing of this batch was stored");
+                tracing::error!(%error, requests = self.batch.len(), "nothing of this batch was stored");
             }
-            batch.drain(..).for_each(|request| request.answer(&committed));
+            self.batch.drain(..).for_each(|request| request.answer(&committed));
+        }
+        if let Err(error) = db.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);") {
+            tracing::warn!(%error, "the database's log stays beside it; it is read at the next start");
         }
     }
-    if let Err(error) = db.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);") {
-        tracing::warn!(%error, "the database's log stays beside it; it is read at the next start");
+
+    fn has_spare(&self) -> bool {
+        !self.spare.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    fn next_spare(&self) -> Option<Box<dyn Write>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// One transaction with all requests and what goes with them, each in its savepoint if it needs one.
+    fn commit(&mut self, db: &mut Connection, inbox: &mpsc::Receiver<Message>) -> Result<()> {
+        let fault = rows::refused("commit");
+        let result = self.transact(db, inbox).map_err(fault);
+        if result.is_err() && !db.is_autocommit() {
+            let _ = db.execute_batch("ROLLBACK");
+        }
+        result
+    }
+
+    fn transact(&mut self, db: &Connection, inbox: &mpsc::Receiver<Message>) -> rusqlite::Result<()> {
+        db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.run_all(db, inbox)?;
+        // Refused, and everybody told so, if the transaction has ended before.
+        db.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    }
+
+    fn run_all(&mut self, db: &Connection, inbox: &mpsc::Receiver<Message>) -> rusqlite::Result<()> {
+        for request in &mut self.batch {
+            if !run(db, request.as_mut())? {
+                return Ok(());
+            }
+        }
+        for _ in 1..PIECES {
+            let next = if inbox.is_empty() { self.next_spare() } else { None };
+            let Some(mut request) = next else { break };
+            let goes_on = run(db, request.as_mut());
+            self.batch.push(request);
+            if !goes_on? {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -309,33 +384,18 @@ fn fold_when_woken(db: &Connection, woken: &Receiver<()>) {
     }
 }
 
-/// One transaction with all requests, each in its savepoint if it needs one.
-fn commit(db: &mut Connection, batch: &mut [Box<dyn Write>]) -> Result<()> {
-    let fault = rows::refused("commit");
-    let work = |db: &Connection, batch: &mut [Box<dyn Write>]| -> rusqlite::Result<()> {
-        db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        for request in batch {
-            if !request.needs_savepoint() {
-                if !request.run(db) && db.is_autocommit() {
-                    break; // The whole transaction has ended, as below, and there is nothing to commit.
-                }
-                continue;
-            }
-            db.prepare_cached("SAVEPOINT request")?.execute([])?;
-            if !request.run(db) {
-                // On a full disk or an I/O error SQLite has ended the whole transaction by itself; then this fails too.
-                db.prepare_cached("ROLLBACK TO request")?.execute([])?;
-            }
-            db.prepare_cached("RELEASE request")?.execute([])?;
-        }
-        db.prepare_cached("COMMIT")?.execute([])?;
-        Ok(())
-    };
-    let result = work(db, batch).map_err(fault);
-    if result.is_err() && !db.is_autocommit() {
-        let _ = db.execute_batch("ROLLBACK");
+/// Runs one request of a transaction. `false`: the transaction has ended with it.
+fn run(db: &Connection, request: &mut dyn Write) -> rusqlite::Result<bool> {
+    if !request.needs_savepoint() {
+        return Ok(request.run(db) || !db.is_autocommit());
     }
-    result
+    db.prepare_cached("SAVEPOINT request")?.execute([])?;
+    if !request.run(db) {
+        // On a full disk or an I/O error SQLite has ended the whole transaction by itself; then this fails too.
+        db.prepare_cached("ROLLBACK TO request")?.execute([])?;
+    }
+    db.prepare_cached("RELEASE request")?.execute([])?;
+    Ok(true)
 }
 
 /// Makes the file ours alone before SQLite opens it; its `-wal` and `-shm` take over the mode.
@@ -445,7 +505,14 @@ impl Store for Sqlite {
     }
 
     async fn append_events(&self, events: Vec<Arc<Recorded>>) -> Result<()> {
-        self.write(move |db| rows::append_events(db, &events)).await
+        let pieces: Vec<_> = events.chunks(PIECE).map(<[_]>::to_vec).collect();
+        let (requests, answers): (Vec<_>, Vec<_>) =
+            pieces.into_iter().map(|piece| request(move |db| rows::append_events(db, &piece), true)).unzip();
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).extend(requests);
+        self.queue.send(Message::Look).await.map_err(|_| Error::Stopped)?;
+        // All are waited for: what is refused is tried again by whoever asked.
+        let answers = join_all(answers).await;
+        answers.into_iter().try_for_each(|answer| answer.map_err(|_| Error::Stopped)?)
     }
 
     async fn events_after(&self, seq: u64, limit: usize) -> Result<Vec<Recorded>> {
@@ -657,5 +724,31 @@ impl Store for Sqlite {
     async fn save_attempts(&self, state: &str) -> Result<()> {
         let state = state.to_owned();
         self.write(move |db| rows::save_attempts(db, &state)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_lease_waits_for_one_piece_of_events_at_most() {
+        let mut db = Connection::open_in_memory().expect("a database");
+        let (patient, spare) = (Patient::default(), Spare::default());
+        let pieces = (0..PIECES + 3).map(|_| request(|_| Ok(()), true).0);
+        spare.lock().expect("alone here").extend(pieces);
+        let mut writing = Writing { batch: Vec::new(), patient, spare };
+        let (queue, mut inbox) = mpsc::channel(4);
+        let mut stored = |writing: &mut Writing, inbox: &mpsc::Receiver<Message>| {
+            writing.batch.extend(writing.next_spare());
+            writing.commit(&mut db, inbox).expect("stored");
+            writing.batch.drain(..).count()
+        };
+
+        queue.try_send(Message::Write(request(|_| Ok(()), false).0)).expect("room");
+        assert_eq!((stored(&mut writing, &inbox), writing.has_spare()), (1, true), "somebody waits");
+        inbox.try_recv().expect("it is his turn");
+        assert_eq!((stored(&mut writing, &inbox), writing.has_spare()), (PIECES, true), "nobody does");
+        assert_eq!((stored(&mut writing, &inbox), writing.has_spare()), (2, false));
     }
 }
