@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     thread::available_parallelism,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
@@ -30,7 +30,7 @@ use crate::{
     ivr::{loader, worker::Ivr},
     journal::{self, Journal},
     media::Media,
-    model::{BindingRecord, CallId, Event, Events, Keys, MacAddr, Secret, User},
+    model::{BindingRecord, CallId, Event, Events, Keys, MacAddr, Secret, Timestamp, User},
     provisioning::{
         self, Endpoints, Files, History, Identities, Identity, Neighbours, Onboarding, PhoneBook, PhoneClasses, Rollouts, beside, classify,
         firmware,
@@ -368,7 +368,10 @@ impl Node {
                 for remark in beside::remarks_v6(&config, &settings.provisioning, by_v6) {
                     tracing::warn!("dhcp6: {remark}");
                 }
-                Some(dhcp::v6::socket::serve(config, classes, duid, shared.clone(), events.clone(), lease_view, shutdown.clone()).await?)
+                Some(
+                    dhcp::v6::socket::serve(config, classes, duid, shared.clone(), events.clone(), lease_view.clone(), shutdown.clone())
+                        .await?,
+                )
             }
         };
 
@@ -419,6 +422,7 @@ impl Node {
         let api_address = listener.local_addr()?;
         let context = api::Context {
             store: shared,
+            leases: lease_view.clone(),
             directory,
             journal: journal.clone(),
             owners: onboarding.clone(),
@@ -438,7 +442,7 @@ impl Node {
         let api = TaskTracker::new();
         api.spawn(http::serve(listener, api::router(context), API_LIMITS, shutdown.clone()));
         api.close();
-        tasks.push(tokio::spawn(upkeep(metrics)));
+        tasks.push(tokio::spawn(upkeep(metrics, lease_view)));
 
         let addresses = Addresses {
             dhcp: addresses_dhcp,
@@ -884,9 +888,10 @@ fn recorder() -> PrometheusHandle {
 }
 
 /// Histograms grow until somebody looks.
-async fn upkeep(metrics: PrometheusHandle) {
+async fn upkeep(metrics: PrometheusHandle, leases: dhcp::LeaseView) {
     loop {
         tokio::time::sleep(Duration::from_secs(10)).await;
+        leases.report(Timestamp::of(SystemTime::now()));
         metrics.run_upkeep();
     }
 }

@@ -268,6 +268,8 @@ fn a_phone_leases_an_address_and_gets_its_own_file_by_it_also_after_a_power_cut(
     assert!(listed.contains("fd00:77::1001  00:15:65:00:00:02  yealink  until 20") && !listed.contains("fd00:77::1000"), "{listed}");
     let listed = office.ask(&["dhcp", "leases", "--all"]);
     assert!(listed.contains("fd00:77::1000  00:15:65:00:00:01  yealink  released"), "{listed}");
+    let pools = office.ask(&["dhcp", "pools"]);
+    assert!(pools.contains("fd00:77::/64  fd00:77::1000-fd00:77::1fff  4096       1       0 %"), "{pools}");
 }
 
 #[test]

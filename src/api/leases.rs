@@ -1,4 +1,4 @@
-//! `/dhcp/leases`: who has which address of ours, of both versions of IP.
+//! `/dhcp/leases` and `/dhcp/pools`: who has which address of ours, and how many there are; of both versions of IP.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -66,6 +66,32 @@ pub async fn list(State(context): State<Context>, Query(wanted): Query<Wanted>) 
 }
 
 const MOST: usize = 100_000;
+
+/// Addresses that anybody may get; those that are excluded or reserved are not counted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Pool {
+    #[schema(example = "192.168.40.0/24")]
+    pub subnet: String,
+    #[schema(example = "192.168.40.100")]
+    pub first: String,
+    pub last: String,
+    pub addresses: u64,
+    /// Of them leased now.
+    pub leased: u64,
+}
+
+/// How full the pools are, in the order of the configuration, IPv4 first.
+#[utoipa::path(get, path = "/dhcp/pools", tag = "devices", responses((status = 200, body = Vec<Pool>)))]
+pub async fn pools(State(context): State<Context>) -> Json<Vec<Pool>> {
+    let pool = |(pool, leased): (dhcp::PoolView, usize)| Pool {
+        subnet: pool.subnet.to_string(),
+        first: pool.first.to_string(),
+        last: pool.last.to_string(),
+        addresses: pool.size(),
+        leased: leased as u64,
+    };
+    Json(context.leases.pools(Timestamp::of(SystemTime::now())).into_iter().map(pool).collect())
+}
 
 fn of_ipv4(lease: LeaseRecord, now: Timestamp) -> Lease {
     Lease {

@@ -84,6 +84,7 @@ pub type Reload = Arc<dyn Fn() -> futures_util::future::BoxFuture<'static, Resul
 #[derive(Clone)]
 pub struct Context {
     pub store: Arc<dyn Store>,
+    pub leases: crate::dhcp::LeaseView,
     pub directory: Arc<dyn Directory>,
     pub journal: Journal,
     pub owners: Onboarding,
@@ -138,6 +139,7 @@ fn routes(guard: impl FnOnce(OpenApiRouter<Context>) -> OpenApiRouter<Context>) 
         .routes(routes!(voicemail::delete))
         .routes(routes!(trunks::list))
         .routes(routes!(leases::list))
+        .routes(routes!(leases::pools))
         .routes(routes!(bans::list))
         .routes(routes!(bans::pardon))
         .routes(routes!(devices::list))

@@ -1,4 +1,4 @@
-//! `dhcp`: who has which address of ours; and, where ours cannot be the server, what other DHCP servers must say to phones (for
+//! `dhcp`: who has which address of ours, how many are left; and, where ours cannot be the server, what other DHCP servers must say to phones (for
 //! which the server need not run).
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{ConfigArg, ServerArg, out, table};
 use crate::{
-    api::leases::Lease,
+    api::leases::{Lease, Pool},
     node::{own_address, sip_ports},
     provisioning::{
         Endpoints,
@@ -20,6 +20,7 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = "Examples:
   plugtone dhcp leases
+  plugtone dhcp pools
   plugtone dhcp sheet dnsmasq > /etc/dnsmasq.d/plugtone.conf
   plugtone dhcp sheet windows")]
 pub struct Dhcp {
@@ -30,6 +31,7 @@ pub struct Dhcp {
 #[derive(Subcommand)]
 enum Action {
     Leases(LeasesArgs),
+    Pools(PoolsArgs),
     Sheet(SheetArgs),
 }
 
@@ -43,6 +45,21 @@ struct LeasesArgs {
     /// Not only those in use.
     #[arg(long, short)]
     all: bool,
+    #[command(flatten)]
+    server: ServerArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows how many addresses each pool has, and how many of them are leased.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  plugtone dhcp pools
+  plugtone dhcp pools --json | jq '.[] | select(.leased > 0.9 * .addresses)'    where it gets tight
+
+The metrics have the same: plugtone_dhcp_pool_addresses and plugtone_dhcp_pool_leased.")]
+struct PoolsArgs {
     #[command(flatten)]
     server: ServerArg,
     /// Print JSON.
@@ -87,6 +104,7 @@ impl Dhcp {
     pub async fn run(self) -> anyhow::Result<()> {
         match self.action {
             Action::Leases(leases) => leases.run().await,
+            Action::Pools(pools) => pools.run().await,
             Action::Sheet(sheet) => sheet.run(),
         }
     }
@@ -104,6 +122,19 @@ impl LeasesArgs {
         let titles = ["ADDRESS", "MAC", "FAMILY", "STATE", "PORT", "CALLS ITSELF"];
         let none = "nobody has an address of ours: `dhcp.subnets` says who would get one, `plugtone doctor` what phones meet";
         table::list(self.server, path, self.json, &titles, row, none).await
+    }
+}
+
+impl PoolsArgs {
+    async fn run(self) -> anyhow::Result<()> {
+        let row = |pool: &Pool| {
+            let full = (100 * pool.leased).checked_div(pool.addresses).map_or("-".to_owned(), |percent| format!("{percent} %"));
+            let range = format!("{}-{}", pool.first, pool.last);
+            vec![pool.subnet.clone(), range, pool.addresses.to_string(), pool.leased.to_string(), full]
+        };
+        let titles = ["SUBNET", "POOL", "ADDRESSES", "LEASED", "FULL"];
+        let none = "no subnet has a `range`, nor a `pool` of IPv6: nobody gets an address unless one is reserved";
+        table::list(self.server, "/api/v1/dhcp/pools", self.json, &titles, row, none).await
     }
 }
 

@@ -5,10 +5,12 @@
 //! lease is shown in the [`LeaseView`] once it is durable.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, PoisonError, RwLock},
 };
+
+use ipnet::IpNet;
 
 use super::{
     settings::Subnet,
@@ -133,6 +135,34 @@ pub struct LeaseView(Arc<RwLock<Shown>>);
 struct Shown {
     holders: HashMap<IpAddr, Holder>,
     addresses: HashMap<MacAddr, Vec<IpAddr>>,
+    /// Of IPv4 and IPv6.
+    pools: [Vec<PoolView>; 2],
+}
+
+/// The addresses of a network that anybody may get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolView {
+    pub subnet: IpNet,
+    pub first: IpAddr,
+    pub last: IpAddr,
+    /// Those between first and last that are not given: excluded, reserved, the router's.
+    pub kept: HashSet<IpAddr>,
+}
+
+impl PoolView {
+    fn gives(&self, address: IpAddr) -> bool {
+        (self.first..=self.last).contains(&address) && !self.kept.contains(&address)
+    }
+
+    /// How many addresses.
+    pub fn size(&self) -> u64 {
+        let number = |address| match address {
+            IpAddr::V4(address) => u128::from(u32::from(address)),
+            IpAddr::V6(address) => u128::from(address),
+        };
+        let all = number(self.last).saturating_sub(number(self.first)).saturating_add(1);
+        u64::try_from(all).unwrap_or(u64::MAX).saturating_sub(self.kept.len() as u64)
+    }
 }
 
 impl LeaseView {
@@ -147,6 +177,27 @@ impl LeaseView {
         let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let alive = |address: &&IpAddr| shown.holders.get(address).is_some_and(|holder| holder.expires > now);
         shown.addresses.get(&mac)?.iter().rev().find(alive).copied()
+    }
+
+    /// The pools, and how many addresses of each are leased at `now`.
+    pub fn pools(&self, now: Timestamp) -> Vec<(PoolView, usize)> {
+        let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let living = || shown.holders.iter().filter(|(_, holder)| holder.expires > now).map(|(address, _)| *address);
+        shown.pools.iter().flatten().map(|pool| (pool.clone(), living().filter(|address| pool.gives(*address)).count())).collect()
+    }
+
+    /// Tells the metrics how full the pools are.
+    pub fn report(&self, now: Timestamp) {
+        for (pool, leased) in self.pools(now) {
+            let subnet = pool.subnet.to_string();
+            metrics::gauge!("plugtone_dhcp_pool_addresses", "subnet" => subnet.clone()).set(pool.size() as f64);
+            metrics::gauge!("plugtone_dhcp_pool_leased", "subnet" => subnet).set(leased as f64);
+        }
+    }
+
+    /// The pools of IPv4, or those of IPv6, from now on.
+    pub(super) fn set_pools(&self, ipv6: bool, pools: Vec<PoolView>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).pools[usize::from(ipv6)] = pools;
     }
 
     /// How many leases live.
@@ -268,6 +319,25 @@ mod tests {
         assert_eq!((choose(&mut table, 3, None, MIN), choose(&mut table, 2, None, MIN)), (Some(1), Some(1)));
         table.put(lease(3, 1, LeaseState::Active, 10 * MIN), Timestamp(MIN));
         assert_eq!(choose(&mut table, 2, None, MIN), Some(2));
+    }
+
+    #[test]
+    fn the_view_counts_what_anybody_may_have() {
+        let yaml = "subnets: [{ cidr: 10.0.0.0/24, router: 10.0.0.1, range: 10.0.0.0-10.0.0.19, exclude: [10.0.0.8-10.0.0.9, 10.0.0.9-10.0.0.30], \
+                    reservations: [{ mac: 00:00:00:00:00:99, address: 10.0.0.5 }, { mac: 00:00:00:00:00:98, address: 10.0.0.99 }] }]";
+        let [subnet] = serde_yaml::from_str::<Settings>(yaml).unwrap().check().unwrap().subnets.try_into().expect("one");
+        let view = LeaseView::default();
+        view.set_pools(false, vec![subnet.pool_view().expect("a range")]);
+        for (n, last) in [(1, 2), (2, 3), (0x99, 5), (3, 12)] {
+            view.show(&lease(n, last, LeaseState::Active, if n == 2 { MIN } else { 2 * MIN }), false);
+        }
+        let count = |now| view.pools(Timestamp(now)).iter().map(|(pool, leased)| (pool.size(), *leased)).collect::<Vec<_>>();
+        // Of 20 not the network, the router, 5, and 8 to 19; whoever sits on one of these is not counted.
+        assert_eq!((count(0), count(MIN)), (vec![(5, 2)], vec![(5, 1)]));
+        let net = "fd00::/64".parse().expect("a network");
+        let [first, last] = ["fd00::1", "fd00::ffff"].map(|address| address.parse().expect("an address"));
+        view.set_pools(true, vec![PoolView { subnet: net, first, last, kept: HashSet::new() }]);
+        assert_eq!(count(0), [(5, 2), (65_535, 0)]);
     }
 
     #[test]

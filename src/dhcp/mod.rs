@@ -22,7 +22,7 @@ pub mod v6;
 mod worker;
 
 pub use class::{Class, Classify, ClientFacts, OptionValue};
-pub use lease::{Holder, LeaseView};
+pub use lease::{Holder, LeaseView, PoolView};
 pub use raw::{Interface, Replies, interfaces};
 pub use settings::{Config, Settings};
 

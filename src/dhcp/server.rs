@@ -201,6 +201,7 @@ impl Server {
     }
 
     fn show_all(&self, now: Timestamp) {
+        self.view.set_pools(false, self.config.subnets.iter().filter_map(Subnet::pool_view).collect());
         for lease in self.table.leases().filter(|lease| lease.is_alive(now) && !self.commits.contains_key(&lease.address)) {
             self.view.show(lease, self.table.rival(lease, now).is_some());
         }

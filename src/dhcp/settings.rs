@@ -7,13 +7,14 @@ use std::{
     collections::HashMap,
     fmt,
     hash::Hash,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     str::FromStr,
 };
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::lease::PoolView;
 use crate::model::MacAddr;
 
 /// Leases and options.
@@ -253,6 +254,16 @@ impl Subnet {
             && Some(address) != self.router
             // In 127.64.0.0/16 and in networks of two addresses (RFC 3021) these two are addresses as any other.
             && (self.cidr.prefix_len() >= 31 || (address != self.cidr.network() && address != self.cidr.broadcast()))
+    }
+
+    /// What just anybody may get.
+    pub fn pool_view(&self) -> Option<PoolView> {
+        let range = self.range?;
+        let excluded = self.exclude.iter().flat_map(|range| (u32::from(range.first)..=u32::from(range.last)).map(Ipv4Addr::from));
+        let ends = [self.cidr.network(), self.cidr.broadcast()];
+        let special = excluded.chain(self.reserved_for.keys().copied()).chain(self.router).chain(ends);
+        let kept = special.filter(|address| range.contains(*address) && !self.is_free_for_all(*address)).map(IpAddr::V4).collect();
+        Some(PoolView { subnet: self.cidr.into(), first: range.first.into(), last: range.last.into(), kept })
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     lease::{Client, Table},
     options::{self, Options, Packet, code, kind, status},
     reply,
-    settings::{Config, Mode},
+    settings::{Config, Mode, Subnet},
 };
 use crate::{
     dhcp::{
@@ -192,6 +192,7 @@ impl Server {
     }
 
     fn show_all(&self, now: Timestamp) {
+        self.view.set_pools(true, self.config.subnets.iter().filter_map(Subnet::pool_view).collect());
         for lease in self.table.leases().filter(|lease| lease.is_alive(now) && !self.writing.contains(&lease.address)) {
             self.view.put(lease.address, holder(lease, self.table.rival(lease, now).is_some()));
         }

@@ -3,13 +3,19 @@
 //! [`Settings::check`] finds what cannot work before anything is served. Not here: which interfaces exist (`socket.rs` finds out when it
 //! binds).
 
-use std::{collections::HashMap, fmt, net::Ipv6Addr, str::FromStr};
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
 
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::super::{
     class::domain,
+    lease::PoolView,
     settings::{NonPhones, reserved},
 };
 use crate::model::MacAddr;
@@ -237,6 +243,13 @@ impl Subnet {
     /// Does anybody get an address here?
     pub fn leases(&self) -> bool {
         self.pool.is_some() || !self.reserved.is_empty()
+    }
+
+    /// What just anybody may get.
+    pub fn pool_view(&self) -> Option<PoolView> {
+        let pool = self.pool?;
+        let kept = self.reserved_for.keys().filter(|address| pool.contains(**address)).map(|address| IpAddr::V6(*address)).collect();
+        Some(PoolView { subnet: self.prefix.into(), first: pool.first.into(), last: pool.last.into(), kept })
     }
 }
 
