@@ -5,7 +5,7 @@
 //! lease is shown in the [`LeaseView`] once it is durable.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -145,24 +145,45 @@ pub struct PoolView {
     pub subnet: IpNet,
     pub first: IpAddr,
     pub last: IpAddr,
-    /// Those between first and last that are not given: excluded, reserved, the router's.
-    pub kept: HashSet<IpAddr>,
+    /// What is not given of them (excluded, reserved, the router's): from and to, in order and apart from each other.
+    kept: Vec<(IpAddr, IpAddr)>,
 }
 
 impl PoolView {
+    /// From `first` to `last` but for what is `kept`, from and to, which may overlap and lie elsewhere.
+    pub(super) fn new(subnet: IpNet, [first, last]: [IpAddr; 2], kept: impl IntoIterator<Item = (IpAddr, IpAddr)>) -> Self {
+        let mut inside: Vec<_> =
+            kept.into_iter().map(|(from, to)| (from.max(first), to.min(last))).filter(|(from, to)| from <= to).collect();
+        inside.sort_unstable();
+        let mut kept: Vec<(IpAddr, IpAddr)> = Vec::new();
+        for (from, to) in inside {
+            match kept.last_mut().filter(|(_, end)| from <= *end) {
+                Some((_, end)) => *end = to.max(*end),
+                None => kept.push((from, to)),
+            }
+        }
+        Self { subnet, first, last, kept }
+    }
+
     fn gives(&self, address: IpAddr) -> bool {
-        (self.first..=self.last).contains(&address) && !self.kept.contains(&address)
+        let within = |(from, to): &(IpAddr, IpAddr)| (*from..=*to).contains(&address);
+        within(&(self.first, self.last)) && !self.kept.iter().any(within)
     }
 
     /// How many addresses.
     pub fn size(&self) -> u64 {
-        let number = |address| match address {
-            IpAddr::V4(address) => u128::from(u32::from(address)),
-            IpAddr::V6(address) => u128::from(address),
-        };
-        let all = number(self.last).saturating_sub(number(self.first)).saturating_add(1);
-        u64::try_from(all).unwrap_or(u64::MAX).saturating_sub(self.kept.len() as u64)
+        let kept: u64 = self.kept.iter().map(|(from, to)| count(*from, *to)).sum();
+        count(self.first, self.last).saturating_sub(kept)
     }
+}
+
+/// How many addresses there are from one to another.
+fn count(from: IpAddr, to: IpAddr) -> u64 {
+    let number = |address| match address {
+        IpAddr::V4(address) => u128::from(u32::from(address)),
+        IpAddr::V6(address) => u128::from(address),
+    };
+    u64::try_from(number(to).saturating_sub(number(from)).saturating_add(1)).unwrap_or(u64::MAX)
 }
 
 impl LeaseView {
@@ -336,7 +357,7 @@ mod tests {
         assert_eq!((count(0), count(MIN)), (vec![(5, 2)], vec![(5, 1)]));
         let net = "fd00::/64".parse().expect("a network");
         let [first, last] = ["fd00::1", "fd00::ffff"].map(|address| address.parse().expect("an address"));
-        view.set_pools(true, vec![PoolView { subnet: net, first, last, kept: HashSet::new() }]);
+        view.set_pools(true, vec![PoolView::new(net, [first, last], [])]);
         assert_eq!(count(0), [(5, 2), (65_535, 0)]);
     }
 

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     fmt,
     hash::Hash,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4},
     str::FromStr,
 };
 
@@ -259,11 +259,11 @@ impl Subnet {
     /// What just anybody may get.
     pub fn pool_view(&self) -> Option<PoolView> {
         let range = self.range?;
-        let excluded = self.exclude.iter().flat_map(|range| (u32::from(range.first)..=u32::from(range.last)).map(Ipv4Addr::from));
         let ends = [self.cidr.network(), self.cidr.broadcast()];
-        let special = excluded.chain(self.reserved_for.keys().copied()).chain(self.router).chain(ends);
-        let kept = special.filter(|address| range.contains(*address) && !self.is_free_for_all(*address)).map(IpAddr::V4).collect();
-        Some(PoolView { subnet: self.cidr.into(), first: range.first.into(), last: range.last.into(), kept })
+        let single = self.reserved_for.keys().copied().chain(self.router).chain(ends).filter(|address| !self.is_free_for_all(*address));
+        let excluded = self.exclude.iter().map(|range| (range.first.into(), range.last.into()));
+        let kept = excluded.chain(single.map(|address| (address.into(), address.into())));
+        Some(PoolView::new(self.cidr.into(), [range.first.into(), range.last.into()], kept))
     }
 }
 

@@ -3,12 +3,7 @@
 //! [`Settings::check`] finds what cannot work before anything is served. Not here: which interfaces exist (`socket.rs` finds out when it
 //! binds).
 
-use std::{
-    collections::HashMap,
-    fmt,
-    net::{IpAddr, Ipv6Addr},
-    str::FromStr,
-};
+use std::{collections::HashMap, fmt, net::Ipv6Addr, str::FromStr};
 
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -248,8 +243,8 @@ impl Subnet {
     /// What just anybody may get.
     pub fn pool_view(&self) -> Option<PoolView> {
         let pool = self.pool?;
-        let kept = self.reserved_for.keys().filter(|address| pool.contains(**address)).map(|address| IpAddr::V6(*address)).collect();
-        Some(PoolView { subnet: self.prefix.into(), first: pool.first.into(), last: pool.last.into(), kept })
+        let kept = self.reserved_for.keys().map(|address| ((*address).into(), (*address).into()));
+        Some(PoolView::new(self.prefix.into(), [pool.first.into(), pool.last.into()], kept))
     }
 }
 
