@@ -1,5 +1,5 @@
-//! `dhcp`: who has which address of ours, how many are left; and, where ours cannot be the server, what other DHCP servers must say to phones (for
-//! which the server need not run).
+//! `dhcp`: who has which address of ours, how many are left; and, where ours cannot be the server, what other DHCP servers must say to
+//! phones (for which the server need not run).
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -268,11 +268,12 @@ impl Writing {
         let mut closing = false;
         while !closing || self.has_spare() {
             // Nothing is waited for while there is something to do.
-            let first = if self.has_spare() { inbox.try_recv().ok().or(Some(Message::Look)) } else { inbox.blocking_recv() };
-            match first {
-                Some(Message::Write(request)) => self.batch.push(request),
-                Some(Message::Look) => {}
-                Some(Message::Close) | None => closing = true,
+            if !self.has_spare() {
+                match inbox.blocking_recv() {
+                    Some(Message::Write(request)) => self.batch.push(request),
+                    Some(Message::Look) => {}
+                    Some(Message::Close) | None => closing = true,
+                }
             }
             if closing {
                 // What was queued before the last handle went, or beside the word to close, is still written.
