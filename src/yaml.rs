@@ -4,11 +4,11 @@
 
 use std::fmt;
 
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_yaml::Error as Yaml;
 
 /// Something wrong in a file that a person wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     pub file: String,
     /// Counted from 1; 0 where the fault has no place of its own.
@@ -39,6 +39,9 @@ impl Fault {
     }
 }
 
+/// Characters of a line that are shown.
+const SHOWN: usize = 200;
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.line, self.column) {
@@ -47,7 +50,11 @@ impl fmt::Display for Fault {
             (line, column) => write!(f, "{}:{line}:{column}: {}", self.file, self.message)?,
         }
         if let Some(source) = &self.source {
-            write!(f, "\n    {}\n    {:>width$}", source.trim_end(), "^", width = self.column.clamp(1, 200) as usize)?;
+            // Of a line without end, what is around the place.
+            let column = self.column.max(1) as usize;
+            let before = if column > SHOWN { column - SHOWN / 2 } else { 0 };
+            let shown: String = source.trim_end().chars().skip(before).take(SHOWN).collect();
+            write!(f, "\n    {shown}\n    {:>width$}", "^", width = column - before)?;
         }
         if let Some(hint) = &self.hint {
             write!(f, "\n    hint: {hint}")?;

@@ -50,6 +50,7 @@ mod sip_ws;
 mod soft_phones;
 mod store;
 mod story;
+mod templates_apart;
 mod tree;
 mod trunk_names;
 mod trunks;

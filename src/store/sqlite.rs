@@ -41,14 +41,14 @@ const BATCH: usize = 1024;
 /// How long a request may wait for others to share a transaction with: half of what a transaction costs is its end.
 const PATIENCE: Duration = Duration::from_millis(25);
 /// Events in a piece: whoever asks for a lease meanwhile waits for one, about a millisecond.
-const PIECE: usize = 32;
+const PIECE: usize = 16;
 /// Pieces in one transaction at most.
-const PIECES: usize = 8;
-/// Pages of the log from which on it is folded into the database: 16 MB, so that pages which are written again meanwhile are folded
-/// once.
-const FOLD_AT: usize = 4000;
+const PIECES: usize = 16;
+/// Pages of the log from which on it is folded into the database: 64 MB. Pages that are written again meanwhile are folded once; and
+/// whoever waits for the disk waits for the folder's pages too, ten milliseconds, so that it shall come seldom.
+const FOLD_AT: usize = 16_000;
 /// And from which on whoever writes waits for it: the folder does not keep up.
-const FOLD_NOW: usize = 8 * FOLD_AT;
+const FOLD_NOW: usize = 2 * FOLD_AT;
 /// Connections that read at the same time.
 const READERS: usize = 4;
 
@@ -368,7 +368,7 @@ fn fold_when_long(wake: SyncSender<()>) -> impl FnMut(&mut Wal, c_int) -> rusqli
             let _ = log.checkpoint();
         } else if pages >= next {
             // What was written meanwhile wants folding too, before the log can begin anew.
-            next = pages + FOLD_AT / 4;
+            next = pages + FOLD_AT / 2;
             let _ = wake.try_send(());
         }
         Ok(())

@@ -26,6 +26,7 @@ mod set;
 mod subject;
 mod timezone;
 mod trace;
+pub mod worker;
 
 use std::path::PathBuf;
 

@@ -21,6 +21,9 @@ const PLACES: &[(&str, &str)] = &[
 #[derive(Clone, Debug)]
 pub(super) struct FilePattern {
     pub(super) text: String,
+    /// Before the first place and behind the last: most names differ from most patterns in these, which takes no expression to see.
+    before: usize,
+    behind: usize,
     regex: Regex,
     /// Slashes in the pattern: as many folders of the request take part.
     depth: usize,
@@ -56,6 +59,8 @@ impl FilePattern {
         pattern.push('$');
         Ok(Self {
             text: text.to_owned(),
+            before: text.find('{').unwrap_or(text.len()),
+            behind: text.rfind('}').map_or(0, |at| text.len() - at - 1),
             regex: Regex::new(&pattern).map_err(|_| format!("'{text}' names a place twice"))?,
             depth: text.matches('/').count(),
             names_mac: text.contains("{mac}") || text.contains("{MAC}"),
@@ -66,7 +71,8 @@ impl FilePattern {
     /// office's own DHCP server writes into option 66 may carry one (`http://10.0.0.2/Polycom`).
     pub(super) fn captures(&self, path: &str) -> Option<Captured> {
         let start = path.rmatch_indices('/').nth(self.depth).map_or(0, |(at, _)| at + 1);
-        let found = self.regex.captures(path.get(start..)?)?;
+        let name = path.get(start..).filter(|name| self.may_be(name))?;
+        let found = self.regex.captures(name)?;
         let mac = match found.name("mac") {
             Some(digits) => Some(digits.as_str().parse().ok().filter(|mac: &MacAddr| mac.0 != [0; 6])?),
             None => None,
@@ -77,6 +83,15 @@ impl FilePattern {
             model_code: found.name("code").and_then(|c| c.as_str().parse().ok()),
             page: found.name("page").and_then(|page| page.as_str().parse().ok()),
         })
+    }
+
+    fn may_be(&self, name: &str) -> bool {
+        let (name, text) = (name.as_bytes(), self.text.as_bytes());
+        let same = |a: Option<&[u8]>, b: Option<&[u8]>| a.zip(b).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b));
+        let end = |bytes: &'_ [u8]| bytes.len().checked_sub(self.behind);
+        name.len() >= self.before + self.behind
+            && same(name.get(..self.before), text.get(..self.before))
+            && end(name).zip(end(text)).is_some_and(|(of_name, of_text)| same(name.get(of_name..), text.get(of_text..)))
     }
 
     /// The name as we write it for one phone. `None` when the name has a place that is not known for it.

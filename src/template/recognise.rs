@@ -5,11 +5,16 @@
 //! seller's. So option 60 beats the prefix, and a User-Agent beats both. Everything is compared as bytes: many Cisco phones end
 //! option 60 with NUL, Polycom sends binary, an Avaya 1200 has a control byte in its User-Agent.
 
-use regex::bytes::Regex;
+use regex::bytes::{Regex, RegexBuilder};
 
 use super::fault::{Fault, fault};
 use super::schema::{Recognise, VendorClass};
 use crate::model::MacAddr;
+
+/// Memory of a compiled expression, in bytes. The biggest shipped one takes 8 KB.
+const EXPRESSION_SIZE: usize = 128 << 10;
+/// Expressions and classes of a family. Shipped ones have up to five.
+const MARKS_MAX: usize = 64;
 
 /// What a DHCP client says of itself.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,6 +90,10 @@ impl Marks {
                 }
             }
         }
+        if written.vendor_classes.len().max(written.user_agents.len()) > MARKS_MAX {
+            faults.push(fault(file, 0, 0, format!("`recognise` has more than {MARKS_MAX} vendor classes or user agents")));
+            return marks;
+        }
         for class in &written.vendor_classes {
             match ClassMark::new(&class.value) {
                 Ok(mark) => marks.vendor_classes.push(mark),
@@ -97,11 +106,9 @@ impl Marks {
         marks.enterprises.clone_from(&written.enterprises);
         marks.host_names = written.host_names.iter().map(|name| name.value.to_lowercase().into_bytes()).collect();
         for agent in &written.user_agents {
-            match Regex::new(&agent.value) {
+            match expression(&agent.value) {
                 Ok(regex) => marks.user_agents.push(regex),
-                Err(error) => {
-                    let reason = error.to_string();
-                    let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                Err(reason) => {
                     let (line, column) = (agent.referenced.line() as u32, agent.referenced.column() as u32);
                     faults.push(fault(file, line, column, format!("the expression for the User-Agent is wrong: {reason}")));
                 }
@@ -178,8 +185,8 @@ impl ClassMark {
         if !given.is_empty() {
             return Err(one.to_owned());
         }
-        let model = written.model.as_deref().map(Regex::new).transpose();
-        Ok(Self { matches, bytes, model: model.map_err(|error| format!("the expression for the model is wrong: {error}"))? })
+        let model = written.model.as_deref().map(expression).transpose();
+        Ok(Self { matches, bytes, model: model.map_err(|reason| format!("the expression for the model is wrong: {reason}"))? })
     }
 
     fn fits(&self, sent: &[u8]) -> bool {
@@ -191,6 +198,17 @@ impl ClassMark {
             Match::Contains => sent.windows(self.bytes.len()).any(|window| same(window, &self.bytes)),
         }
     }
+}
+
+/// What a make calls itself. An expression of a few characters can take megabytes.
+fn expression(text: &str) -> Result<Regex, String> {
+    let compiled = RegexBuilder::new(text).size_limit(EXPRESSION_SIZE).dfa_size_limit(4 * EXPRESSION_SIZE).build();
+    compiled.map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => {
+            format!("it takes more than {} KB of memory: repeat less, and \\w and \\d least", EXPRESSION_SIZE / 1024)
+        }
+        error => error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+    })
 }
 
 trait TrimNul {

@@ -12,7 +12,7 @@ use minijinja::{
     syntax::SyntaxConfig,
     value::{Value, ValueKind},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::timezone;
 
@@ -24,7 +24,7 @@ const RECURSION: usize = 40;
 const OUTPUT_MAX: usize = 1 << 20;
 
 /// How a file is written, and so what a value must not contain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Grammar {
     /// A setting per line.

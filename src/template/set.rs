@@ -1,6 +1,7 @@
 //! All families' templates, checked and compiled: one value that is live as a whole or not at all.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
@@ -15,6 +16,7 @@ use super::fault::{Fault, Suggest, fault};
 use super::firmware::{self, Due, Firmware, Pin, Whom};
 use super::keys;
 use super::layers::{Layer, LayerMap, Layered, Overrides, Whose, check_names, layer, put};
+use super::loader;
 use super::memo::{self, Kept, Memo};
 use super::options::{self, Dhcp6Option, DhcpOption};
 use super::pattern::{Captured, FilePattern};
@@ -27,6 +29,8 @@ use super::schema::{
 };
 use super::subject::{Line, SipPorts, Subject};
 use super::timezone::{Rule, Zone};
+use super::trace;
+use super::worker::{self, Apart, End, Job};
 use crate::{
     model::{FamilyName, LineNumber, MacAddr, Secret},
     yaml::read_untyped,
@@ -38,6 +42,8 @@ pub const MASK: &str = "••••••";
 const DEFAULTS: &str = "defaults.yaml";
 const OVERRIDES: &str = "overrides.yaml";
 const ZONES: &str = "timezones.yaml";
+/// Each takes memory of its own; see `recognise.rs`.
+const FAMILIES_MAX: usize = 200;
 /// A variable that the program reads, and templates need not.
 const SIGN_IN_LINES: &str = "sign_in_lines";
 
@@ -83,8 +89,10 @@ pub struct Family {
     models: Vec<(Regex, LayerMap)>,
     model_names: Vec<String>,
     environments: BTreeMap<Grammar, Environment<'static>>,
-    /// Template name → where its text stands.
+    /// Every template by its name.
     places: BTreeMap<String, Place>,
+    /// Where its templates are rendered, if not in this process.
+    apart: Option<Arc<Apart>>,
 }
 
 struct File {
@@ -122,11 +130,13 @@ struct Option6Template {
     template: String,
 }
 
-/// Where a template's first line stands, to name the right line in a fault.
+/// A template as it is written, and where its first line stands, to name the right line in a fault.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) origin: Arc<str>,
     pub(super) first_line: u32,
+    /// The template itself.
+    pub(super) text: Arc<str>,
 }
 
 /// A file of a family that a name led to.
@@ -174,15 +184,37 @@ impl TemplateSet {
     /// Parses, compiles, and renders sample phones. All faults at once.
     pub fn load(sources: &[Source]) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
+        let foreign = if worker::is_there() { foreign(sources) } else { BTreeSet::new() };
+        let mut set = Self::parsed(sources, &mut faults);
+        set.families.values_mut().filter(|family| !foreign.contains(&*family.id)).for_each(|family| family.compile(|_| {}, &mut faults));
+        if !foreign.is_empty() {
+            set.compile_apart(&foreign, &mut faults);
+        }
+        let overrides = sources.iter().find(|source| source.name == OVERRIDES);
+        set.check(overrides.map_or(OVERRIDES, |source| &source.origin), &mut faults);
+        faults.iter_mut().for_each(|fault| point(fault, sources));
+        if faults.is_empty() { Ok(set) } else { Err(faults) }
+    }
+
+    /// What can be compiled of sources, and what cannot. Each template's name is told to `at` before.
+    pub(super) fn unchecked(sources: &[Source], mut at: impl FnMut(&str)) -> (Self, Vec<Fault>) {
+        let mut faults = Vec::new();
+        let mut set = Self::parsed(sources, &mut faults);
+        set.families.values_mut().for_each(|family| family.compile(&mut at, &mut faults));
+        (set, faults)
+    }
+
+    /// Everything but the templates.
+    fn parsed(sources: &[Source], faults: &mut Vec<Fault>) -> Self {
         let find = |name: &str| sources.iter().find(|source| source.name == name);
 
-        let zones = load_zones(find(ZONES), &mut faults);
+        let zones = load_zones(find(ZONES), faults);
         let overrides = find(OVERRIDES).and_then(|source| {
-            let written: OverridesFile = keep(read_untyped(&source.origin, &source.text), &mut faults)?;
-            Some(Overrides::new(&Arc::from(&*source.origin), written, &mut faults))
+            let written: OverridesFile = keep(read_untyped(&source.origin, &source.text), faults)?;
+            Some(Overrides::new(&Arc::from(&*source.origin), written, faults))
         });
         let defaults = find(DEFAULTS).and_then(|source| {
-            let written: DefaultsFile = keep(read_untyped(&source.origin, &source.text), &mut faults)?;
+            let written: DefaultsFile = keep(read_untyped(&source.origin, &source.text), faults)?;
             Some(layer(Layer::Defaults, &Arc::from(&*source.origin), written.variables))
         });
         let firmware = find(firmware::FILE).map(|source| Firmware::read(&source.origin, &source.text));
@@ -209,8 +241,12 @@ impl TemplateSet {
             if [DEFAULTS, OVERRIDES, ZONES, firmware::FILE].contains(&&*source.name) {
                 continue;
             }
-            let Some(written) = keep(read_untyped::<FamilyFile>(&source.origin, &source.text), &mut faults) else { continue };
-            let family = Family::new(id, source, written, &defaults, sources, &mut faults);
+            let Some(written) = keep(read_untyped::<FamilyFile>(&source.origin, &source.text), faults) else { continue };
+            if set.families.len() == FAMILIES_MAX {
+                faults.push(fault(&source.origin, 0, 0, format!("there are more than {FAMILIES_MAX} families")));
+                break;
+            }
+            let family = Family::new(id, source, written, &defaults, sources, faults);
             set.families.insert(id.to_owned(), family);
         }
         for source in sources.iter().filter(|source| source.name.ends_with(".j2")) {
@@ -220,9 +256,37 @@ impl TemplateSet {
                 faults.push(fault(&source.origin, 0, 0, format!("there is no family '{folder}' that could use it")));
             }
         }
-        set.check(find(OVERRIDES).map_or(OVERRIDES, |source| &source.origin), &mut faults);
-        faults.iter_mut().for_each(|fault| point(fault, sources));
-        if faults.is_empty() { Ok(set) } else { Err(faults) }
+        set
+    }
+
+    /// Has these families' templates compiled, and later rendered, in a process of their own.
+    fn compile_apart(&mut self, foreign: &BTreeSet<&str>, faults: &mut Vec<Fault>) {
+        let is_needed = |name: &str| name == DEFAULTS || foreign.iter().any(|id| is_of(name, id));
+        match Apart::compile(self.sources.iter().filter(|source| is_needed(&source.name)).cloned().collect()) {
+            Ok((apart, more)) => {
+                let apart = Some(Arc::new(apart));
+                self.families
+                    .iter_mut()
+                    .filter(|(id, _)| foreign.contains(id.as_str()))
+                    .for_each(|(_, family)| family.apart = apart.clone());
+                let new: Vec<_> = more.into_iter().filter(|fault| !faults.contains(fault)).collect();
+                faults.extend(new);
+            }
+            Err((template, end)) => {
+                let family = self.families.values().find(|family| foreign.contains(&*family.id) && family.places.contains_key(&template));
+                faults.push(
+                    family.map_or_else(|| fault("templates", 0, 0, end.to_string()), |family| family.fault_in(&template, end.to_string())),
+                );
+            }
+        }
+    }
+
+    /// Does a job in this process.
+    pub(super) fn run_here(&self, job: &Job<'_>) -> Result<Vec<u8>, Fault> {
+        match self.families.get(&*job.family) {
+            Some(family) => family.run_here(job),
+            None => Err(fault(&job.family, 0, 0, "there is no such family")),
+        }
     }
 
     /// What it was made of.
@@ -655,6 +719,23 @@ impl TemplateSet {
     }
 }
 
+/// Families that are not wholly as shipped.
+fn foreign(sources: &[Source]) -> BTreeSet<&str> {
+    let shipped = loader::shipped();
+    let as_shipped = |source: &Source| shipped.iter().any(|ours| ours.name == source.name && ours.text == source.text);
+    let changed: Vec<&str> = sources.iter().filter(|source| !as_shipped(source)).map(|source| &*source.name).collect();
+    let families = sources.iter().filter_map(|source| source.name.strip_suffix(".yaml"));
+    families.filter(|id| changed.iter().any(|name| is_of(name, id))).collect()
+}
+
+/// Is this file one of the family's, or one that all families can include?
+fn is_of(name: &str, family: &str) -> bool {
+    match name.split_once('/') {
+        Some((folder, _)) => folder == family,
+        None => name.ends_with(".j2") || name.strip_suffix(".yaml") == Some(family),
+    }
+}
+
 fn whose(subject: &Subject) -> Whose<'_> {
     let extension = subject.lines.first().and_then(|line| line.extension.as_ref());
     Whose {
@@ -712,8 +793,9 @@ impl Family {
             model_names,
             environments: [Grammar::KeyValue, Grammar::Xml, Grammar::Text].map(|grammar| (grammar, environment(grammar))).into(),
             places: BTreeMap::new(),
+            apart: None,
         };
-        family.add_siblings(sources, faults);
+        family.add_siblings(sources);
         for entry in written.files {
             family.add_file(source, entry.value, entry.referenced.line() as u32, faults);
         }
@@ -722,41 +804,42 @@ impl Family {
         }
         if let Some(url) = written.pnp {
             let name = format!("{}#pnp", source.name);
-            let place = Place { origin: Arc::from(&*source.origin), first_line: url.referenced.line() as u32 };
-            family.add_template(&name, &url.value, place, faults);
+            family.add_template(&name, &url.value, source, url.referenced.line() as u32);
             family.pnp = Some(name);
         }
         for entry in written.dhcp {
-            family.add_option(source, entry.value, entry.referenced.line() as u32, faults);
+            family.add_option(source, entry.value, entry.referenced.line() as u32);
         }
         for entry in written.dhcp6 {
             let Dhcp6Entry { enterprise, code, kind, value, send } = entry.value;
             let template = format!("{}#vendor option {enterprise}.{code}", source.name);
-            let place = Place { origin: Arc::from(&*source.origin), first_line: entry.referenced.line() as u32 };
-            family.add_template(&template, &value, place, faults);
+            family.add_template(&template, &value, source, entry.referenced.line() as u32);
             family.dhcp6.push(Option6Template { enterprise, code, kind, send, template });
         }
         family
     }
 
     /// `<family>/*.j2` and those at the root, for `template:` and `{% include %}`.
-    fn add_siblings(&mut self, sources: &[Source], faults: &mut Vec<Fault>) {
+    fn add_siblings(&mut self, sources: &[Source]) {
         for source in sources.iter().filter(|source| source.name.ends_with(".j2")) {
             if source.name.split_once('/').is_none_or(|(folder, _)| folder == self.id) {
-                let place = Place { origin: Arc::from(&*source.origin), first_line: 1 };
-                self.add_template(&source.name, &source.text, place, faults);
+                self.add_template(&source.name, &source.text, source, 1);
             }
         }
     }
 
-    fn add_template(&mut self, name: &str, text: &str, place: Place, faults: &mut Vec<Fault>) {
-        self.places.insert(name.to_owned(), place);
-        let mut failed = None;
-        for env in self.environments.values_mut() {
-            failed = env.add_template_owned(name.to_owned(), text.to_owned()).err().or(failed);
-        }
-        if let Some(error) = failed {
-            faults.push(self.explain(&error, name, text, &Value::UNDEFINED));
+    fn add_template(&mut self, name: &str, text: &str, source: &Source, first_line: u32) {
+        self.places.insert(name.to_owned(), Place { origin: Arc::from(&*source.origin), first_line, text: Arc::from(text) });
+    }
+
+    /// Each template's name is told to `at` before.
+    fn compile(&mut self, mut at: impl FnMut(&str), faults: &mut Vec<Fault>) {
+        for (name, place) in &self.places {
+            at(name);
+            let compiled = self.environments.values_mut().map(|env| env.add_template_owned(name.clone(), place.text.to_string()));
+            if let Some(error) = compiled.filter_map(Result::err).last() {
+                faults.push(self.explain(&error, name, &Value::UNDEFINED));
+            }
         }
     }
 
@@ -785,8 +868,7 @@ impl Family {
         let template = match (entry.body, entry.template) {
             (Some(body), None) => {
                 let name = format!("{}#{}", source.name, entry.name);
-                let place = Place { origin: Arc::from(&*source.origin), first_line: first_line(&source.text, body.referenced) };
-                self.add_template(&name, &body.value, place, faults);
+                self.add_template(&name, &body.value, source, first_line(&source.text, body.referenced));
                 name
             }
             (None, Some(name)) if self.places.contains_key(&name.value) => name.value,
@@ -816,7 +898,7 @@ impl Family {
         }
     }
 
-    fn add_option(&mut self, source: &Source, entry: DhcpEntry, line: u32, faults: &mut Vec<Fault>) {
+    fn add_option(&mut self, source: &Source, entry: DhcpEntry, line: u32) {
         let parts = match entry.kind {
             OptionKind::Nested => entry.nested.into_iter().collect(),
             _ => vec![(0, entry.value)],
@@ -824,7 +906,7 @@ impl Family {
         let mut templates = Vec::new();
         for (code, text) in parts {
             let name = format!("{}#option {}.{code}", source.name, entry.code);
-            self.add_template(&name, &text, Place { origin: Arc::from(&*source.origin), first_line: line }, faults);
+            self.add_template(&name, &text, source, line);
             templates.push((code, name));
         }
         self.dhcp.push(OptionTemplate { code: entry.code, kind: entry.kind, send: entry.send, templates });
@@ -888,34 +970,48 @@ impl Family {
         self.files.get(file.index).map(|file| (file.grammar, &*file.template, file.readers))
     }
 
-    /// The compiled templates.
-    pub(super) fn templates(&self, grammar: Grammar) -> Option<&Environment<'static>> {
-        self.environments.get(&grammar)
+    /// Every template by its name.
+    pub(super) fn templates(&self) -> &BTreeMap<String, Place> {
+        &self.places
     }
 
-    /// Where a template's first line stands.
-    pub(super) fn place(&self, template: &str) -> Place {
-        self.places.get(template).cloned().unwrap_or(Place { origin: Arc::from(template), first_line: 0 })
+    fn place(&self, template: &str) -> Place {
+        self.places.get(template).cloned().unwrap_or(Place { origin: Arc::from(template), first_line: 0, text: Arc::from("") })
     }
 
     fn run(&self, grammar: Grammar, template: &str, context: &Value) -> Result<Vec<u8>, Fault> {
-        let Some(env) = self.environments.get(&grammar) else { return Ok(Vec::new()) };
-        render(env, template, context).map_err(|error| {
-            let name = error.name().unwrap_or(template).to_owned();
-            let text = env.get_template(&name).map(|found| found.source().to_owned()).unwrap_or_default();
-            self.explain(&error, &name, &text, context)
+        self.run_job(&Job {
+            family: Cow::Borrowed(&self.id),
+            grammar,
+            template: Cow::Borrowed(template),
+            marked: false,
+            context: Cow::Borrowed(context),
         })
     }
 
+    /// Here, or where its templates are rendered.
+    pub(super) fn run_job(&self, job: &Job<'_>) -> Result<Vec<u8>, Fault> {
+        let Some(apart) = &self.apart else { return self.run_here(job) };
+        apart.run(job).unwrap_or_else(|end| Err(self.fault_in(&job.template, end.to_string())))
+    }
+
+    fn run_here(&self, job: &Job<'_>) -> Result<Vec<u8>, Fault> {
+        let Some(plain) = self.environments.get(&job.grammar) else { return Ok(Vec::new()) };
+        let marked = job.marked.then(|| trace::marked(self.templates(), job.grammar)).transpose();
+        let marked = marked.map_err(|error| self.fault_in(&job.template, error.to_string()))?;
+        let env = marked.as_ref().unwrap_or(plain);
+        render(env, &job.template, &job.context).map_err(|error| self.explain(&error, error.name().unwrap_or(&job.template), &job.context))
+    }
+
     /// The file, the line in it, the words that were wrong, and those of `context` that may have been meant.
-    fn explain(&self, error: &Error, name: &str, text: &str, context: &Value) -> Fault {
+    fn explain(&self, error: &Error, name: &str, context: &Value) -> Fault {
         let place = self.place(name);
         let line = place.first_line + error.line().unwrap_or(1).saturating_sub(1) as u32;
-        let cut = error.range().and_then(|range| text.get(range)).unwrap_or_default().trim();
+        let cut = error.range().and_then(|range| place.text.get(range)).unwrap_or_default().trim();
         let deepest = std::iter::successors(std::error::Error::source(error), |e| e.source()).last().map(ToString::to_string);
         let message = match error.kind() {
             ErrorKind::UndefinedError if !cut.is_empty() => format!("'{cut}' has no value"),
-            ErrorKind::OutOfFuel => "takes too long: it loops without end or nearly so".to_owned(),
+            ErrorKind::OutOfFuel => End::TooLong.to_string(),
             kind => {
                 let detail = error.detail().map(str::to_owned).or(deepest);
                 format!("{kind}{}", detail.map(|detail| format!(": {detail}")).unwrap_or_default())

@@ -4,16 +4,17 @@
 //! are rendered once more: what follows from it is exact, also through loops and includes. If a mark changes what is rendered (a
 //! template that compares captured text), the place is left out and all else is told.
 
-use std::sync::Arc;
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use minijinja::Environment;
+use minijinja::{Environment, Error};
 
 use super::{
     fault::Fault,
     layers::Layered,
-    render::{Grammar, environment, render},
+    render::{Grammar, environment},
     set::{Family, Place, TemplateSet},
     subject::Subject,
+    worker::Job,
 };
 
 /// A line of a file that a phone gets.
@@ -85,9 +86,11 @@ impl TemplateSet {
     fn marked(&self, family: &Family, file: &super::FileRef, subject: &Subject) -> Option<Marked> {
         let (grammar, template, readers) = family.how(file)?;
         let context = self.context(family, subject, readers, false).ok()?;
-        let mut sources = Vec::new();
-        let env = marked_environment(family.templates(grammar)?, grammar, family, &mut sources)?;
-        let text = String::from_utf8(render(&env, template, &context).ok()?).ok()?;
+        let texts = family.templates().values().enumerate();
+        let sources = texts.map(|(number, place)| Source { place: place.clone(), expressions: mark(&place.text, number).1 }).collect();
+        let (family, template) = (Cow::Borrowed(&*file.family), Cow::Borrowed(template));
+        let job = Job { family, grammar, template, marked: true, context: Cow::Owned(context) };
+        let text = String::from_utf8(self.family(&job.family)?.run_job(&job).ok()?).ok()?;
         let lines = text.lines().map(unmarked).collect();
         Some(Marked { sources, lines })
     }
@@ -126,19 +129,13 @@ impl Marked {
     }
 }
 
-fn marked_environment(
-    plain: &Environment<'_>,
-    grammar: Grammar,
-    family: &Family,
-    sources: &mut Vec<Source>,
-) -> Option<Environment<'static>> {
+/// The templates with a mark at the end of each line, numbered in their order.
+pub(super) fn marked(templates: &BTreeMap<String, Place>, grammar: Grammar) -> Result<Environment<'static>, Error> {
     let mut env = environment(grammar);
-    for (name, template) in plain.templates() {
-        let (text, expressions) = mark(template.source(), sources.len());
-        env.add_template_owned(name.to_owned(), text).ok()?;
-        sources.push(Source { place: family.place(name), expressions });
+    for (number, (name, place)) in templates.iter().enumerate() {
+        env.add_template_owned(name.clone(), mark(&place.text, number).0)?;
     }
-    Some(env)
+    Ok(env)
 }
 
 /// The template with a mark at the end of each line that leaves a line end, and its lines' expressions.

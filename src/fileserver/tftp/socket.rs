@@ -57,9 +57,10 @@ pub fn start(settings: &Settings, service: Arc<dyn FileService>, shutdown: Cance
             addrs.push(socket.local_addr().map_err(bind)?);
             sockets.push(socket);
         }
-        for socket in sockets {
+        for (socket, bound) in sockets.into_iter().zip(&addrs) {
             let listener = Listener {
                 socket: Arc::new(socket),
+                bound: *bound,
                 service: service.clone(),
                 settings: settings.clone(),
                 slots: slots.clone(),
@@ -94,6 +95,7 @@ fn listening_socket(at: SocketAddr) -> io::Result<UdpSocket> {
 
 struct Listener {
     socket: Arc<UdpSocket>,
+    bound: SocketAddr,
     service: Arc<dyn FileService>,
     settings: Settings,
     slots: Slots,
@@ -124,7 +126,7 @@ impl Listener {
         loop {
             let arrived = tokio::select! {
                 () = self.shutdown.cancelled() => return,
-                arrived = receive(&self.socket, &mut buffer) => arrived,
+                arrived = self.receive(&mut buffer) => arrived,
             };
             match arrived {
                 Ok(arrived) => self.handle(&arrived, buffer.get(..arrived.len).unwrap_or_default()),
@@ -137,6 +139,10 @@ impl Listener {
                 }
             }
         }
+    }
+
+    async fn receive(&self, buffer: &mut [u8]) -> io::Result<Arrived> {
+        self.socket.async_io(Interest::READABLE, || receive_now(&self.socket, self.bound, buffer)).await
     }
 
     fn handle(&self, arrived: &Arrived, datagram: &[u8]) {
@@ -244,11 +250,6 @@ fn count(what: &'static str) {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arrived> {
-    let port = socket.local_addr()?;
-    socket.async_io(Interest::READABLE, || receive_now(socket, port, buffer)).await
 }
 
 fn receive_now(socket: &UdpSocket, bound: SocketAddr, buffer: &mut [u8]) -> io::Result<Arrived> {
@@ -404,8 +405,10 @@ impl TransferTask {
         // Both are waited for from block to block: to begin anew with each takes two locks that all transfers share.
         let mut stopped = pin!(self.stop.cancelled());
         let mut alarm = pin!(sleep(STALE));
+        // The clock is read when something has happened, and not for each step that follows from it.
+        let mut now = Instant::now();
         loop {
-            while core.poll_transmit(Instant::now(), &mut packet) {
+            while core.poll_transmit(now, &mut packet) {
                 match socket.send(&packet).await {
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => core.handle_closed(),
                     // The datagram is too long for this path, or the address is gone: nothing will get better.
@@ -419,12 +422,14 @@ impl TransferTask {
                 }
             }
             if core.read().await {
+                now = Instant::now();
                 continue;
             }
             if let Some(body) = core.poll_received() {
                 let body = if self.request.mode == Mode::Netascii { netascii::decode(body) } else { body };
                 let kept = self.service.store(self.asked.clone(), body.into()).await;
-                core.handle_stored(Instant::now(), kept);
+                now = Instant::now();
+                core.handle_stored(now, kept);
                 // What follows only answers repetitions: a phone that brings many logs in a row is not refused for it.
                 drop(lock(&self.slot).take());
                 continue;
@@ -432,7 +437,7 @@ impl TransferTask {
             if let Some(outcome) = core.outcome() {
                 return outcome.clone();
             }
-            let wake = core.poll_timeout().unwrap_or_else(|| Instant::now() + STALE).into();
+            let wake = core.poll_timeout().unwrap_or(now + STALE).into();
             // One that rings too early is looked at when it rings, once in dozens of blocks.
             if alarm.deadline() > wake || alarm.is_elapsed() {
                 alarm.as_mut().reset(wake);
@@ -441,14 +446,17 @@ impl TransferTask {
                 biased;
                 received = socket.recv(&mut buffer) => match received {
                     Ok(len) => {
-                        let now = Instant::now();
+                        now = Instant::now();
                         *lock(&self.progress) = now;
                         core.handle_packet(now, buffer.get(..len).unwrap_or_default());
                     }
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => core.handle_closed(),
                     Err(error) => core.handle_broken(error.to_string()),
                 },
-                () = &mut alarm => core.handle_timeout(Instant::now()),
+                () = &mut alarm => {
+                    now = Instant::now();
+                    core.handle_timeout(now);
+                }
                 () = &mut stopped => {
                     if !self.shutdown.is_cancelled() {
                         // Not a word: the client would take it for the answer to its new request.

@@ -1,0 +1,135 @@
+//! Templates that take all time or all memory: whoever reads them, tries them or serves them goes on.
+
+use std::{fs, process::Command};
+
+use plugtone::template::shipped;
+
+use crate::cli::{Server, USERS, folder, office, plugtone, shipped as file};
+
+const TEMPLATE: &str = "tpl/algo/account.conf.j2";
+
+fn algo() -> String {
+    file("templates/algo/account.conf.j2")
+}
+
+/// Doubles a text, or whatever `step` makes of `ns.x`, sixty times.
+fn doubled(step: &str) -> String {
+    format!("{{% set ns = namespace(x='ab', y=[1], z=[1]) %}}{{% for i in range(60) %}}{step}{{% endfor %}}")
+}
+
+#[test]
+fn who_checks_templates_is_told_which_take_too_much_and_lives() {
+    let config = office(USERS) + "templates: { path: tpl }\n";
+    let (long, much) = ("takes too long: it loops without end", "takes too much memory");
+    let constants: String = (0..200).map(|n| format!("{{% set a{n} = ('x{n}' * 4000000) ~ ('y' * 9000000) %}}")).collect();
+    let both = "{% set ns.y = [ns.y, ns.y] %}{% set ns.z = [ns.z, ns.z] %}";
+    for (story, bomb, told) in [
+        ("a text that doubles", doubled("{% set ns.x = ns.x ~ ns.x %}"), much),
+        ("joined", doubled("{% set ns.x = [ns.x, ns.x]|join %}"), much),
+        ("replaced by itself", doubled("{% set ns.x = ns.x|replace('a', ns.x) %}"), much),
+        ("captured", doubled("{% set x %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = x %}"), much),
+        ("lists in each other, compared", doubled(both) + "{{ 1 if ns.y == ns.z else 2 }}", long),
+        ("a list that is long only when it is looked at", doubled("{% set ns.y = ns.y + ns.y %}") + "{{ ns.y|list|length }}", long),
+        ("constants, which the compiler works out", constants, much),
+        ("a compiler that calls itself", format!("{{{{ {}1 }}}}", "not ".repeat(100_000)), much),
+        ("loops in each other", "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}".into(), long),
+    ] {
+        let users = file("config/demo/users.yaml");
+        let folder = folder(&[("f.yaml", &config), ("users.yaml", &users), (TEMPLATE, &(algo() + &bomb))]);
+        let run = plugtone(folder.path(), &["check", "--config", "f.yaml"]);
+        assert_eq!(run.status, Some(1), "{story}: {run:#?}");
+        assert!(run.err.contains(&format!("{TEMPLATE}:")) && run.err.contains(told), "{story}: {run:#?}");
+        assert!(run.err.ends_with("plugtone: 1 fault\n"), "{story}: once, and not for each phone that was tried: {run:#?}");
+    }
+}
+
+#[test]
+fn a_template_that_harms_when_a_certain_phone_asks_harms_no_other_make() {
+    let open = "provisioning: { open: { subnets: [127.0.0.0/8] } }\n";
+    let server = Server::start(&format!("{USERS}templates: {{ path: tpl }}\n{open}"), &[]);
+    // An address is one phone's.
+    let ask = |host: u8, name: &str| {
+        let (from, url) = (format!("127.0.0.{host}"), format!("http://{}/{name}", server.http));
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "30", "--interface", &from, "-w", "\n%{http_code}", &url]);
+        String::from_utf8(curl.output().expect("curl").stdout).expect("UTF-8")
+    };
+    let (first, second, third, other) =
+        ("algom0022EE000001.conf", "algom0022EE000002.conf", "algom0022EE000003.conf", "cfgC074AD000001.xml");
+    let good = |told: &str| told.ends_with("\n200");
+
+    let bomb = format!("{{% if mac == '0022ee000002' %}}{}{{% endif %}}\n", doubled("{% set ns.x = ns.x ~ ns.x %}"));
+    fs::create_dir_all(server.path("tpl/algo")).expect("made");
+    server.write(TEMPLATE, &(algo() + &bomb));
+    server.ask(&["reload"]).good();
+    assert!(good(&ask(11, first)), "as nothing is wrong for it");
+    assert!(!good(&ask(12, second)));
+    let log = server.log();
+    assert!(log.contains("takes too much memory") && log.contains(TEMPLATE), "{log}");
+    assert!(!good(&ask(13, third)), "it is not tried again");
+    assert!(good(&ask(21, other)), "another make's");
+    assert!(good(&ask(11, first)), "what was rendered before");
+
+    // Mended, it is tried again.
+    server.write(TEMPLATE, &algo());
+    server.ask(&["reload"]).good();
+    for (host, name) in [(12, second), (13, third)] {
+        assert!(good(&ask(host, name)), "{name}");
+    }
+
+    // A process that somebody has ended is no fault of a template's.
+    server.write(TEMPLATE, &(algo() + "# ours\n"));
+    server.ask(&["reload"]).good();
+    let workers = || {
+        let found =
+            Command::new("pgrep").args(["--parent", &server.pid().to_string(), "--full", "template-worker"]).output().expect("pgrep");
+        let pids = String::from_utf8(found.stdout).expect("UTF-8");
+        pids.lines().map(|pid| pid.parse::<i32>().expect("a number")).collect::<Vec<_>>()
+    };
+    let running = workers();
+    assert!(!running.is_empty());
+    for pid in running {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("killed");
+    }
+    assert!(ask(12, second).contains("# ours"));
+    assert_eq!(workers().len(), 1, "that of the set which is live, and none of those before it");
+}
+
+#[test]
+fn what_is_rendered_apart_is_the_same_to_the_byte() {
+    // It makes the secrets.
+    let server = Server::start(USERS, &[]);
+    server.write("here.yaml", &office(USERS));
+    server.write("apart.yaml", &(office(USERS) + "templates: { path: tpl }\n"));
+    // The same to a phone, and another text.
+    for source in shipped() {
+        let path = server.path("tpl").join(&source.name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        let text = if source.name.ends_with(".j2") { format!("{{# ours -#}}{}", source.text) } else { source.text + "# ours\n" };
+        fs::write(path, text).expect("written");
+    }
+    let families = shipped().into_iter().filter_map(|source| source.name.strip_suffix(".yaml").map(str::to_owned));
+    let mut bytes = 0;
+    for family in families.filter(|name| !["defaults", "overrides", "timezones"].contains(&&**name)) {
+        let render = |config: &str| {
+            let run = [
+                "render",
+                "--config",
+                config,
+                "--mac",
+                "00:15:65:aa:bb:cc",
+                "--family",
+                &family,
+                "--as",
+                "2041",
+                "--show-secrets",
+                "--json",
+            ];
+            plugtone(&server.path(""), &run).json().to_string()
+        };
+        let here = render("here.yaml");
+        assert_eq!(here, render("apart.yaml"), "{family}");
+        bytes += here.len();
+    }
+    assert!(bytes > 30_000, "{bytes}");
+}
