@@ -108,3 +108,45 @@ async fn a_link_is_shown_as_a_picture_and_reaches_any_app_as_text() {
     assert!(text.contains("sip_user=2042\n"), "{text}");
     office.node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn makers_who_have_pages_of_their_own_get_the_link_in_their_words() {
+    let templates = tempfile::tempdir().expect("a folder");
+    let site = "sites: { here: { subnets: [0.0.0.0/0], variables: { acrobits_cloud_id: PLUGGED*, zoiper_provider_id: 4fab2ee7179e } } }\n";
+    fs::write(templates.path().join("overrides.yaml"), site).expect("written");
+    let office = Office::opens(|settings| settings.templates.path = Some(templates.path().into())).await;
+    let files = format!("http://{}/l/", office.node.addresses.http.first().expect("a door"));
+    let page = "https://oem.zoiper.com/qr-howto.php?provider_id=4fab2ee7179e&u=&p=&a=&t=";
+    for (app, login, extension, before, behind, agent) in [
+        ("acrobits", "1001", "2041", "csc:1001:", "@PLUGGED*", "CloudSoftphone/1.5.6"),
+        ("zoiper", "1002", "2042", page, "", "Zoiper rv2.10"),
+    ] {
+        let link: Value = serde_json::from_str(&plugtone(&office, &["phones", "link", login, "--app", app, "--json"]).await).expect("JSON");
+        let told = link["url"].as_str().expect("a link");
+        let token = told.strip_prefix(before).and_then(|rest| rest.strip_suffix(behind)).unwrap_or_else(|| panic!("{told}"));
+        // It stands in a URL and in a code as it is.
+        assert!(token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)), "{token}");
+        let mac = link["mac"].as_str().and_then(|mac| mac.parse().ok()).expect("a MAC");
+        assert_eq!(office.owner(mac), None);
+        // The maker's app puts the token behind the address that its page says.
+        let url = format!("{files}{token}");
+        let output = tokio::process::Command::new("curl").args(["-sf", "--user-agent", agent, &url]).output().await.expect("curl");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let read = roxmltree::Document::parse(&text).unwrap_or_else(|error| panic!("{app}: {error}: {text}"));
+        let of = |name: &str| read.descendants().find(|node| node.has_tag_name(name)).and_then(|node| node.text()).unwrap_or_default();
+        assert_eq!(of("username"), extension, "{app}: {text}");
+        assert_eq!(of("password").len(), 24, "{app}: {text}");
+        assert_eq!(office.owner(mac).map(|extension| extension.to_string()).as_deref(), Some(extension));
+        assert_eq!(status_of(&url).await, 404, "once");
+    }
+    office.node.stop().await;
+
+    // Who has no account with the maker is told what is missing.
+    let office = Office::opens(|_| {}).await;
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_plugtone"));
+    command.args(["phones", "link", "1001", "--app", "acrobits"]).env("PLUGTONE_API", format!("http://{}", office.node.addresses.api));
+    let output = command.env("PLUGTONE_TOKEN", office.node.local_token.expose()).output().await.expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("the top of templates/acrobits.yaml names it"), "{told}");
+    office.node.stop().await;
+}

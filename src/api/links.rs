@@ -10,6 +10,7 @@ use super::{Context, problem::Problem};
 use crate::{
     model::{MacAddr, Timestamp},
     provisioning::links::Link,
+    yaml::Fault,
 };
 
 /// Longest life of a link, hours: a month.
@@ -42,7 +43,7 @@ fn usual_hours() -> u32 {
 /// A link that gives somebody a soft phone.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SoftPhoneLink {
-    /// To be given to the app, as text or as a picture to scan. Whoever has it has the account.
+    /// To be given to the app, as text or as a picture to scan: a URL, or what this app wants instead. Whoever has it has the account.
     pub url: String,
     /// The device that it becomes when it is used.
     #[schema(example = "02:a1:b2:c3:d4:e5")]
@@ -70,8 +71,12 @@ pub async fn make(State(context): State<Context>, Json(request): Json<LinkReques
     let mac = chosen().map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers", error.to_string()))?;
     let until = Timestamp::of(SystemTime::now()).plus_secs(i64::from(request.hours) * 3600);
     let link = Link { mac, family: request.app, login: request.login, until };
+    let missing = || {
+        Problem::bad_request(format!("the app needs a setting that is not made yet: the top of templates/{}.yaml names it", link.family))
+    };
+    let failed = |fault: Fault| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the link cannot be made", fault.to_string());
     let made = SoftPhoneLink {
-        url: context.files.link_url(&link),
+        url: context.files.link(&link).map_err(failed)?.ok_or_else(missing)?,
         mac: mac.to_string(),
         display_name: user.display_name,
         until: until.to_string(),

@@ -203,10 +203,16 @@ impl Files {
     }
 
     /// A link by which whoever has this login gets a soft phone that reads the family's files, once, until then. `mac` is nobody's.
-    pub fn link_url(&self, link: &Link) -> String {
+    /// `None`: the app's templates miss a setting for it.
+    pub fn link(&self, link: &Link) -> Result<Option<String>, crate::yaml::Fault> {
         let inner = &self.0;
-        let server = super::variables::server(&inner.settings, &inner.endpoints.load(), None, None);
-        format!("{}/{}", server.url, link.path(&*inner.neighbours.keys))
+        let (set, _) = inner.neighbours.templates.of(link.mac);
+        let endpoints = inner.endpoints.load();
+        // The site is the server's own: nobody knows yet where the app will be.
+        let subject = super::variables::common(&inner.settings, &endpoints, None, Some(endpoints.address), None);
+        let token = link.token(&*inner.neighbours.keys);
+        let url = format!("{}/{}", subject.server.url, link.path(&*inner.neighbours.keys));
+        set.link(&link.family, &subject, &url, &token, &link.login)
     }
 
     /// What this phone would get now, every file of its family: for `plugtone render` and the console. It proves nothing and

@@ -52,14 +52,19 @@ pub fn sealed(path: &str) -> Option<&str> {
 }
 
 impl Link {
-    /// The path of the link, without a slash in front.
-    pub fn path(&self, keys: &dyn Keys) -> String {
+    /// What stands behind `l/`.
+    pub fn token(&self, keys: &dyn Keys) -> String {
         let mut said = self.mac.0.to_vec();
         said.extend(u32::try_from(self.until.0 / 1000).unwrap_or(u32::MAX).to_be_bytes());
         said.push(u8::try_from(self.family.len()).unwrap_or(u8::MAX));
         said.extend(self.family.as_bytes());
         said.extend(self.login.as_bytes());
-        format!("{FOLDER}{}.{}", URL_SAFE_NO_PAD.encode(&said), keys.seal(&said).expose())
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(&said), keys.seal(&said).expose())
+    }
+
+    /// The path of the link, without a slash in front.
+    pub fn path(&self, keys: &dyn Keys) -> String {
+        format!("{FOLDER}{}", self.token(keys))
     }
 
     /// Reads what stands behind `l/`.

@@ -259,7 +259,7 @@ pub trait Store: Send + Sync + 'static {
     async fn device(&self, mac: MacAddr) -> Result<Option<DeviceRecord>>;
     /// Refused when the stored generation is higher: an old record cannot revive dead secrets.
     async fn save_device(&self, device: DeviceRecord) -> Result<()>;
-    /// All or none, in one commit.
+    /// In pieces, each as a whole or not at all: after an error any of them may be stored, and all can be saved again.
     async fn save_devices(&self, devices: Vec<DeviceRecord>) -> Result<()>;
     async fn bindings(&self) -> Result<Vec<BindingRecord>>;
     /// Stores the device and its binding, and ends the bindings in `instead`, all or nothing.

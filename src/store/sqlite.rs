@@ -3,8 +3,8 @@
 //! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction (those of one statement need none),
 //! commits with an fsync (`synchronous=FULL`) and only then answers them: a hundred leases cost one fsync, and one refused request undoes
 //! nothing of its neighbours'. While the disk works, the next batch gathers by itself; only the records of calls, which nobody waits for,
-//! wait for company. Events are many and in no hurry: they go in pieces, so that whoever asks for an address does not wait for hundreds of
-//! them. A thread beside the writer folds the log into the database file.
+//! wait for company. Events, and what was seen of devices, are many and in no hurry: they go in pieces, so that whoever asks for an
+//! address does not wait for hundreds of them. A thread beside the writer folds the log into the database file.
 //!
 //! Not here: tables (`schema.rs`), statements (`rows.rs`), policy.
 
@@ -40,15 +40,15 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 1024;
 /// How long a request may wait for others to share a transaction with: half of what a transaction costs is its end.
 const PATIENCE: Duration = Duration::from_millis(25);
-/// Events in a piece: whoever asks for a lease meanwhile waits for one, about a millisecond.
-const PIECE: usize = 16;
+/// Events or devices in a piece: whoever asks for a lease meanwhile waits for one, half a millisecond.
+const PIECE: usize = 64;
 /// Pieces in one transaction at most.
-const PIECES: usize = 16;
-/// Pages of the log from which on it is folded into the database: 64 MB. Pages that are written again meanwhile are folded once; and
-/// whoever waits for the disk waits for the folder's pages too, ten milliseconds, so that it shall come seldom.
-const FOLD_AT: usize = 16_000;
+const PIECES: usize = 8;
+/// Pages of the log from which on it is folded into the database: 16 MB, so that pages which are written again meanwhile are folded
+/// once.
+const FOLD_AT: usize = 4000;
 /// And from which on whoever writes waits for it: the folder does not keep up.
-const FOLD_NOW: usize = 2 * FOLD_AT;
+const FOLD_NOW: usize = 8 * FOLD_AT;
 /// Connections that read at the same time.
 const READERS: usize = 4;
 
@@ -64,7 +64,7 @@ pub struct Sqlite {
 
 enum Message {
     Write(Box<dyn Write>),
-    /// Who was patient has waited long enough, or there are events.
+    /// Who was patient has waited long enough, or there are pieces.
     Look,
     Close,
 }
@@ -72,7 +72,8 @@ enum Message {
 /// Requests that go with the next transaction. Each has its caller waiting, so that there are few.
 type Patient = Arc<Mutex<Vec<Box<dyn Write>>>>;
 
-/// Events in pieces: one goes with each transaction, and more while nobody else waits. There are as many as the journal stores in one go.
+/// Pieces of many rows: one goes with each transaction, a quarter of those that there are, and more while nobody else waits. There are as many as the journal stores in one
+/// go, and onboarding.
 type Spare = Arc<Mutex<VecDeque<Box<dyn Write>>>>;
 
 impl Sqlite {
@@ -154,6 +155,17 @@ impl Sqlite {
         }
         self.queue.send(Message::Look).await.map_err(|_| Error::Stopped)?;
         answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// The same for many that are in no hurry, in pieces: some go with each transaction, more while nobody waits.
+    async fn write_in_pieces<T: Clone + Send + 'static>(&self, all: Vec<T>, work: fn(&Connection, &[T]) -> Result<()>) -> Result<()> {
+        let pieces: Vec<_> = all.chunks(PIECE).map(<[_]>::to_vec).collect();
+        let (requests, answers): (Vec<_>, Vec<_>) = pieces.into_iter().map(|piece| request(move |db| work(db, &piece), true)).unzip();
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).extend(requests);
+        self.queue.send(Message::Look).await.map_err(|_| Error::Stopped)?;
+        // All are waited for: what is refused is tried again by whoever asked.
+        let answers = join_all(answers).await;
+        answers.into_iter().try_for_each(|answer| answer.map_err(|_| Error::Stopped)?)
     }
 
     /// Runs `work` on a reader, which sees everything that was acknowledged before.
@@ -341,8 +353,10 @@ impl Writing {
                 return Ok(());
             }
         }
-        for _ in 1..PIECES {
-            let next = if inbox.is_empty() { self.next_spare() } else { None };
+        // Of many a quarter, so that they do not fall behind for as long as somebody always waits.
+        let share = self.spare.lock().unwrap_or_else(PoisonError::into_inner).len() / 4;
+        for taken in 0..PIECES - 1 {
+            let next = if taken < share || inbox.is_empty() { self.next_spare() } else { None };
             let Some(mut request) = next else { break };
             let goes_on = run(db, request.as_mut());
             self.batch.push(request);
@@ -368,7 +382,7 @@ fn fold_when_long(wake: SyncSender<()>) -> impl FnMut(&mut Wal, c_int) -> rusqli
             let _ = log.checkpoint();
         } else if pages >= next {
             // What was written meanwhile wants folding too, before the log can begin anew.
-            next = pages + FOLD_AT / 2;
+            next = pages + FOLD_AT / 4;
             let _ = wake.try_send(());
         }
         Ok(())
@@ -471,7 +485,7 @@ impl Store for Sqlite {
     }
 
     async fn save_devices(&self, devices: Vec<DeviceRecord>) -> Result<()> {
-        self.write(move |db| devices.iter().try_for_each(|device| rows::save_device(db, device))).await
+        self.write_in_pieces(devices, |db, piece| piece.iter().try_for_each(|device| rows::save_device(db, device))).await
     }
 
     async fn bindings(&self) -> Result<Vec<BindingRecord>> {
@@ -506,14 +520,7 @@ impl Store for Sqlite {
     }
 
     async fn append_events(&self, events: Vec<Arc<Recorded>>) -> Result<()> {
-        let pieces: Vec<_> = events.chunks(PIECE).map(<[_]>::to_vec).collect();
-        let (requests, answers): (Vec<_>, Vec<_>) =
-            pieces.into_iter().map(|piece| request(move |db| rows::append_events(db, &piece), true)).unzip();
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).extend(requests);
-        self.queue.send(Message::Look).await.map_err(|_| Error::Stopped)?;
-        // All are waited for: what is refused is tried again by whoever asked.
-        let answers = join_all(answers).await;
-        answers.into_iter().try_for_each(|answer| answer.map_err(|_| Error::Stopped)?)
+        self.write_in_pieces(events, rows::append_events).await
     }
 
     async fn events_after(&self, seq: u64, limit: usize) -> Result<Vec<Recorded>> {
@@ -733,7 +740,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_for_a_lease_waits_for_one_piece_of_events_at_most() {
+    fn who_waits_for_a_lease_waits_for_few_pieces() {
         let mut db = Connection::open_in_memory().expect("a database");
         let (patient, spare) = (Patient::default(), Spare::default());
         let pieces = (0..PIECES + 3).map(|_| request(|_| Ok(()), true).0);
@@ -747,9 +754,13 @@ mod tests {
         };
 
         queue.try_send(Message::Write(request(|_| Ok(()), false).0)).expect("room");
-        assert_eq!((stored(&mut writing, &inbox), writing.has_spare()), (1, true), "somebody waits");
+        let (one, of_many) = (1, 1 + (PIECES + 2) / 4);
+        assert_eq!(stored(&mut writing, &inbox), of_many, "somebody waits, and there are many");
         inbox.try_recv().expect("it is his turn");
-        assert_eq!((stored(&mut writing, &inbox), writing.has_spare()), (PIECES, true), "nobody does");
-        assert_eq!((stored(&mut writing, &inbox), writing.has_spare()), (2, false));
+        assert_eq!(stored(&mut writing, &inbox), PIECES, "nobody does");
+        assert!(!writing.has_spare());
+        writing.spare.lock().expect("alone here").extend((0..3).map(|_| request(|_| Ok(()), true).0));
+        queue.try_send(Message::Write(request(|_| Ok(()), false).0)).expect("room");
+        assert_eq!((stored(&mut writing, &inbox), writing.has_spare()), (one, true), "somebody waits");
     }
 }

@@ -52,6 +52,10 @@ pub(super) struct FamilyFile {
     /// Where phones that ask by multicast (SIP plug and play) are sent to, in minijinja; without it they are not answered.
     #[schemars(with = "Option<String>")]
     pub(super) pnp: Option<Spanned<String>>,
+    /// What a soft phone's link looks like (`plugtone phones link`), in minijinja: it sees `link.url`, `link.token` (the URL's last part)
+    /// and `link.login`. Without it the link is the URL. If it makes nothing, a setting is missing that the top of this file names.
+    #[schemars(with = "Option<String>")]
+    pub(super) link: Option<Spanned<String>>,
     #[schemars(with = "Vec<FileEntry>")]
     pub(super) files: Vec<Spanned<FileEntry>>,
     #[serde(default)]

@@ -10,7 +10,7 @@ use std::{
 use minijinja::{Environment, Error, ErrorKind, Value, value::ValueKind};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
-use serde_yaml::Location;
+use serde_yaml::{Location, Spanned};
 
 use super::fault::{Fault, Suggest, fault};
 use super::firmware::{self, Due, Firmware, Pin, Whom};
@@ -84,6 +84,8 @@ pub struct Family {
     dhcp6: Vec<Option6Template>,
     /// The template's name.
     pnp: Option<String>,
+    /// The same.
+    link: Option<String>,
     /// Defaults and the family's own.
     base: LayerMap,
     models: Vec<(Regex, LayerMap)>,
@@ -461,6 +463,14 @@ impl TemplateSet {
         }
     }
 
+    /// What a soft phone of this family is told so that it fetches `url`, whose last part is `token`. `None`: a setting is missing.
+    pub fn link(&self, family: &str, subject: &Subject, url: &str, token: &str, login: &str) -> Result<Option<String>, Fault> {
+        match self.families.get(family).filter(|family| family.link.is_some()) {
+            Some(family) => family.link(&self.context(family, subject, Readers::Anyone, false)?, url, token, login),
+            None => Ok(Some(url.to_owned())),
+        }
+    }
+
     /// Renders every file of every family for sample phones, unbound and bound; gives how many files and bytes that was.
     /// For measuring: it is the work of a boot storm without its network.
     pub fn render_samples(&self) -> (usize, usize) {
@@ -690,6 +700,7 @@ impl TemplateSet {
         };
         let by_ipv6 = self.dhcp6_options(&family.id, &sample::by_ipv6(subject)).map(drop);
         let mut tried = vec![family.dhcp_options(&anyone).map(drop), by_ipv6, family.pnp_url(&anyone).map(drop)];
+        tried.push(family.link(&anyone, "http://192.0.2.1:8080/l/sample", "sample", "1001").map(drop));
         for file in self.files(&family.id, subject) {
             let Some(entry) = family.files.get(file.index) else { continue };
             let context = if entry.readers == Readers::Own { &own } else { &anyone };
@@ -788,6 +799,7 @@ impl Family {
             dhcp: Vec::new(),
             dhcp6: Vec::new(),
             pnp: None,
+            link: None,
             base,
             models,
             model_names,
@@ -802,11 +814,12 @@ impl Family {
         for entry in written.uploads {
             family.add_upload(source, entry.value, entry.referenced.line() as u32, faults);
         }
-        if let Some(url) = written.pnp {
-            let name = format!("{}#pnp", source.name);
-            family.add_template(&name, &url.value, source, url.referenced.line() as u32);
-            family.pnp = Some(name);
-        }
+        let mut add_own = |what: &str, text: Option<Spanned<String>>| {
+            let (name, text) = (format!("{}#{what}", source.name), text?);
+            family.add_template(&name, &text.value, source, text.referenced.line() as u32);
+            Some(name)
+        };
+        (family.pnp, family.link) = (add_own("pnp", written.pnp), add_own("link", written.link));
         for entry in written.dhcp {
             family.add_option(source, entry.value, entry.referenced.line() as u32);
         }
@@ -1085,9 +1098,19 @@ impl Family {
     }
 
     fn pnp_url(&self, context: &Value) -> Result<Option<String>, Fault> {
-        let Some(template) = &self.pnp else { return Ok(None) };
-        let url = String::from_utf8(self.run(Grammar::KeyValue, template, context)?).unwrap_or_default();
-        Ok(Some(url.trim().to_owned()).filter(|url| !url.is_empty()))
+        self.pnp.as_ref().map_or(Ok(None), |template| self.line(template, context))
+    }
+
+    fn link(&self, context: &Value, url: &str, token: &str, login: &str) -> Result<Option<String>, Fault> {
+        let link = minijinja::context! { url, token, login };
+        let context = minijinja::context! { link, ..context.clone() };
+        self.link.as_ref().map_or(Ok(None), |template| self.line(template, &context))
+    }
+
+    /// What a template makes that makes one line. `None`: it is empty.
+    fn line(&self, template: &str, context: &Value) -> Result<Option<String>, Fault> {
+        let line = String::from_utf8(self.run(Grammar::KeyValue, template, context)?).unwrap_or_default();
+        Ok(Some(line.trim().to_owned()).filter(|line| !line.is_empty()))
     }
 
     /// What a phone would not be able to read.
