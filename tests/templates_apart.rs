@@ -29,7 +29,8 @@ fn who_checks_templates_is_told_which_take_too_much_and_lives() {
         ("replaced by itself", doubled("{% set ns.x = ns.x|replace('a', ns.x) %}"), much),
         ("captured", doubled("{% set x %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = x %}"), much),
         ("lists in each other, compared", doubled(both) + "{{ 1 if ns.y == ns.z else 2 }}", long),
-        ("a list that is long only when it is looked at", doubled("{% set ns.y = ns.y + ns.y %}") + "{{ ns.y|list|length }}", long),
+        // Which comes first depends on the machine.
+        ("a list that is long only when it is looked at", doubled("{% set ns.y = ns.y + ns.y %}") + "{{ ns.y|list|length }}", "takes too "),
         ("constants, which the compiler works out", constants, much),
         ("a compiler that calls itself", format!("{{{{ {}1 }}}}", "not ".repeat(100_000)), much),
         ("loops in each other", "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}".into(), long),
@@ -55,18 +56,24 @@ fn a_template_that_harms_when_a_certain_phone_asks_harms_no_other_make() {
         String::from_utf8(curl.output().expect("curl").stdout).expect("UTF-8")
     };
     let (first, second, third, other) =
-        ("algom0022EE000001.conf", "algom0022EE000002.conf", "algom0022EE000003.conf", "cfgC074AD000001.xml");
+        ("algom0022EE770001.conf", "algom0022EE770002.conf", "algom0022EE770003.conf", "cfgC074AD000001.xml");
     let good = |told: &str| told.ends_with("\n200");
 
-    let bomb = format!("{{% if mac == '0022ee000002' %}}{}{{% endif %}}\n", doubled("{% set ns.x = ns.x ~ ns.x %}"));
+    let bomb =
+        format!("{{% if mac[:10] == '0022ee7700' and mac != '0022ee770001' %}}{}{{% endif %}}\n", doubled("{% set ns.x = ns.x ~ ns.x %}"));
     fs::create_dir_all(server.path("tpl/algo")).expect("made");
     server.write(TEMPLATE, &(algo() + &bomb));
     server.ask(&["reload"]).good();
     assert!(good(&ask(11, first)), "as nothing is wrong for it");
-    assert!(!good(&ask(12, second)));
+    // Many at once: the first ends the process, and the others hear of it.
+    std::thread::scope(|scope| {
+        let asked = [(12, second), (13, third), (14, "algom0022EE770004.conf"), (15, "algom0022EE770005.conf")];
+        let asked = asked.map(|(host, name)| scope.spawn(move || ask(host, name)));
+        asked.into_iter().for_each(|asked| assert!(!good(&asked.join().expect("asked"))));
+    });
     let log = server.log();
+    assert_eq!(log.matches("has ended the process").count(), 1, "{log}");
     assert!(log.contains("takes too much memory") && log.contains(TEMPLATE), "{log}");
-    assert!(!good(&ask(13, third)), "it is not tried again");
     assert!(good(&ask(21, other)), "another make's");
     assert!(good(&ask(11, first)), "what was rendered before");
 

@@ -29,6 +29,10 @@ use nix::sys::{
 };
 use nix::time::ClockId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::block_in_place,
+};
 
 use super::fault::Fault;
 use super::render::Grammar;
@@ -90,11 +94,17 @@ pub(super) enum End {
 pub(super) struct Apart {
     program: &'static Path,
     sources: Vec<Source>,
-    process: Mutex<Option<Process>>,
-    /// What has ended a process, and how.
-    refused: Mutex<BTreeMap<Key, End>>,
+    state: Mutex<State>,
 }
 
+#[derive(Default)]
+struct State {
+    process: Option<Process>,
+    /// What has ended a process, and how.
+    refused: BTreeMap<Key, End>,
+}
+
+/// Family, grammar, template, and whether it is marked.
 type Key = (String, Grammar, String, bool);
 
 struct Process {
@@ -111,32 +121,42 @@ impl Apart {
     pub fn compile(sources: Vec<Source>) -> Result<(Self, Vec<Fault>), (String, End)> {
         let Some(program) = PROGRAM.get() else { return Err((String::new(), End::Failed("there is no program for it".into()))) };
         let (process, faults) = Process::start(program, &sources)?;
-        Ok((Self { program, sources, process: Mutex::new(Some(process)), refused: Mutex::default() }, faults))
+        let state = State { process: Some(process), ..Default::default() };
+        Ok((Self { program, sources, state: Mutex::new(state) }, faults))
     }
 
-    /// What the job gives. Waits for jobs that are under way, and as long as a template may take.
+    /// What the job gives. Waits for jobs that are under way, and as long as a template may take; other tasks of a runtime go on meanwhile.
     pub fn run(&self, job: &Job<'_>) -> Result<Result<Vec<u8>, Fault>, End> {
+        let may_wait = |handle: Handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread;
+        match Handle::try_current().is_ok_and(may_wait) {
+            true => block_in_place(|| self.run_waiting(job)),
+            false => self.run_waiting(job),
+        }
+    }
+
+    fn run_waiting(&self, job: &Job<'_>) -> Result<Result<Vec<u8>, Fault>, End> {
         let key = (job.family.to_string(), job.grammar, job.template.to_string(), job.marked);
-        if let Some(end) = self.refused.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        let written = serde_json::to_vec(job).map_err(|fault| End::Failed(fault.to_string()))?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked when it is this job's turn: the one before may have been the same.
+        if let Some(end) = state.refused.get(&key) {
             return Err(end.clone());
         }
-        let written = serde_json::to_vec(job).map_err(|fault| End::Failed(fault.to_string()))?;
-        let mut place = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that somebody has ended while it had nothing to do is no fault of this template.
-        let mut process = match place.take().and_then(|mut process| process.is_alive().then_some(process)) {
+        // A process that somebody has ended while it had nothing to do is no fault of this template.
+        let mut process = match state.process.take().and_then(|mut process| process.is_alive().then_some(process)) {
             Some(process) => process,
             None => Process::start(self.program, &self.sources).map_err(|(_, end)| end)?.0,
         };
         match process.ask(&written) {
             Ok(answer) => {
-                *place = Some(process);
+                state.process = Some(process);
                 Ok(answer)
             }
             Err(fault) => {
                 let end = process.end(&fault);
                 tracing::warn!(family = &*job.family, template = &*job.template, ?end, "a template has ended the process that rendered it");
                 if !matches!(end, End::Failed(_)) {
-                    self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(key, end.clone());
+                    state.refused.insert(key, end.clone());
                 }
                 Err(end)
             }
