@@ -86,12 +86,14 @@ impl FilePattern {
     }
 
     fn may_be(&self, name: &str) -> bool {
-        let (name, text) = (name.as_bytes(), self.text.as_bytes());
-        let same = |a: Option<&[u8]>, b: Option<&[u8]>| a.zip(b).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b));
-        let end = |bytes: &'_ [u8]| bytes.len().checked_sub(self.behind);
-        name.len() >= self.before + self.behind
-            && same(name.get(..self.before), text.get(..self.before))
-            && end(name).zip(end(text)).is_some_and(|(of_name, of_text)| same(name.get(of_name..), text.get(of_text..)))
+        let parts = self.ends(name).zip(self.ends(&self.text));
+        parts.is_some_and(|((begin, end), (ours, our_end))| begin.eq_ignore_ascii_case(ours) && end.eq_ignore_ascii_case(our_end))
+    }
+
+    /// What stands before the first place and behind the last, of a name that is long enough for both.
+    fn ends<'a>(&self, name: &'a str) -> Option<(&'a [u8], &'a [u8])> {
+        let (begin, rest) = name.as_bytes().split_at_checked(self.before)?;
+        Some((begin, rest.get(rest.len().checked_sub(self.behind)?..)?))
     }
 
     /// The name as we write it for one phone. `None` when the name has a place that is not known for it.

@@ -11,9 +11,9 @@ use super::fault::{Fault, fault};
 use super::schema::{Recognise, VendorClass};
 use crate::model::MacAddr;
 
-/// Memory of a compiled expression, in bytes. The biggest shipped one takes 8 KB.
+/// Memory of a compiled expression, in bytes. One as makers' names need takes a few KB.
 const EXPRESSION_SIZE: usize = 128 << 10;
-/// Expressions and classes of a family. Shipped ones have up to five.
+/// Expressions and classes of a family. Shipped ones have a handful.
 const MARKS_MAX: usize = 64;
 
 /// What a DHCP client says of itself.

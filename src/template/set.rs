@@ -1407,6 +1407,29 @@ mod tests {
     }
 
     #[test]
+    fn what_takes_memory_of_its_own_is_few_and_small() {
+        let marks = |agents: &str| {
+            format!("name: Acme\nrecognise:\n  user_agents: [{agents}]\nfiles: []\nreload: {{ soft: check-sync, hard: check-sync }}\n")
+        };
+        for (story, text, told) in [
+            (
+                "short and huge",
+                marks("'(((a{1000}){1000}){1000})'"),
+                "acme.yaml:3: the expression for the User-Agent is wrong: it takes more than 128 KB",
+            ),
+            ("too many", marks(&vec!["'a'"; 65].join(", ")), "acme.yaml:0: `recognise` has more than 64 vendor classes or user agents"),
+        ] {
+            let found = faults(&[("acme.yaml", &text)]);
+            assert!(found.iter().any(|fault| fault.starts_with(told)), "{story}: {found:#?}");
+        }
+        let names: Vec<String> = (0..FAMILIES_MAX).map(|n| format!("acme{n}.yaml")).collect();
+        let text = marks("");
+        let many: Vec<(&str, &str)> = names.iter().map(|name| (&**name, &*text)).collect();
+        let found = faults(&many);
+        assert!(found.iter().any(|fault| fault.contains("there are more than 200 families")), "{found:#?}");
+    }
+
+    #[test]
     fn faults_show_the_line_and_the_place_in_it() {
         let load = |name: &str, text: &str| {
             let mut sources = shipped();

@@ -40,11 +40,11 @@ use super::set::{Source, TemplateSet};
 
 /// The program's first argument when it is to be such a process.
 pub const ARGUMENT: &str = "template-worker";
-/// What the process may have beyond its templates. The biggest shipped file takes less than 1 MB.
+/// What the process may have beyond itself; it has 15 MB.
 const MEMORY: u64 = 256 << 20;
-/// CPU time of one rendering. The biggest shipped file takes less than 1 ms.
+/// CPU time of one rendering, or of one template to compile: a thousand times what shipped ones take.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A frame longer than this is not one of ours: a phone book of 100,000 people has 20 MB.
+/// A frame longer than this is not one of ours; the longest have a phone book in them.
 const FRAME_MAX: u32 = 256 << 20;
 
 /// Last byte of an answer: before it stands a template's name, which is compiled now…
