@@ -146,6 +146,18 @@ fn suggestion(written: &str, expected: &[&'static str]) -> Option<String> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn of_a_line_without_end_what_is_around_the_place_is_shown() {
+        for (column, begins) in [(1, 0), (200, 0), (201, 101), (5000, 4900)] {
+            let line: String = (0..100_000).map(|at| char::from(b'a' + (at % 26) as u8)).collect();
+            let shown = Fault::at("f.yaml", &line, 1, column, "is wrong").to_string();
+            let lines: Vec<&str> = shown.lines().map(|line| line.get(4..).unwrap_or_default()).collect();
+            assert_eq!(lines[1], &line[begins..begins + SHOWN], "{column}");
+            let under = lines[2].len() - 1;
+            assert_eq!(lines[1].as_bytes()[under], line.as_bytes()[column as usize - 1], "{column}: the mark is below it");
+        }
+    }
+
     #[derive(serde::Deserialize, Debug, Default)]
     #[serde(deny_unknown_fields, default)]
     struct Office {

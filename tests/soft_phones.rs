@@ -4,7 +4,7 @@ use std::{
     fs,
     io::Write,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -46,11 +46,15 @@ impl Drop for Linphone {
 
 /// What the command line says of a running office.
 async fn plugtone(office: &Office, arguments: &[&str]) -> String {
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_plugtone"));
-    command.args(arguments).env("PLUGTONE_API", format!("http://{}", office.node.addresses.api));
-    let output = command.env("PLUGTONE_TOKEN", office.node.local_token.expose()).output().await.expect("it runs");
+    let output = run(office, arguments).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
+}
+
+async fn run(office: &Office, arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_plugtone"));
+    command.args(arguments).env("PLUGTONE_API", format!("http://{}", office.node.addresses.api));
+    command.env("PLUGTONE_TOKEN", office.node.local_token.expose()).output().await.expect("it runs")
 }
 
 async fn status_of(url: &str) -> u16 {
@@ -143,9 +147,7 @@ async fn makers_who_have_pages_of_their_own_get_the_link_in_their_words() {
 
     // Who has no account with the maker is told what is missing.
     let office = Office::opens(|_| {}).await;
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_plugtone"));
-    command.args(["phones", "link", "1001", "--app", "acrobits"]).env("PLUGTONE_API", format!("http://{}", office.node.addresses.api));
-    let output = command.env("PLUGTONE_TOKEN", office.node.local_token.expose()).output().await.expect("it runs");
+    let output = run(&office, &["phones", "link", "1001", "--app", "acrobits"]).await;
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && told.contains("the top of templates/acrobits.yaml names it"), "{told}");
     office.node.stop().await;

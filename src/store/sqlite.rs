@@ -40,7 +40,7 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 1024;
 /// How long a request may wait for others to share a transaction with: half of what a transaction costs is its end.
 const PATIENCE: Duration = Duration::from_millis(25);
-/// Events or devices in a piece: whoever asks for a lease meanwhile waits for one, half a millisecond.
+/// Events or devices in a piece: half a millisecond, for which whoever asks for a lease waits with each.
 const PIECE: usize = 64;
 /// Pieces in one transaction at most.
 const PIECES: usize = 8;
@@ -72,8 +72,8 @@ enum Message {
 /// Requests that go with the next transaction. Each has its caller waiting, so that there are few.
 type Patient = Arc<Mutex<Vec<Box<dyn Write>>>>;
 
-/// Pieces of many rows: one goes with each transaction, a quarter of those that there are, and more while nobody else waits. There are as many as the journal stores in one
-/// go, and onboarding.
+/// Pieces of many rows: one goes with each transaction, a quarter of those that there are, and more while nobody else waits. There are as
+/// many as the journal and onboarding store in one go.
 type Spare = Arc<Mutex<VecDeque<Box<dyn Write>>>>;
 
 impl Sqlite {

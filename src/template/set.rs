@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::Path,
     sync::Arc,
 };
 
@@ -186,11 +187,12 @@ impl TemplateSet {
     /// Parses, compiles, and renders sample phones. All faults at once.
     pub fn load(sources: &[Source]) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
-        let foreign = if worker::is_there() { foreign(sources) } else { BTreeSet::new() };
+        let program = worker::program();
+        let foreign = program.map(|_| foreign(sources)).unwrap_or_default();
         let mut set = Self::parsed(sources, &mut faults);
         set.families.values_mut().filter(|family| !foreign.contains(&*family.id)).for_each(|family| family.compile(|_| {}, &mut faults));
-        if !foreign.is_empty() {
-            set.compile_apart(&foreign, &mut faults);
+        if let Some(program) = program.filter(|_| !foreign.is_empty()) {
+            set.compile_apart(program, &foreign, &mut faults);
         }
         let overrides = sources.iter().find(|source| source.name == OVERRIDES);
         set.check(overrides.map_or(OVERRIDES, |source| &source.origin), &mut faults);
@@ -262,9 +264,9 @@ impl TemplateSet {
     }
 
     /// Has these families' templates compiled, and later rendered, in a process of their own.
-    fn compile_apart(&mut self, foreign: &BTreeSet<&str>, faults: &mut Vec<Fault>) {
+    fn compile_apart(&mut self, program: &'static Path, foreign: &BTreeSet<&str>, faults: &mut Vec<Fault>) {
         let is_needed = |name: &str| name == DEFAULTS || foreign.iter().any(|id| is_of(name, id));
-        match Apart::compile(self.sources.iter().filter(|source| is_needed(&source.name)).cloned().collect()) {
+        match Apart::compile(program, self.sources.iter().filter(|source| is_needed(&source.name)).cloned().collect()) {
             Ok((apart, more)) => {
                 let apart = Some(Arc::new(apart));
                 self.families

@@ -8,7 +8,8 @@
 //! its set lives. Shipped templates are ours and stay in this process, where no pipe is in their way.
 //!
 //! Both ends are here: [`Apart`], which asks, and [`serve`], which the same program runs when it is started as [`ARGUMENT`]. Between them
-//! go frames: four bytes of length, and JSON or what was rendered, with a byte behind it that says which. Not here: what a template is and what it sees (`set.rs`).
+//! go frames: four bytes of length, and JSON or what was rendered, with a byte behind it that says which. Not here: what a template is
+//! and what it sees (`set.rs`).
 
 use std::{
     borrow::Cow,
@@ -62,9 +63,9 @@ pub fn start_as(program: &Path) {
     let _ = PROGRAM.set(program.to_owned());
 }
 
-/// Is there such a process?
-pub(super) fn is_there() -> bool {
-    PROGRAM.get().is_some()
+/// `None`: all is rendered here.
+pub(super) fn program() -> Option<&'static Path> {
+    PROGRAM.get().map(PathBuf::as_path)
 }
 
 /// One rendering.
@@ -118,8 +119,7 @@ impl Apart {
     ///
     /// # Errors
     /// What has ended the process, and of which template.
-    pub fn compile(sources: Vec<Source>) -> Result<(Self, Vec<Fault>), (String, End)> {
-        let Some(program) = PROGRAM.get() else { return Err((String::new(), End::Failed("there is no program for it".into()))) };
+    pub fn compile(program: &'static Path, sources: Vec<Source>) -> Result<(Self, Vec<Fault>), (String, End)> {
         let (process, faults) = Process::start(program, &sources)?;
         let state = State { process: Some(process), ..Default::default() };
         Ok((Self { program, sources, state: Mutex::new(state) }, faults))
