@@ -5,9 +5,13 @@
 //!  templates ─► files ─► TFTP, FTP, HTTP     leases ◄─ DHCP             directory ─► menu ◄──┘
 //! ```
 
+mod office;
+mod place;
+mod restart;
+mod worker;
+
 use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     thread::available_parallelism,
@@ -16,7 +20,6 @@ use std::{
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -30,20 +33,27 @@ use crate::{
     ivr::{loader, worker::Ivr},
     journal::{self, Journal},
     media::Media,
-    model::{BindingRecord, CallId, Event, Events, Keys, MacAddr, Secret, Timestamp, User},
+    model::{BindingRecord, Event, Events, MacAddr, Secret, Timestamp},
     provisioning::{
         self, Endpoints, Files, History, Identities, Identity, Neighbours, Onboarding, PhoneBook, PhoneClasses, Rollouts, beside, classify,
         firmware,
-        onboarding::{self, CallKind, Output, Registration, Sighting},
+        onboarding::{self, CallKind, Sighting},
         pnp, rollout,
     },
-    routing,
-    sip::{self, notify, registrar},
+    routing, sip,
     store::{Store, sqlite::Sqlite},
-    template::{SipPorts, Templates},
+    template::Templates,
     tls::{self, Certificates},
     voicemail::{self, Voicemail},
     yaml::Fault,
+};
+
+pub use self::place::{authority, firmware_folder, own_address, remarks_acme, sip_ports};
+use self::{
+    office::Office,
+    place::{certificate_source, folder_of, reached_by, sip_ports_of, tls_folder},
+    restart::{left_for_restart, needs_restart},
+    worker::{Replaceable, carry_out, learn_people},
 };
 
 /// Where the settings came from, and so where they are read from again.
@@ -203,7 +213,7 @@ impl Node {
         let media = Media::start(settings.media.check(cores)?)?;
         let (service, service_inbox) = mpsc::channel(settings.ivr.calls.clamp(1, 10_000));
         let (voicemail_calls, voicemail_inbox) = mpsc::channel(settings.voicemail.calls.clamp(1, 1000));
-        let (groups, addresses) = (Arc::new(ArcSwap::from_pointee(HashMap::new())), voicemail::worker::Addresses::default());
+        let (groups, addresses) = (Arc::new(ArcSwap::from_pointee(office::Groups::new())), voicemail::worker::Addresses::default());
         let office = Office { onboarding: onboarding.clone(), templates: templates.clone(), groups: groups.clone() };
         let mut sip = settings.sip.check()?;
         let certificates = match sip.transports.needs_identity() || !settings.http.doors().1.is_empty() {
@@ -597,7 +607,7 @@ impl Live {
             certificates.replace(source, identity);
             self.files.reachable_at(Endpoints { authority: certificates.tls().authority(), ..self.files.endpoints() });
         }
-        let rest = unchanged_until_restart(&self.started.0, &new);
+        let rest = left_for_restart(&self.started.0, &new);
         self.settings.store(Arc::new(new));
         self.written.store(Arc::new(written));
         let done = if held {
@@ -625,211 +635,6 @@ fn call_rules(settings: &Settings) -> Result<call::Config, Vec<Fault>> {
 
 fn listed(faults: &[Fault]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-}
-
-/// Is the key read at start only? As [`unchanged_until_restart`] has it.
-fn needs_restart(key: &str) -> bool {
-    let section = key.split('.').next().unwrap_or_default();
-    let whole = ["tftp", "ftp", "http", "provisioning", "bindings", "extensions", "sip", "voicemail", "media", "api", "store", "log"];
-    let listens = ["dhcp.listen", "dhcp.interfaces", "dhcp.mode", "templates.path"].contains(&key);
-    whole.contains(&section) || listens
-}
-
-/// Where phones would reach the services after a restart with these settings.
-fn reached_by(old: &Settings, new: &Settings, now: Endpoints) -> Endpoints {
-    let port = |old: Option<&SocketAddr>, new: Option<&SocketAddr>, now: u16| match new {
-        Some(at) if Some(at) != old && at.port() != 0 => at.port(),
-        _ => now,
-    };
-    let sip = |is: fn(&Settings) -> &Vec<SocketAddr>, now: Option<u16>| match (is(new).first(), now) {
-        (None, _) => None,
-        (at, now) => Some(port(is(old).first(), at, now.unwrap_or(5060))),
-    };
-    // Port 0, which any free one took the place of, is the port that there is now.
-    let mut written = Endpoints::default();
-    written.set_http(new.http.doors());
-    let same =
-        |is: fn(&fileserver::http::Settings) -> &Vec<SocketAddr>| is(&old.http) == is(&new.http) && old.http.enabled == new.http.enabled;
-    let (http, https) = (same(|http| &http.listen), same(|http| &http.tls));
-    Endpoints {
-        address: if own_address(new) == own_address(old) { now.address } else { own_address(new) },
-        http_port: if http { now.http_port } else { written.http_port },
-        http_port_v6: if http { now.http_port_v6 } else { written.http_port_v6 },
-        https_port: if https { now.https_port } else { written.https_port },
-        https_port_v6: if https { now.https_port_v6 } else { written.https_port_v6 },
-        tftp_port: port(old.tftp.listen.first(), new.tftp.listen.first(), now.tftp_port),
-        sip: SipPorts {
-            udp: sip(|settings| &settings.sip.udp, now.sip.udp),
-            tcp: sip(|settings| &settings.sip.tcp, now.sip.tcp),
-            tls: sip(|settings| &settings.sip.tls, now.sip.tls),
-        },
-        realm: new.sip.realm.clone(),
-        authority: authority(new),
-    }
-}
-
-/// Sections that differ and are read at start only.
-fn unchanged_until_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let mail = |settings: &Settings| settings.voicemail.mail.as_ref().and_then(|mail| mail.password.clone());
-    let listens = |settings: &Settings| (settings.dhcp.listen, settings.dhcp.interfaces.clone(), settings.dhcp.mode);
-    let listens_v6 = |settings: &Settings| (settings.dhcp6.interfaces.clone(), settings.dhcp6.mode);
-    [
-        ("where DHCP listens", listens(old) != listens(new)),
-        ("where DHCPv6 listens", listens_v6(old) != listens_v6(new)),
-        ("tftp", format!("{:?}", old.tftp) != format!("{:?}", new.tftp)),
-        // A password shows nothing of itself.
-        ("ftp", format!("{:?}", old.ftp) != format!("{:?}", new.ftp) || old.ftp.password != new.ftp.password),
-        ("http", format!("{:?}", old.http) != format!("{:?}", new.http)),
-        ("templates.path", old.templates != new.templates),
-        ("provisioning", old.provisioning != new.provisioning),
-        ("bindings", old.bindings != new.bindings),
-        ("extensions", old.extensions != new.extensions),
-        ("sip", old.sip != new.sip),
-        ("voicemail", format!("{:?}", old.voicemail) != format!("{:?}", new.voicemail) || mail(old) != mail(new)),
-        ("media", old.media != new.media),
-        ("api", old.api != new.api),
-        ("store", old.store != new.store),
-        ("log", format!("{:?}", old.log) != format!("{:?}", new.log)),
-    ]
-    .into_iter()
-    .filter_map(|(name, differs)| differs.then_some(name))
-    .collect()
-}
-
-/// A directory that a reload may replace.
-struct Replaceable(ArcSwap<Arc<dyn Directory>>);
-
-#[async_trait]
-impl Directory for Replaceable {
-    async fn authenticate(&self, login: &str, pin: &Keys) -> Result<User, directory::Denied> {
-        self.0.load_full().authenticate(login, pin).await
-    }
-
-    async fn find(&self, login: &str) -> Result<Option<User>, directory::Denied> {
-        self.0.load_full().find(login).await
-    }
-
-    async fn list(&self, limit: usize) -> Result<Vec<User>, directory::Denied> {
-        self.0.load_full().list(limit).await
-    }
-
-    async fn contacts(&self, limit: usize) -> Result<Vec<directory::Contact>, directory::Denied> {
-        self.0.load_full().contacts(limit).await
-    }
-}
-
-/// What the SIP engine asks and tells.
-struct Office {
-    onboarding: Onboarding,
-    templates: Templates,
-    groups: Arc<ArcSwap<Groups>>,
-}
-
-/// Groups of the directory, by the extension of who is in them.
-type Groups = HashMap<String, Vec<String>>;
-
-impl call::Office for Office {
-    fn is_extension(&self, number: &str) -> bool {
-        !self.onboarding.identities().devices_of(number).is_empty()
-    }
-
-    fn display_name(&self, number: &str) -> String {
-        let identities = self.onboarding.identities();
-        let first = identities.devices_of(number).into_iter().next();
-        first.map(|(mac, line)| identities.identity(mac, line)).map(|identity| identity.display_name).unwrap_or_default()
-    }
-
-    fn has_mailbox(&self, number: &str) -> bool {
-        call::Office::is_extension(self, number)
-    }
-
-    fn groups(&self, number: &str) -> Vec<String> {
-        self.groups.load().get(number).cloned().unwrap_or_default()
-    }
-
-    fn location(&self, mac: MacAddr) -> Option<String> {
-        self.onboarding.identities().location(mac)
-    }
-
-    fn registered(&self, contact: &registrar::Contact, refreshed: bool) {
-        if !refreshed && let Some(user_agent) = &contact.user_agent {
-            let recognised = self.templates.current().recognise_user_agent(user_agent.as_bytes()).unwrap_or_default();
-            let address = Some(contact.flow.peer.ip());
-            let (family, model, firmware) =
-                (Some(recognised.family).filter(|family| !family.is_empty()), recognised.model, recognised.firmware);
-            self.onboarding.seen(Sighting { family, model, firmware, address, phone: true, ..Sighting::of(contact.mac) });
-        }
-        self.onboarding.registered(Registration::from(contact));
-    }
-
-    fn leg(&self, mac: MacAddr, call: CallId, leg: u32, up: bool) {
-        self.onboarding.leg(mac, call, leg, up);
-    }
-
-    fn unregistered(&self, contact: &registrar::Contact) {
-        self.onboarding.unregistered(contact.mac, contact.line, contact.generation);
-    }
-}
-
-/// Onboarding's orders to the SIP engine. A phone that answers slowly holds up nobody.
-async fn carry_out(mut orders: mpsc::Receiver<Output>, calls: call::Handle, onboarding: Onboarding, store: Arc<dyn Store>) {
-    while let Some(order) = orders.recv().await {
-        match order {
-            Output::DropContacts { mac, keep_generation, keep_lines } => calls.drop_contacts(mac, keep_generation, keep_lines).await,
-            Output::Reload(reload) => {
-                // What the last owner changed on the phone would win over the new files.
-                if let Err(error) = store.remove_uploads(reload.mac).await {
-                    tracing::warn!(mac = %reload.mac, %error, "what the phone uploaded stays");
-                }
-                let (calls, onboarding) = (calls.clone(), onboarding.clone());
-                tokio::spawn(async move {
-                    let outcome = match reload.order() {
-                        Some(order) => calls.notify(order).await,
-                        None => notify::Outcome::Unreachable,
-                    };
-                    onboarding.reload_answered(reload.mac, reload.generation, outcome.status());
-                });
-            }
-        }
-    }
-}
-
-/// Users whose groups are looked at.
-const MOST_USERS: usize = 50_000;
-/// How long a change of groups in the directory may take to count for calls.
-const GROUPS_AGAIN: Duration = Duration::from_secs(300);
-
-/// Knows which groups the user of each extension is in, and where mail reaches them: asks at the start, when somebody is bound, and
-/// every few minutes. While the directory does not answer, what was known last counts.
-async fn learn_people(
-    groups: Arc<ArcSwap<Groups>>,
-    addresses: voicemail::worker::Addresses,
-    directory: Arc<Replaceable>,
-    store: Arc<dyn Store>,
-    journal: Journal,
-) {
-    let mut events = journal.subscribe_live();
-    loop {
-        if let (Ok(users), Ok(bindings)) = (directory.list(MOST_USERS).await, store.bindings().await) {
-            let of: HashMap<_, _> = users.into_iter().map(|user| (user.id, (user.groups, user.mail))).collect();
-            let known: Vec<_> =
-                bindings.into_iter().filter_map(|one| Some((one.extension.to_string(), of.get(&one.user_id)?.clone()))).collect();
-            let mail = known.iter().filter_map(|(extension, (_, mail))| Some((extension.clone(), mail.clone()?)));
-            addresses.store(Arc::new(mail.collect()));
-            let known = known.into_iter().map(|(extension, (groups, _))| (extension, groups));
-            groups.store(Arc::new(known.filter(|(_, groups)| !groups.is_empty()).collect()));
-        }
-        let bound = async {
-            while let Some(delivery) = events.next().await {
-                let journal::Delivery::Event(recorded) = delivery else { return };
-                if matches!(recorded.event, Event::Bound { .. } | Event::ConfigReloaded { .. }) {
-                    return;
-                }
-            }
-            std::future::pending::<()>().await;
-        };
-        let _ = tokio::time::timeout(GROUPS_AGAIN, bound).await;
-    }
 }
 
 /// Lets onboarding see what concerns it on its way to the journal.
@@ -863,18 +668,6 @@ fn noticing(told: Events, onboarding: Onboarding) -> Events {
     })
 }
 
-/// For phones whose request does not tell where it arrived: what we listen on, or our address in the first subnet.
-pub fn own_address(settings: &Settings) -> IpAddr {
-    let listens = settings.sip.udp.iter().chain(&settings.sip.tcp).map(SocketAddr::ip).find(|ip| !ip.is_unspecified());
-    let in_subnet = || {
-        let interfaces = dhcp::interfaces().ok()?;
-        let addresses = interfaces.into_iter().flat_map(|interface| interface.addresses);
-        let subnets = &settings.dhcp.subnets;
-        addresses.into_iter().find(|address| subnets.iter().any(|subnet| subnet.cidr.contains(address))).map(IpAddr::V4)
-    };
-    listens.or_else(in_subnet).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
-}
-
 /// One for the process, however many nodes a test starts.
 fn recorder() -> PrometheusHandle {
     static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -894,77 +687,6 @@ async fn upkeep(metrics: PrometheusHandle, leases: dhcp::LeaseView) {
         leases.report(Timestamp::of(SystemTime::now()));
         metrics.run_upkeep();
     }
-}
-
-fn folder_of(database: &Path) -> PathBuf {
-    database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
-}
-
-/// The certificate by these settings: for all names that phones are told.
-fn certificate_source(settings: &Settings, folder: PathBuf) -> tls::Source {
-    settings.tls.source(folder, told_names(settings))
-}
-
-/// The names that the settings have for this server.
-fn told_names(settings: &Settings) -> Vec<String> {
-    let provisioning = &settings.provisioning;
-    let of_url = provisioning.url.split_once("://").and_then(|(_, rest)| rest.parse::<axum::http::uri::Authority>().ok());
-    let of_url = of_url.map(|authority| authority.host().to_owned());
-    let of_sip = Some(provisioning.sip_host.clone()).filter(|host| !host.is_empty());
-    settings.sip.external.iter().cloned().chain(of_sip).chain(of_url).collect()
-}
-
-/// Where phones reach SIP by these settings.
-pub fn sip_ports(settings: &Settings) -> SipPorts {
-    sip_ports_of([&settings.sip.udp, &settings.sip.tcp, &settings.sip.tls])
-}
-
-fn sip_ports_of(listen: [&Vec<SocketAddr>; 3]) -> SipPorts {
-    let [udp, tcp, tls] = listen.map(|addresses| addresses.first().map(SocketAddr::port));
-    SipPorts { udp, tcp, tls }
-}
-
-/// What keeps a certificate that is had by ACME from being of use.
-pub fn remarks_acme(settings: &Settings) -> Vec<String> {
-    let Some(acme) = &settings.tls.acme else { return Vec::new() };
-    let names = acme.certified_names();
-    let mut remarks: Vec<String> = told_names(settings)
-        .into_iter()
-        .filter(|told| !names.contains(&told.trim_matches(['[', ']']).to_ascii_lowercase()))
-        .map(|told| format!("phones are told the name {told}, which the certificate of `tls.acme` has not: add it to `tls.acme.names`"))
-        .collect();
-    if settings.provisioning.sip_host.is_empty()
-        && settings.sip.external.is_none()
-        && !names.iter().any(|name| name.parse::<IpAddr>().is_ok())
-    {
-        remarks.push(
-            "phones are told the server's address, which the certificate of `tls.acme` has not: name one of its names in \
-             `provisioning.sip_host`, and in `provisioning.url` for HTTPS"
-                .to_owned(),
-        );
-    }
-    if !settings.http.doors().0.iter().any(|at| at.port() == 80) {
-        remarks
-            .push("`tls.acme`: the authority asks at port 80, which is not in `http.listen`: forward that port to one that is".to_owned());
-    }
-    remarks
-}
-
-/// The authority that phones are given by these settings, in PEM, as it is on disk.
-pub fn authority(settings: &Settings) -> Option<Arc<str>> {
-    let doors = [&settings.sip.tls[..], &settings.sip.wss, settings.http.doors().1];
-    let is_on = doors.iter().any(|listen| !listen.is_empty());
-    is_on.then(|| certificate_source(settings, tls_folder(settings)).known_authority()).flatten().map(Arc::from)
-}
-
-/// Where the makers' firmware lies.
-pub fn firmware_folder(settings: &Settings) -> PathBuf {
-    settings.provisioning.firmware.clone().unwrap_or_else(|| folder_of(&settings.store.path).join("firmware"))
-}
-
-/// Where our own certificate authority lives.
-fn tls_folder(settings: &Settings) -> PathBuf {
-    folder_of(&settings.store.path).join("tls")
 }
 
 /// A file that only its owner can read.
