@@ -291,13 +291,14 @@ fn the_shipped_configuration_and_the_five_lines_of_the_readme_are_good() {
 #[test]
 fn render_shows_what_each_make_gets_before_anything_runs() {
     let folder = folder(&[("five.yaml", &five_lines().replace("extensions:", "store: { path: data/plugtone.db }\nextensions:"))]);
-    // Cisco's prefixes are those of all that it makes.
-    let (told, untold): (Vec<_>, Vec<_>) =
-        names().map(|name| Make::of(name).expect("a make")).partition(|make| make.family != "cisco_79xx");
-    for (makes, as_family) in [(&told, &[][..]), (&untold, &["--family", "cisco_79xx"])] {
+    // Some makers' prefixes are those of all that they make.
+    let untold = ["cisco_7940", "cisco_79xx", "gigaset_n510", "gigaset_n720"];
+    let told: Vec<_> = names().filter(|name| !untold.contains(name)).map(|name| Make::of(name).expect("a make")).collect();
+    let alone = untold.map(|family| (vec![Make::of(family).expect("a make")], vec!["--family", family]));
+    for (makes, as_family) in alone.into_iter().chain([(told, vec![])]) {
         let macs: Vec<_> = makes.iter().map(|make| make.mac(7).to_string()).collect();
         let all: Vec<_> = macs.iter().flat_map(|mac| ["--mac", mac]).collect();
-        let render = |more: &[&str]| plugtone(folder.path(), &[&["render", "-c", "five.yaml"], as_family, &all[..], more].concat());
+        let render = |more: &[&str]| plugtone(folder.path(), &[&["render", "-c", "five.yaml"], &as_family[..], &all[..], more].concat());
         let of = |files: &[Value], mac: &str| -> Vec<Value> { files.iter().filter(|file| file["mac"] == mac).cloned().collect() };
         for (state, more, user) in
             [("as it is, which is new", &[][..], None), ("unbound", &["--unbound"], None), ("bound", &["--as", "2041"], Some("2041"))]
@@ -324,7 +325,7 @@ fn render_shows_what_each_make_gets_before_anything_runs() {
         let explained = render(&["--explain"]).good();
         let parts: Vec<_> = explained.split("──── ").skip(1).collect();
         assert_eq!(parts.len(), makes.len());
-        for ((part, make), mac) in parts.iter().zip(makes).zip(&macs) {
+        for ((part, make), mac) in parts.iter().zip(&makes).zip(&macs) {
             assert!(part.starts_with(&format!("{mac}  ({})\n", make.family)), "{part}");
             let codecs = |line: &str| line.starts_with("codecs = ") && line.contains("# defaults, defaults.yaml");
             assert!(part.lines().any(codecs), "{}: {part}", make.family);
@@ -333,7 +334,7 @@ fn render_shows_what_each_make_gets_before_anything_runs() {
     let render = |more: &[&str]| plugtone(folder.path(), &[&["render", "-c", "five.yaml", "--mac", "00:15:65:00:00:07"], more].concat());
     assert!(render(&["--show-secrets"]).bad().contains("there are no secrets yet"));
     assert!(render(&["--family", "yaelink"]).bad().contains(
-        "there is no family 'yaelink'; there are acrobits, algo, audiocodes, avaya_j, cisco_79xx, cisco_mpp, cisco_spa, digium, fanvil, generic, gigaset, grandstream, htek, linphone, microsip, mitel, panasonic, poly, snom, yealink, zoiper"
+        "there is no family 'yaelink'; there are acrobits, algo, audiocodes, avaya_j, cisco_7940, cisco_79xx, cisco_mpp, cisco_spa, digium, fanvil, generic, gigaset, gigaset_n510, gigaset_n720, grandstream, htek, linphone, microsip, mitel, panasonic, poly, snom, yealink, zoiper"
     ));
     assert_eq!(render(&["--as", "2041", "--unbound"]).status, Some(2), "one or the other");
     assert!(!folder.path().join("data").exists(), "looking leaves nothing behind");

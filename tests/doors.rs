@@ -106,6 +106,7 @@ impl FileService for Shelf {
         self.asked.lock().expect("lock").push(request.clone());
         let bytes = match self.files.get(path.trim_start_matches('/')) {
             Some(bytes) => bytes.clone(),
+            None if path.ends_with("broken.cfg") => return FileAnswer::Broken,
             None if path.contains("..") || path.contains('\0') => Bytes::from_static(b"root:x:0:0"),
             None => return FileAnswer::NotFound,
         };
@@ -924,6 +925,33 @@ async fn ftp_aborts_limits_port_ranges_and_idle_clients() {
     let mut third = Typed(TcpStream::connect(door.at()).await.expect("connected"));
     assert!(third.reply().await.starts_with("421"));
     assert!(phone.reply().await.starts_with("421 Idle"));
+}
+
+/// A phone that took it for missing would go on without, or with what is meant for everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_door_tells_what_is_broken_from_what_is_missing() {
+    let shelf = Arc::new(Shelf::new());
+    let tftp = tftp_door(&shelf, tftp::Settings::default());
+    for (name, number) in [("broken.cfg", 0), ("none.cfg", 1)] {
+        let answer = phone::tftp::get(HERE, tftp.at(), name, Default::default()).await;
+        assert!(matches!(answer, Err(phone::tftp::Error::Refused { code, .. }) if code == number), "{name}: {answer:?}");
+    }
+    let heard = tftp_hpa("binary", tftp.at(), &["get", "broken.cfg", "/dev/null"]).await;
+    assert!(seen(&heard).contains("cannot be made now"), "{}", seen(&heard));
+
+    let http = http_door(&shelf, http::Settings::default());
+    let url = |name: &str| format!("http://127.0.0.1:{}/{name}", http.port());
+    let head = seen(&curl(&["-i", &url("broken.cfg")]).await);
+    assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("retry-after: 60"), "{head}");
+    assert!(seen(&curl(&["-i", &url("none.cfg")]).await).starts_with("HTTP/1.1 404 "));
+
+    let ftp = ftp_door(&shelf, ftp::Settings::default());
+    let mut client = Typed::logged_in(ftp.at()).await;
+    client.says("TYPE I", "200").await;
+    for command in ["SIZE", "MDTM", "RETR"] {
+        client.says(&format!("{command} broken.cfg"), "451").await;
+        client.says(&format!("{command} none.cfg"), "550").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,6 +122,7 @@ impl Office {
         FileRequest {
             door,
             path: path.into(),
+            asked: Default::default(),
             source: source.parse().expect("address"),
             local,
             user_agent: None,
@@ -137,6 +138,7 @@ impl Office {
             FileAnswer::Found(ServedFile { body: Body::Whole(bytes), .. }) => Some(String::from_utf8(bytes.to_vec()).expect("UTF-8")),
             FileAnswer::Found(_) => panic!("no firmware is there"),
             FileAnswer::NotFound => None,
+            FileAnswer::Broken => panic!("{path} cannot be made"),
         }
     }
 

@@ -364,8 +364,8 @@ fn a_pin_goes_to_one_phone_first_and_each_is_done_when_it_comes_back_with_it() {
     assert_eq!((&seen["applied"], &macs[..]), (&false.into(), &["00:15:65:00:00:01", "00:15:65:00:00:02", "00:15:65:00:00:03"][..]));
     let unknown = pin(&["--version", "1.0"]).bad();
     assert!(unknown.contains("there is no firmware '1.0' of yealink") && unknown.contains("there is 66.86.0.90"), "{unknown}");
-    let avaya = server.ask(&["firmware", "pin", "--make", "avaya_j", "--version", "66.86.0.90"]).bad();
-    assert!(avaya.contains("no setting is known"), "{avaya}");
+    let algo = server.ask(&["firmware", "pin", "--make", "algo", "--version", "66.86.0.90"]).bad();
+    assert!(algo.contains("no setting is known"), "{algo}");
     assert_eq!(server.ask(&["template", "diff", "--json"]).json()["changed"], 0);
     assert!(pin(&["--version", "66.86.0.90"]).good().contains("gets it"));
     server.ask(&["firmware", "pin", "--make", "grandstream", "--version", "1.0.13.50"]).good();

@@ -39,7 +39,7 @@ fn entries() -> String {
 }
 
 /// The makes that get one, and where in its file the phone finds the address: what stands before and after it.
-const MAKES: [(&str, &str, &str); 10] = [
+const MAKES: [(&str, &str, &str); 13] = [
     ("yealink", "remote_phonebook.data.1.url = ", "\n"),
     ("grandstream", "<P331>", "</P331>"),
     ("cisco_spa", "<XML_Directory_Service_URL>", "</"),
@@ -50,6 +50,9 @@ const MAKES: [(&str, &str, &str); 10] = [
     ("digium", "<contacts url=\"", "\""),
     ("htek", "<P4401>", "</P4401>"),
     ("avaya_j", "SET DOWNLOADABLE_DIRECTORY ", "\n"),
+    ("gigaset", "\"XMLDir.1.ServerURL\" value=\"", "\""),
+    ("gigaset_n510", "aucServerURL\" class=\"symb_item\" value='\"", "\"'"),
+    ("gigaset_n720", "aucServerURL[%]\" class=\"symb_item\" value='\"", "\"'"),
 ];
 
 /// What curl gets as the phone at this address: status and body.
@@ -62,7 +65,10 @@ fn curl(address: &str, url: &str) -> (String, String) {
 
 /// Name and number of every entry, on this page and those behind it, as the make writes them.
 fn read(family: &str, address: &str, first: &str) -> Vec<(String, String)> {
-    let (mut url, mut all) = (Some(first.to_owned()), Vec::new());
+    // What a handset of Gigaset's asks for: so many from there on.
+    let from = |place: usize| format!("{first}?command=get_list&type=pb&fn=*&ln=*&hm=*&mb=*&first={place}&count=8&reqid=9B0E3&limit=2048");
+    let begins = if family.starts_with("gigaset") { from(1) } else { first.to_owned() };
+    let (mut url, mut all) = (Some(begins), Vec::new());
     while let Some(at) = url.take() {
         let (status, body) = curl(address, &at);
         assert_eq!(status, "200", "{family}: {at}");
@@ -81,6 +87,7 @@ fn read(family: &str, address: &str, first: &str) -> Vec<(String, String)> {
             ("grandstream", "AddressBook") => ("Contact", "FirstName", &["phonenumber"]),
             ("mitel", "AastraIPPhoneDirectory") => ("MenuItem", "Prompt", &["URI"]),
             ("digium", "phonebooks") => ("contact", "last_name", &[]),
+            ("gigaset" | "gigaset_n510" | "gigaset_n720", "list") => ("entry", "ln", &["hm", "mb"]),
             ("poly", "directory") => ("item", "fn", &["ct"]),
             (family, root) => panic!("{family} reads no <{root}>"),
         };
@@ -99,6 +106,14 @@ fn read(family: &str, address: &str, first: &str) -> Vec<(String, String)> {
             "cisco_spa" | "cisco_mpp" => assert!(count <= 32, "{family}: {count} on a page"),
             "mitel" => assert!(count <= 15, "{count} on a page"),
             _ => {}
+        }
+        let place = |name: &str| root.attribute(name).and_then(|place| place.parse::<usize>().ok());
+        if let (Some(total), Some(_), Some(last), "9B0E3") =
+            (place("total"), place("first"), place("last"), root.attribute("reqid").unwrap_or_default())
+        {
+            assert!((1..=8).contains(&count), "{count} on a page");
+            url = (last < total).then(|| from(last + 1));
+            continue;
         }
         let next = root.children().find(|key| text(*key, "Label") == "Next" || text(*key, "Name") == "Next").map(|key| text(key, "URL"));
         url = next.or_else(|| root.attribute("next").map(str::to_owned));
@@ -125,12 +140,14 @@ async fn every_make_reads_the_directory_in_its_own_words() {
     .await;
     // Theirs before they are plugged in: so they come up once.
     let families: Vec<&str> = MAKES.iter().map(|(family, ..)| *family).chain(["poly"]).collect();
-    let mac = |family: &str| Make::of(family).expect("a make").mac(0xb00);
+    // Some makers have several makes.
+    let number = |family: &str| 0xb00 + families.iter().position(|one| *one == family).expect("one of them") as u32;
+    let mac = |family: &str| Make::of(family).expect("a make").mac(number(family));
     for family in &families {
         office.node.give(mac(family), "1001").await.expect("given");
     }
-    let mut phones: Vec<_> = families.iter().map(|family| office.plugs_in(family, 0xb00)).collect();
-    let mut stranger = office.plugs_in("yealink", 0xb01);
+    let mut phones: Vec<_> = families.iter().map(|family| office.plugs_in(family, number(family))).collect();
+    let mut stranger = office.plugs_in("yealink", 0xbff);
     for phone in &mut phones {
         phone.until_registered_as("2041").await.expect("it is somebody's");
     }
@@ -158,8 +175,8 @@ async fn every_make_reads_the_directory_in_its_own_words() {
         let found = found.unwrap_or_else(|| panic!("{family} is not told of a phone book: {files:#?}"));
         let url = if family == "grandstream" { format!("http://{found}/phonebook.xml") } else { found };
         let mut got = read(family, own, &url);
-        if matches!(family, "yealink" | "fanvil" | "grandstream" | "htek") {
-            // One entry with all numbers.
+        if matches!(family, "yealink" | "fanvil" | "grandstream" | "htek" | "gigaset" | "gigaset_n510" | "gigaset_n720") {
+            // The kind of number is not in the name.
             got.iter_mut().filter(|(_, number)| number.starts_with('+')).for_each(|(name, _)| name.push_str(" (mobile)"));
         }
         got.sort();
@@ -175,6 +192,19 @@ async fn every_make_reads_the_directory_in_its_own_words() {
     let mut got = read("poly", &addresses[&mac("poly")], &poly);
     got.sort();
     assert_eq!(got, expected, "poly");
+
+    // Who a base searches for: by name, and by the number of who calls.
+    let (own, url) = (&addresses[&mac("gigaset_n510")], &urls["gigaset_n510"]);
+    for (asked, found) in [
+        ("type=pb&ln=por*&hm=*&first=1&count=4", r#"total="1" first="1" last="1">"#),
+        ("type=pb&ln=*&hm=2041&first=1&count=1&reqsrc=auto", "<ln>Person 1</ln>"),
+        ("type=pb&ln=%2a&hm=%32041&last=-1&count=1", "<ln>Person 1</ln>"),
+        ("type=pb&ln=*&hm=9999", r#"<list response="get_list" type="pb" notfound="hm" total="0"/>"#),
+        ("type=%22%3E%3Cx/%3E&ln=nobody", r#"type="&quot;&gt;&lt;x/&gt;" notfound="ln" total="0"/>"#),
+    ] {
+        let (status, body) = curl(own, &format!("{url}?command=get_list&{asked}"));
+        assert!(status == "200" && body.contains(found), "{asked}: {status} {body}");
+    }
 
     // Only to phones, to each its own, and nobody's phone has nobody's friends.
     for (who, of) in [("another phone", mac("snom")), ("nobody's phone", stranger.phone.mac)] {

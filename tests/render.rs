@@ -189,10 +189,12 @@ fn the_makes_own_parsers_learn_the_account() {
             };
             // The soft phone reads JSON, which can hold a line end and has no label. A quotation mark would end others' values.
             let quoted = shown.replace('"', "'");
+            let apostrophes = shown.replace(['"', '\''], "’");
             let (display_name, label) = match (family, owner) {
                 ("generic", Some((_, name))) => (name, user.as_str()),
                 ("generic", None) => (display_name, user.as_str()),
-                ("mitel" | "panasonic", Some(_)) => (quoted.as_str(), label),
+                ("mitel" | "panasonic" | "cisco_7940", Some(_)) => (quoted.as_str(), label),
+                ("gigaset_n510" | "gigaset_n720", Some(_)) => (apostrophes.as_str(), label),
                 _ => (display_name, label),
             };
             let names = make.names;
@@ -298,6 +300,11 @@ fn the_makes_own_parsers_learn_where_their_firmware_is() {
         ("grandstream", folder("grandstream", "grp2614fw.bin")),
         ("mitel", folder("mitel", "6920.st")),
         ("cisco_79xx", "new.loads".to_owned()),
+        ("avaya_j", "firmware/avaya_j/9.9/new.loads".to_owned()),
+        ("digium", whole("digium")),
+        ("gigaset", whole("gigaset")),
+        ("audiocodes", folder("audiocodes", "440HDG.img")),
+        ("htek", folder("htek", "fw926.rom")),
     ]);
     let plain = set("");
     for family in plain.families() {
@@ -394,7 +401,7 @@ fn every_make_that_can_be_played_is_recognised() {
         let by_agent = set.recognise_user_agent(make.user_agent(mac).as_bytes());
         let known = by_agent.map(|found| (found.family, found.model.unwrap_or_default(), found.firmware.unwrap_or_default()));
         let wanted = (make.family.to_owned(), make.model.to_owned(), make.firmware.to_owned());
-        assert_eq!(known, Some(wanted).filter(|_| !matches!(make.family, "digium" | "algo" | "generic")), "{}", make.family);
+        assert_eq!(known, Some(wanted).filter(|_| !matches!(make.family, "algo" | "generic")), "{}", make.family);
     }
 }
 

@@ -69,7 +69,8 @@ fn a_template_that_harms_when_a_certain_phone_asks_harms_no_other_make() {
     std::thread::scope(|scope| {
         let asked = [(12, second), (13, third), (14, "algom0022EE770004.conf"), (15, "algom0022EE770005.conf")];
         let asked = asked.map(|(host, name)| scope.spawn(move || ask(host, name)));
-        asked.into_iter().for_each(|asked| assert!(!good(&asked.join().expect("asked"))));
+        let told = asked.map(|asked| asked.join().expect("asked"));
+        assert!(told.iter().all(|told| told.ends_with("\n503")), "they shall ask again: {told:?}");
     });
     let log = server.log();
     assert_eq!(log.matches("has ended the process").count(), 1, "{log}");

@@ -324,7 +324,7 @@ fn hours(secs: i32) -> String {
 fn first_option(make: &Make, packet: &Packet) -> Option<(u8, Vec<u8>)> {
     let value = |code: &u8| packet.options.get(*code).filter(|value| !value.is_empty()).map(|value| (*code, value.to_vec()));
     // The simulated phone leaves 150 out, which has no port; a real one reads it first.
-    let first: &[u8] = if make.name == "cisco_79xx" { &[TFTP_SERVERS] } else { &[] };
+    let first: &[u8] = if make.knows_tftp_alone() { &[TFTP_SERVERS] } else { &[] };
     first.iter().chain(make.server_options).find_map(value)
 }
 

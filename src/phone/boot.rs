@@ -135,6 +135,8 @@ pub enum Role {
     Decides,
     /// A Poly phone book: the first that exists.
     Book,
+    /// Gigaset's way to a base's own file: see [`settings::read_records`].
+    Record,
     /// Asked for and not read: licences, firmware.
     Extra,
 }
@@ -208,6 +210,18 @@ impl Boot {
             settings::read_poly_directory(name, bytes, &mut self.values)?;
             // The one for everybody is asked for only where there is none of its own.
             self.plan.retain(|want| want.role != Role::Book);
+            return Ok(());
+        }
+        if want.role == Role::Record {
+            for named in settings::read_records(name, bytes)?.into_iter().rev() {
+                self.plan.push_front(match named {
+                    settings::Named::Record(name) => Want { name, role: Role::Record },
+                    // Ours all lie in one folder.
+                    settings::Named::Own(url) => {
+                        Want { name: self.make.fill(url.rsplit('/').next().unwrap_or_default(), self.mac), role: Role::Values }
+                    }
+                });
+            }
             return Ok(());
         }
         let mut named = match self.make.grammar {

@@ -373,14 +373,13 @@ pub const MAKES: &[Make] = &[
         family: "digium",
         oui: [0x00, 0x0f, 0xd3],
         model: "D40",
-        firmware: "1.1.0",
+        firmware: "1_1_0",
         vendor_class: Some(b"digium_D40_1_1_0_0_48178"),
         // No capture of this make is known.
         asks_for: &[1, 3, 6, 15, 42, 66],
         server_options: &[66],
         default_scheme: "http",
-        // No source shows what it says.
-        agent: "phone/{firmware}",
+        agent: "Digium {model} {firmware}",
         files: &[("{mac}.cfg", Role::Values), ("{mac}-contacts.xml", Role::Extra)],
         after: &[],
         grammar: Grammar::Xml { roots: &["config", "phonebooks"] },
@@ -600,6 +599,110 @@ pub const MAKES: &[Make] = &[
         ports: &[],
     },
     Make {
+        name: "gigaset_n510",
+        family: "gigaset_n510",
+        oui: [0x7c, 0x2f, 0x80],
+        model: "N510",
+        firmware: "42.258.00.000.000",
+        vendor_class: Some(b"N510_IP_PRO"),
+        asks_for: &[1, 3, 6, 15, 120, 114, 125],
+        server_options: &[114],
+        default_scheme: "http",
+        agent: "N510 IP PRO/{firmware};{MAC}",
+        files: &[("42/2/master.bin", Role::Record)],
+        after: &[],
+        grammar: Grammar::Xml { roots: &["ProviderFrame"] },
+        // Of its first handset.
+        names: Names {
+            enable: ("BS_IP_Data1.ucB_SIP_ACCOUNT_IS_ACTIVE_1", "0x1"),
+            user: "BS_IP_Data1.aucS_SIP_USER_ID",
+            auth_user: "BS_IP_Data3.aucS_SIP_LOGIN_ID",
+            password: "BS_IP_Data1.aucS_SIP_PASSWORD",
+            server: "BS_IP_Data1.aucS_SIP_REGISTRAR",
+            port: "BS_IP_Data1.uiI_SIP_REGISTRAR_PORT",
+            transport: ("", ""),
+            expires: ("BS_IP_Data1.uiI_RE_REGISTRATION_TIMER", 1),
+            display_name: "BS_IP_Data1.aucS_SIP_DISPLAYNAME",
+            label: "BS_AE_Subscriber.stMtDat[0].aucTlnName",
+            hotline: Hotline::None,
+            poll: Poll::NEVER,
+            next: "",
+        },
+        ports: &[],
+    },
+    Make {
+        name: "gigaset_n720",
+        family: "gigaset_n720",
+        oui: [0x7c, 0x2f, 0x80],
+        model: "N720",
+        firmware: "70.108.00.000.000",
+        vendor_class: Some(b"Gigaset_N720_DM_PRO"),
+        asks_for: &[1, 3, 6, 15, 120, 114, 125],
+        server_options: &[114],
+        default_scheme: "http",
+        agent: "Gigaset {model} DM PRO/{firmware};{MAC}",
+        files: &[("70/1/master.bin", Role::Record)],
+        after: &[],
+        grammar: Grammar::Xml { roots: &["ProviderFrame"] },
+        // Of its first handset.
+        names: Names {
+            enable: ("BS_VOIP_Data.astVoipAccounts[0].ucB_SIP_ACCOUNT_IS_ACTIVE_1", "1"),
+            user: "BS_VOIP_Data.astVoipAccounts[0].aucS_SIP_USER_ID[0]",
+            auth_user: "BS_VOIP_Data.astVoipAccounts[0].aucS_SIP_LOGIN_ID[0]",
+            password: "BS_VOIP_Data.astVoipAccounts[0].aucS_SIP_PASSWORD[0]",
+            server: "BS_VOIP_Data.astVoipProviders[0].aucSIP_REGISTRAR[%]",
+            port: "BS_VOIP_Data.astVoipProviders[0].uiSIP_REGISTRAR_PORT",
+            transport: ("", ""),
+            expires: ("BS_VOIP_Data.astVoipProviders[0].uiRE_REGISTRATION_TIMER", 1),
+            display_name: "BS_VOIP_Data.astVoipAccounts[0].aucS_SIP_DISPLAYNAME[0]",
+            label: "",
+            hotline: Hotline::None,
+            poll: Poll::NEVER,
+            next: "",
+        },
+        ports: &[],
+    },
+    Make {
+        name: "cisco_7940",
+        family: "cisco_7940",
+        oui: [0x00, 0x07, 0x0e],
+        model: "7960G",
+        firmware: "8.0",
+        vendor_class: Some(b"Cisco Systems, Inc. IP Phone CP-7960G\0"),
+        asks_for: &[1, 66, 6, 3, 15, 150, 35],
+        // First of all it reads 150, which has an address and no port: a real one always uses 69.
+        server_options: &[66],
+        default_scheme: "tftp",
+        agent: "Cisco-CP{model}/{firmware}",
+        files: &[
+            ("OS79XX.TXT", Role::Extra),
+            ("CTLSEP{MAC}.tlv", Role::Extra),
+            ("SEP{MAC}.cnf.xml", Role::Extra),
+            ("SIPDefault.cnf", Role::Values),
+            ("SIP{MAC}.cnf", Role::Values),
+            ("dialplan.xml", Role::Extra),
+            ("RINGLIST.DAT", Role::Extra),
+        ],
+        after: &[],
+        grammar: Grammar::Lines { first: "", prefix: "", between: ":" },
+        names: Names {
+            enable: ("proxy_register", "1"),
+            user: "line1_name",
+            auth_user: "line1_authname",
+            password: "line1_password",
+            server: "proxy1_address",
+            port: "proxy1_port",
+            transport: ("", ""),
+            expires: ("timer_register_expires", 1),
+            display_name: "line1_displayname",
+            label: "line1_shortname",
+            hotline: Hotline::None,
+            poll: Poll::NEVER,
+            next: "",
+        },
+        ports: &[],
+    },
+    Make {
         name: "generic",
         family: "generic",
         // Locally administered: no maker owns it.
@@ -659,6 +762,11 @@ impl Make {
     /// `None` for a make that cannot be played; [`names`] has those that can.
     pub fn of(name: &str) -> Option<Self> {
         MAKES.iter().find(|make| make.name == name).copied()
+    }
+
+    /// Does it read its files by TFTP at port 69 and in no other way? Such a one reads option 150 before all others.
+    pub fn knows_tftp_alone(&self) -> bool {
+        matches!(self.family, "cisco_7940" | "cisco_79xx")
     }
 
     /// What it says over HTTP and in SIP.

@@ -118,6 +118,8 @@ pub enum Fault {
     WrongRoot { file: String, root: String, wanted: &'static str },
     #[error("{file} is for {found}, not for {own}")]
     WrongDevice { file: String, found: String, own: MacAddr },
+    #[error("{file} is no record: kind, length, 3, length, name, 0")]
+    NotRecords { file: String },
     #[error("the files name no account: '{missing}' is missing or empty")]
     NoAccount { missing: &'static str },
     #[error("'{key}' is '{value}', which this make does not understand")]
@@ -232,7 +234,7 @@ pub fn read_generic(file: &str, bytes: &[u8], values: &mut Values) -> Result<(),
 
 /// Attributes that tell elements of one name apart.
 const INDICES: [&str; 4] = ["idx", "index", "id", "button"];
-/// Elements whose `url` is a file to fetch next: snom's lists, and Digium's contacts and keys.
+/// Elements whose `url` is a file to fetch next: snom's lists, and Digium's contacts and keys. With a `version` it is firmware.
 const FILES: [&str; 3] = ["file", "contacts", "blf_items"];
 
 /// A setting per element or, where it has both, `id` or `name` → `value`; named by the path below the root, with `idx`, `index`
@@ -246,8 +248,16 @@ pub fn read_xml(file: &str, bytes: &[u8], roots: &'static [&'static str], values
     }
     let mut files = Vec::new();
     for element in root.descendants().filter(|node| node.is_element() && *node != root) {
-        if let (true, Some(url)) = (FILES.contains(&element.tag_name().name()), element.attribute("url")) {
+        if let (true, Some(url)) =
+            (FILES.contains(&element.tag_name().name()) && !element.has_attribute("version"), element.attribute("url"))
+        {
             files.push(url.to_owned());
+            continue;
+        }
+        // Gigaset's texts have quotation marks of their own.
+        if let (Some(name), Some(value)) = (element.attribute("ID"), element.attribute("value")) {
+            let text = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+            values.insert(name.to_owned(), text.unwrap_or(value).to_owned());
             continue;
         }
         if let (Some(name), Some(value)) = (element.attribute("id").or(element.attribute("name")), element.attribute("value")) {
@@ -265,6 +275,36 @@ pub fn read_xml(file: &str, bytes: &[u8], roots: &'static [&'static str], values
         }
     }
     Ok(files)
+}
+
+/// Gigaset's way to a base's own file: each record names the next (kind 3 or 4), from where it lies itself, or the file (kind 0).
+pub fn read_records(file: &str, bytes: &[u8]) -> Result<Vec<Named>, Fault> {
+    let fault = || Fault::NotRecords { file: file.into() };
+    let (folder, _) = file.rsplit_once('/').unwrap_or_default();
+    let (mut named, mut rest) = (Vec::new(), bytes);
+    while let [kind, len, body @ ..] = rest {
+        let (record, more) = body.split_at_checked(usize::from(*len)).ok_or_else(fault)?;
+        let [3, len, name @ .., 0] = record else { return Err(fault()) };
+        if usize::from(*len) != name.len() + 1 {
+            return Err(fault());
+        }
+        let name = text_of(file, name)?;
+        named.push(match kind {
+            0 => Named::Own(name.replace("%MACD", "{MAC}")),
+            _ => Named::Record(if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }),
+        });
+        rest = more;
+    }
+    Ok(named)
+}
+
+/// What a record names.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Named {
+    /// The next record, by its path on the server.
+    Record(String),
+    /// The URL of the base's own file.
+    Own(String),
 }
 
 fn step(node: roxmltree::Node<'_, '_>) -> String {
@@ -326,6 +366,13 @@ pub fn firmware(make: &Make, values: &Values) -> Option<String> {
         "fanvil" => get("AUTOUPDATE_CONFIG_MODULE.Auto_Image_URL"),
         "panasonic" => get("FIRM_FILE_PATH").filter(|_| get("FIRM_UPGRADE_ENABLE").as_deref() == Some("Y")),
         "mitel" => Some(format!("{}/{model}.st", get("firmware server")?)),
+        // Without a scheme: below the folder that option 242 names.
+        "avaya_j" => get("APPNAME"),
+        "digium" => get("firmwares.firmware.url").filter(|_| get("firmwares.firmware.model").as_deref() == Some(make.model)),
+        "gigaset" => get("firmware.file.url"),
+        // The folder, which ends with a slash.
+        "audiocodes" => Some(format!("{}{}.img", get("provisioning/firmware/url")?, make.model)),
+        "htek" => Some(format!("{}/fw{}.rom", get("config.P192").filter(|_| get("config.P212").as_deref() == Some("1"))?, &model[2..])),
         "cisco_79xx" => Some(format!("{}.loads", get("loadInformation")?)),
         _ => None,
     }

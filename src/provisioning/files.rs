@@ -1,7 +1,7 @@
 //! The pipeline at work: [`Files`] is the one [`FileService`] behind TFTP, FTP and HTTP.
 //!
 //! Reads the clock, asks leases and devices, renders, stores uploads, and tells one event per request. Decisions are in
-//! `pipeline.rs`. A file that could not be rendered is missing for the phone, which then keeps what it has.
+//! `pipeline.rs`. A file that could not be rendered is not missing: the phone shall ask again.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -515,6 +515,9 @@ impl Inner {
         let firmware = peer.firmware.clone().or_else(|| known.firmware.clone());
         let phone = Own { mac, known: &known, family: &file.family, model, firmware: firmware.clone(), source, local: request.local };
         let mut subject = self.own_subject(set, phone);
+        if let Some(keys) = &file.search {
+            subject.contacts = subject.contacts.map(|contacts| contacts.found(keys, &request.asked));
+        }
         // In clear, where others may listen, only what it takes to fetch the account encrypted.
         subject.key_only = subject.file_key.is_some() && file.encrypts && !file.encrypted && request.door != Door::Https;
         let shown = || {
@@ -616,7 +619,7 @@ impl Inner {
                     Some(mac) => Event::RenderFailed { mac, path: path.to_owned(), error: fault.to_string() },
                     None => missing(request, mac, path),
                 });
-                FileAnswer::NotFound
+                FileAnswer::Broken
             }
         }
     }

@@ -38,6 +38,8 @@ pub use settings::{OpenSettings, Settings, SettingsError};
 pub use variables::{Endpoints, Keys, Known};
 pub use worker::Onboarding;
 
+pub use crate::template::Query;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -57,6 +59,8 @@ pub struct FileRequest {
     pub door: Door,
     /// As asked for: any case, any slashes. The pipeline normalises and refuses traversal.
     pub path: String,
+    /// What stands behind the `?` of its URL, where its door has such a thing.
+    pub asked: Query,
     pub source: IpAddr,
     /// Where the request arrived, so that URLs in the file name an address that this phone can reach.
     pub local: Option<SocketAddr>,
@@ -83,6 +87,9 @@ pub enum FileAnswer {
     Found(ServedFile),
     /// There is none, or this source may not have it: the same answer, so that nothing can be learnt.
     NotFound,
+    /// It is there and cannot be made now, as a template is at fault. A phone that took it for missing might go on without it, or with
+    /// what is meant for everybody.
+    Broken,
 }
 
 #[derive(Clone, Debug)]
@@ -145,6 +152,7 @@ mod tests {
         let request = |held: Option<&str>| FileRequest {
             door: Door::Http,
             path: "x".into(),
+            asked: Query::new(),
             source: [10, 0, 0, 7].into(),
             local: None,
             user_agent: None,

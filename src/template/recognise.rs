@@ -122,12 +122,13 @@ impl Marks {
         Signs { prefixes: &self.prefixes, vendor_classes, asks_for: &self.asks_for, never: &self.never }
     }
 
-    /// The model, if the option names it.
-    pub(super) fn vendor_class(&self, sent: &[u8]) -> Option<Option<String>> {
+    /// How many of its bytes are this family's, and the model, if the option names it. The longest wins, between families too.
+    pub(super) fn vendor_class(&self, sent: &[u8]) -> Option<(usize, Option<String>)> {
         let sent = sent.trim_suffix_nul();
-        let mark = self.vendor_classes.iter().find(|mark| mark.fits(sent))?;
+        let fitting = self.vendor_classes.iter().filter(|mark| mark.fits(sent));
+        let mark = fitting.reduce(|longest, mark| if mark.bytes.len() > longest.bytes.len() { mark } else { longest })?;
         let model = mark.model.as_ref().and_then(|regex| regex.captures(sent)).and_then(|c| text(c.name("model")));
-        Some(model)
+        Some((mark.bytes.len(), model))
     }
 
     pub(super) fn host_name(&self, sent: &[u8]) -> bool {

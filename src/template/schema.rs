@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, de};
 use serde_yaml::Spanned;
 
 use super::keys::{self, Keys};
-use super::render::Grammar;
+use super::{render::Grammar, search::SearchKeys};
 
 /// The JSON Schemas of the files, for editors.
 pub fn family() -> Schema {
@@ -190,6 +190,9 @@ pub(super) struct FileEntry {
     /// Is, or has in it, the phone book: it sees `contacts`, and who was given it is not kept.
     #[serde(default)]
     pub(super) phone_book: bool,
+    /// Of a phone book that is searched: by which words behind the `?` of its URL. `contact_numbers` are the found ones then, and `found`
+    /// says how many there are.
+    pub(super) search: Option<SearchKeys>,
     /// minijinja, here …
     #[schemars(with = "Option<String>")]
     pub(super) body: Option<Spanned<String>>,

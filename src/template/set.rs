@@ -28,6 +28,7 @@ use super::schema::{
     Capabilities, DefaultsFile, Dhcp6Entry, DhcpEntry, FamilyFile, FileEntry, Option6Kind, OptionKind, OverridesFile, Readers, Reload,
     Send, UploadEntry, ZonesFile,
 };
+use super::search::SearchKeys;
 use super::subject::{Line, SipPorts, Subject};
 use super::timezone::{Rule, Zone};
 use super::trace;
@@ -107,6 +108,7 @@ struct File {
     readers: Readers,
     account: bool,
     phone_book: bool,
+    search: Option<Arc<SearchKeys>>,
     empty: Option<String>,
     template: String,
 }
@@ -155,6 +157,8 @@ pub struct FileRef {
     pub encrypted: bool,
     /// Has the phone book in it.
     pub phone_book: bool,
+    /// By which words it is searched.
+    pub search: Option<Arc<SearchKeys>>,
     /// From the name, where it has one: from 1.
     page: Option<u32>,
     /// From the name.
@@ -314,7 +318,9 @@ impl TemplateSet {
         let forced = facts.mac.and_then(|mac| self.forced(mac));
         let by_class = || {
             let sent = facts.vendor_class?;
-            self.families.values().find_map(|family| Some(made(family, family.marks.vendor_class(sent)?)))
+            let fitting = self.families.values().filter_map(|family| Some((family, family.marks.vendor_class(sent)?)));
+            let longest = fitting.reduce(|longest, other| if other.1.0 > longest.1.0 { other } else { longest });
+            longest.map(|(family, (_, model))| made(family, model))
         };
         let by_name = || {
             let sent = facts.host_name?;
@@ -626,6 +632,7 @@ impl TemplateSet {
             let none = || Value::from(Vec::<Value>::new());
             put("contacts", book.map_or_else(none, |contacts| contacts.people.clone()));
             put("contact_numbers", book.map_or_else(none, |contacts| contacts.numbers.clone()));
+            put("found", book.map_or_else(|| Value::from(()), |contacts| contacts.found.clone()));
             put("page", Value::from(1));
         }
         if own {
@@ -896,8 +903,9 @@ impl Family {
             }
             _ => return wrong(format!("'{}' needs either a body or a template", pattern.text)),
         };
-        let FileEntry { content_type, grammar, readers, account, phone_book, empty, .. } = entry;
-        self.files.push(File { pattern, encrypted, content_type, grammar, readers, account, phone_book, empty, template });
+        let FileEntry { content_type, grammar, readers, account, phone_book, empty, search, .. } = entry;
+        let search = search.map(Arc::new);
+        self.files.push(File { pattern, encrypted, content_type, grammar, readers, account, phone_book, search, empty, template });
     }
 
     fn add_upload(&mut self, source: &Source, entry: UploadEntry, line: u32, faults: &mut Vec<Fault>) {
@@ -948,6 +956,7 @@ impl Family {
             encrypts: file.encrypted.is_some(),
             encrypted: false,
             phone_book: file.phone_book,
+            search: file.search.clone(),
             page: captured.page,
             mac: captured.mac,
             model: captured.model.clone().or_else(by_code),

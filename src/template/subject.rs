@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use minijinja::{Value, context};
 
-use super::firmware::Due;
+use super::{firmware::Due, search::Query};
 use crate::model::{Extension, Inventory, LineNumber, MacAddr, Secret};
 
 /// Everything a template may see beside its layered variables.
@@ -43,6 +43,8 @@ pub struct Contacts {
     pub(super) people: Value,
     /// A list of numbers: `.name`, `.kind`, `.number`; for makes that know one number for each entry, and have pages.
     pub(super) numbers: Value,
+    /// `.total`, `.first`, `.last`: how many numbers there are, and which of them are listed; `.asked`: the words of the phone that searches.
+    pub(super) found: Value,
     /// Of all of it.
     pub(super) hash: blake3::Hash,
 }
@@ -62,7 +64,9 @@ impl Contacts {
             let numbers: Vec<Value> = numbers.iter().map(|(kind, number)| context! { kind => *kind, number => *number }).collect();
             listed.push(context! { name => name, numbers => numbers });
         }
-        Self { people: listed.into(), numbers: flat.into(), hash: hash.finalize() }
+        let (total, asked) = (flat.len(), Query::new());
+        let found = context! { total, first => 1, last => total, asked };
+        Self { people: listed.into(), numbers: flat.into(), found, hash: hash.finalize() }
     }
 }
 

@@ -37,8 +37,8 @@ pub(super) async fn run(count: u32, kill: bool) -> anyhow::Result<()> {
     allow_many_files(u64::from(count) * 3 + 1000)?;
     let mut server = Server::start().await?;
     let before = server.cpu()?;
-    // That one knows TFTP at port 69 only, where the bench's server is not.
-    let makes: Vec<_> = MAKES.iter().filter(|make| make.family != "cisco_79xx").copied().collect();
+    // Those would ask at port 69, where the bench's server is not.
+    let makes: Vec<_> = MAKES.iter().filter(|make| !make.knows_tftp_alone()).copied().collect();
     let (began, told) = (Instant::now(), std::sync::Arc::new(std::sync::Mutex::new(HashMap::<MacAddr, Reached>::new())));
     let mut phones = JoinSet::new();
     for number in 0..count {

@@ -107,7 +107,9 @@ fn open(interface: &str) -> io::Result<UdpSocket> {
 fn questions(interface: &Interface, makes: &[Make]) -> Vec<Question> {
     let seed = random();
     let first = u32::from_be_bytes([seed[0], seed[1], seed[2], seed[3]]);
-    let makes = makes.iter().map(|make| (Some(*make), make.mac(NUMBER)));
+    // Makes of one maker have addresses of their own each.
+    let alike = |index: usize| makes.iter().take(index).filter(|make| make.oui == makes[index].oui).count() as u32;
+    let makes = makes.iter().enumerate().map(|(index, make)| (Some(*make), make.mac(NUMBER + alike(index))));
     let own = interface.mac.filter(|mac| mac.0 != [0; 6]).map(|mac| (None, mac));
     let numbered = makes.chain(own).zip(0u32..);
     numbered.map(|((make, mac), number)| question(make, mac, first.wrapping_add(number))).collect()

@@ -249,12 +249,12 @@ impl Connection {
                 self.reply("200 I will connect to you").await
             }
             Step::Size { path } => match self.find(path).await {
-                Some(file) => self.reply(&format!("213 {}", file.body.len())).await,
-                None => self.reply("550 No such file").await,
+                Ok(file) => self.reply(&format!("213 {}", file.body.len())).await,
+                Err(reply) => self.reply(reply).await,
             },
             Step::ModifiedAt { path } => match self.find(path).await {
-                Some(file) => self.reply(&format!("213 {}", self.door.age(&file.hash).strftime("%Y%m%d%H%M%S"))).await,
-                None => self.reply("550 No such file").await,
+                Ok(file) => self.reply(&format!("213 {}", self.door.age(&file.hash).strftime("%Y%m%d%H%M%S"))).await,
+                Err(reply) => self.reply(reply).await,
             },
             Step::List => self.list().await,
             Step::Retrieve { path, offset, ascii } => self.retrieve(path, offset, ascii).await,
@@ -298,6 +298,7 @@ impl Connection {
         FileRequest {
             door: Door::Ftp,
             path,
+            asked: Default::default(),
             source: self.peer.ip().to_canonical(),
             local: Some(self.local),
             user_agent: None,
@@ -307,17 +308,22 @@ impl Connection {
         }
     }
 
-    async fn find(&mut self, path: String) -> Option<ServedFile> {
+    /// Or what is replied.
+    async fn find(&mut self, path: String) -> Result<ServedFile, &'static str> {
         if let Some((name, file, since)) = &self.found
             && *name == path
             && since.elapsed() < FOUND_FOR
         {
-            return Some(file.clone());
+            return Ok(file.clone());
         }
         self.found = None;
-        let FileAnswer::Found(file) = ask(&self.door.service, &self.request(path.clone())).await else { return None };
+        let file = match ask(&self.door.service, &self.request(path.clone())).await {
+            FileAnswer::Found(file) => file,
+            FileAnswer::NotFound => return Err("550 No such file"),
+            FileAnswer::Broken => return Err("451 The file cannot be made now"),
+        };
         self.found = Some((path, file.clone(), Instant::now()));
-        Some(file)
+        Ok(file)
     }
 
     /// Opens the data connection that the client prepared, and answers 150 or 425.
@@ -351,7 +357,10 @@ impl Connection {
 
     async fn retrieve(&mut self, path: String, offset: u64, ascii: bool) -> io::Result<()> {
         let request = self.request(path.clone());
-        let Some(file) = self.find(path).await else { return self.reply("550 No such file").await };
+        let file = match self.find(path).await {
+            Ok(file) => file,
+            Err(reply) => return self.reply(reply).await,
+        };
         self.found = None;
         let body = match &file.body {
             Body::Whole(bytes) if ascii => Body::Whole(to_network_lines(bytes)),

@@ -27,6 +27,11 @@ use crate::{
 };
 
 const ALLOW: &str = "GET, HEAD, PUT";
+/// Words behind the `?` that are looked at, and bytes of each.
+const ASKED: usize = 32;
+const ASKED_BYTES: usize = 128;
+/// When it is worth asking again for a file that a template keeps from being made.
+const AGAIN_SECS: &str = "60";
 
 #[derive(Clone)]
 struct Files {
@@ -47,6 +52,7 @@ async fn answer(State(files): State<Files>, Extension(peer): Extension<Peer>, re
     let asked = FileRequest {
         door: if peer.secure { Door::Https } else { Door::Http },
         path,
+        asked: asked_for(request.uri().query().unwrap_or_default()),
         source: peer.remote.ip().to_canonical(),
         local: Some(peer.local),
         user_agent: request.headers().get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
@@ -78,13 +84,22 @@ pub fn percent_decode(path: &str) -> Option<String> {
     Some(String::from_utf8(decoded).unwrap_or_else(|fault| String::from_utf8_lossy(fault.as_bytes()).into_owned()))
 }
 
+/// What stands behind the `?`: as much of it as any phone says.
+fn asked_for(query: &str) -> provisioning::Query {
+    let decoded = |text: &str| percent_decode(&text.replace('+', " ")).filter(|text| text.len() <= ASKED_BYTES);
+    let pairs = query.split('&').take(ASKED).filter_map(|pair| pair.split_once('='));
+    pairs.filter_map(|(name, value)| Some((decoded(name)?, decoded(value)?))).collect()
+}
+
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 async fn download(service: &Arc<dyn FileService>, asked: &FileRequest, headers: &HeaderMap) -> Response {
-    let FileAnswer::Found(file) = ask(service, asked).await else {
-        return StatusCode::NOT_FOUND.into_response();
+    let file = match ask(service, asked).await {
+        FileAnswer::Found(file) => file,
+        FileAnswer::NotFound => return StatusCode::NOT_FOUND.into_response(),
+        FileAnswer::Broken => return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, AGAIN_SECS)]).into_response(),
     };
     let etag = format!("\"{}\"", file.hash);
     if asked.holds(&file.hash) {

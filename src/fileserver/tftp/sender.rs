@@ -122,6 +122,11 @@ impl Sender {
         }
     }
 
+    /// All that was sent is acknowledged.
+    pub fn nothing_is_out(&self) -> bool {
+        self.oack.is_none() && self.acked == self.highest
+    }
+
     fn handle_ack(&mut self, now: Instant, wire: u16) {
         if self.oack.is_some() {
             if wire == 0 {

@@ -169,6 +169,7 @@ impl Listener {
             asked: FileRequest {
                 door: Door::Tftp,
                 path: request.name.clone(),
+                asked: Default::default(),
                 source: arrived.peer.ip().to_canonical(),
                 local: Some(arrived.local),
                 user_agent: request.agent.clone(),
@@ -278,6 +279,15 @@ fn receive_now(socket: &UdpSocket, bound: SocketAddr, buffer: &mut [u8]) -> io::
     Ok(Arrived { len: message.bytes, peer, local, broadcast })
 }
 
+/// At once where the system takes it, which is always but when its buffer is full: a new socket is said to be ready only one round of the
+/// runtime later.
+async fn send(socket: &UdpSocket, packet: &[u8]) -> io::Result<usize> {
+    match nix::sys::socket::send(socket.as_raw_fd(), packet, MsgFlags::MSG_DONTWAIT) {
+        Err(nix::errno::Errno::EAGAIN) => socket.send(packet).await,
+        sent => Ok(sent?),
+    }
+}
+
 fn socket_addr(storage: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = storage.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
     v4.or_else(|| storage.as_sockaddr_in6().map(|v6| SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()).into()))
@@ -331,8 +341,10 @@ impl TransferTask {
             answer = ask(&self.service, &self.asked) => answer,
             () = self.stop.cancelled() => return,
         };
-        let FileAnswer::Found(file) = answer else {
-            return self.refuse(socket, ErrorCode::NotFound, "file not found").await;
+        let file = match answer {
+            FileAnswer::Found(file) => file,
+            FileAnswer::NotFound => return self.refuse(socket, ErrorCode::NotFound, "file not found").await,
+            FileAnswer::Broken => return self.refuse(socket, ErrorCode::Undefined, "the file cannot be made now").await,
         };
         let body = match (file.body, self.request.mode) {
             (Body::Whole(bytes), Mode::Netascii) => Body::Whole(netascii::encode(&bytes)),
@@ -396,7 +408,7 @@ impl TransferTask {
 
     async fn refuse(&self, socket: &UdpSocket, code: ErrorCode, text: &str) {
         // An error is never acknowledged nor repeated (RFC 1350 §7): the client asks again if it is lost.
-        let _ = socket.send(&packet::error(code, text)).await;
+        let _ = send(socket, &packet::error(code, text)).await;
     }
 
     async fn drive(&self, socket: &UdpSocket, core: &mut impl Core) -> Outcome {
@@ -409,7 +421,7 @@ impl TransferTask {
         let mut now = Instant::now();
         loop {
             while core.poll_transmit(now, &mut packet) {
-                match socket.send(&packet).await {
+                match send(socket, &packet).await {
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => core.handle_closed(),
                     // The datagram is too long for this path, or the address is gone: nothing will get better.
                     Err(error)
@@ -448,7 +460,10 @@ impl TransferTask {
                     Ok(len) => {
                         now = Instant::now();
                         *lock(&self.progress) = now;
-                        core.handle_packet(now, buffer.get(..len).unwrap_or_default());
+                        if core.handle_packet(now, buffer.get(..len).unwrap_or_default()) {
+                            // To ask the system whether there is more is a call for nothing with each block.
+                            let _ = socket.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                        }
                     }
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => core.handle_closed(),
                     Err(error) => core.handle_broken(error.to_string()),
@@ -471,7 +486,8 @@ impl TransferTask {
 
 /// What both directions have in common for the loop above.
 trait Core {
-    fn handle_packet(&mut self, now: Instant, datagram: &[u8]);
+    /// `true`: nothing more is to come before we have sent something. Should there be all the same, it is found with what comes next.
+    fn handle_packet(&mut self, now: Instant, datagram: &[u8]) -> bool;
     fn handle_timeout(&mut self, now: Instant);
     fn handle_closed(&mut self);
     fn handle_broken(&mut self, error: String);
@@ -497,8 +513,8 @@ struct Carried {
 }
 
 impl Core for Carried {
-    fn handle_packet(&mut self, now: Instant, datagram: &[u8]) {
-        self.sender.handle_packet(now, datagram);
+    fn handle_packet(&mut self, now: Instant, datagram: &[u8]) -> bool {
+        Core::handle_packet(&mut self.sender, now, datagram)
     }
     fn handle_timeout(&mut self, now: Instant) {
         self.sender.handle_timeout(now);
@@ -552,8 +568,9 @@ async fn whole(stored: &Arc<Stored>, start: u64, end: u64) -> io::Result<Bytes> 
 }
 
 impl Core for Sender {
-    fn handle_packet(&mut self, now: Instant, datagram: &[u8]) {
+    fn handle_packet(&mut self, now: Instant, datagram: &[u8]) -> bool {
         Sender::handle_packet(self, now, datagram);
+        self.nothing_is_out()
     }
     fn handle_timeout(&mut self, now: Instant) {
         Sender::handle_timeout(self, now);
@@ -583,8 +600,10 @@ impl Core for Sender {
 }
 
 impl Core for Receiver {
-    fn handle_packet(&mut self, now: Instant, datagram: &[u8]) {
+    fn handle_packet(&mut self, now: Instant, datagram: &[u8]) -> bool {
         Receiver::handle_packet(self, now, datagram);
+        // A window has many blocks.
+        false
     }
     fn handle_timeout(&mut self, now: Instant) {
         Receiver::handle_timeout(self, now);
