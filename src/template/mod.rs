@@ -9,6 +9,7 @@
 //!
 //! Not here: who may read a file (`provisioning/access.rs`), which phone asks (`provisioning/identify.rs`), DHCP's wire.
 
+mod family;
 mod fault;
 pub mod firmware;
 mod keys;
@@ -33,6 +34,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use family::{Family, FileRef};
 pub use fault::{Fault, Faults};
 pub use firmware::{Due, Firmware};
 pub use layers::{Layer, Layered, Origin};
@@ -43,7 +45,7 @@ pub use recognise::{DhcpFacts, Match, Recognised, Signs};
 pub use render::Grammar;
 pub use schema::{Capabilities, Readers, Reload};
 pub use search::{Query, SearchKeys};
-pub use set::{AUTHORITY_FILE, AUTHORITY_FILE_DER, Family, FileRef, MASK, Rendered, Source, TemplateSet, UploadRule};
+pub use set::{AUTHORITY_FILE, AUTHORITY_FILE_DER, MASK, Rendered, Source, TemplateSet, UploadRule};
 pub use subject::{Contacts, Line, Server, SipPorts, Subject};
 pub use trace::{Trace, Variable};
 

@@ -1,7 +1,7 @@
 //! Sample phones: every family is rendered for them before a set goes live, and benches render nothing else.
 
+use super::family::Family;
 use super::firmware::Due;
-use super::set::Family;
 use super::subject::{Contacts, Line, Server, SipPorts, Subject};
 use crate::model::{MacAddr, Secret};
 

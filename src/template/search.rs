@@ -68,7 +68,7 @@ fn part(total: usize, asked: impl Fn(&str) -> Option<i64>, keys: &SearchKeys) ->
             end.saturating_sub(count)..end
         }
         (first, _) => {
-            let start = first.and_then(|first| usize::try_from(first - 1).ok()).unwrap_or(0).min(total);
+            let start = first.and_then(|first| usize::try_from(first.checked_sub(1)?).ok()).unwrap_or(0).min(total);
             start..start.saturating_add(count).min(total)
         }
     }

@@ -9,10 +9,11 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use minijinja::{Environment, Error};
 
 use super::{
+    family::{Family, Place},
     fault::Fault,
     layers::Layered,
     render::{Grammar, environment},
-    set::{Family, Place, TemplateSet},
+    set::TemplateSet,
     subject::Subject,
     worker::Job,
 };

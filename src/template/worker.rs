@@ -9,7 +9,7 @@
 //!
 //! Both ends are here: [`Apart`], which asks, and [`serve`], which the same program runs when it is started as [`ARGUMENT`]. Between them
 //! go frames: four bytes of length, and JSON or what was rendered, with a byte behind it that says which. Not here: what a template is
-//! and what it sees (`set.rs`).
+//! and what it sees (`set.rs`, `family.rs`).
 
 use std::{
     borrow::Cow,
