@@ -44,6 +44,8 @@ const PATIENCE: Duration = Duration::from_millis(25);
 const PIECE: usize = 64;
 /// Pieces in one transaction at most.
 const PIECES: usize = 8;
+/// The same while somebody waits, beside the first: whoever asks waits for two transactions, the one that is under way and their own.
+const SHARE: usize = 3;
 /// Pages of the log from which on it is folded into the database: 16 MB, so that pages which are written again meanwhile are folded
 /// once.
 const FOLD_AT: usize = 4000;
@@ -100,7 +102,7 @@ impl Sqlite {
             .map_err(|e| fault(e.to_string()))?;
         let (queue, inbox) = mpsc::channel(QUEUE);
         let (patient, spare) = (Patient::default(), Spare::default());
-        let mut writing = Writing { batch: Vec::new(), patient: patient.clone(), spare: spare.clone() };
+        let mut writing = Writing { batch: Vec::new(), asked: false, patient: patient.clone(), spare: spare.clone() };
         let writer = thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || {
@@ -271,6 +273,8 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Write for Request<T, F
 /// The writer's own: what goes into the next transaction, and where more is found.
 struct Writing {
     batch: Vec<Box<dyn Write>>,
+    /// Somebody waits for what is in the batch.
+    asked: bool,
     patient: Patient,
     spare: Spare,
 }
@@ -302,6 +306,7 @@ impl Writing {
                     Err(_) => break,
                 }
             }
+            self.asked = !self.batch.is_empty();
             self.batch.append(&mut self.patient.lock().unwrap_or_else(PoisonError::into_inner));
             // One at least, so that they come to an end also where no transaction can begin.
             self.batch.extend(self.next_spare());
@@ -354,9 +359,10 @@ impl Writing {
             }
         }
         // Of many a quarter, so that they do not fall behind for as long as somebody always waits.
-        let share = self.spare.lock().unwrap_or_else(PoisonError::into_inner).len() / 4;
+        let share = (self.spare.lock().unwrap_or_else(PoisonError::into_inner).len() / 4).min(SHARE);
         for taken in 0..PIECES - 1 {
-            let next = if taken < share || inbox.is_empty() { self.next_spare() } else { None };
+            let nobody_waits = !self.asked && inbox.is_empty();
+            let next = if taken < share || nobody_waits { self.next_spare() } else { None };
             let Some(mut request) = next else { break };
             let goes_on = run(db, request.as_mut());
             self.batch.push(request);
@@ -745,7 +751,7 @@ mod tests {
         let (patient, spare) = (Patient::default(), Spare::default());
         let pieces = (0..PIECES + 3).map(|_| request(|_| Ok(()), true).0);
         spare.lock().expect("alone here").extend(pieces);
-        let mut writing = Writing { batch: Vec::new(), patient, spare };
+        let mut writing = Writing { batch: Vec::new(), asked: false, patient, spare };
         let (queue, mut inbox) = mpsc::channel(4);
         let mut stored = |writing: &mut Writing, inbox: &mpsc::Receiver<Message>| {
             writing.batch.extend(writing.next_spare());
@@ -762,5 +768,11 @@ mod tests {
         writing.spare.lock().expect("alone here").extend((0..3).map(|_| request(|_| Ok(()), true).0));
         queue.try_send(Message::Write(request(|_| Ok(()), false).0)).expect("room");
         assert_eq!((stored(&mut writing, &inbox), writing.has_spare()), (one, true), "somebody waits");
+        writing.spare.lock().expect("alone here").extend((0..100).map(|_| request(|_| Ok(()), true).0));
+        assert_eq!(stored(&mut writing, &inbox), 1 + SHARE, "somebody waits, however many there are");
+        // All who ask may be in the transaction itself: then nobody comes meanwhile, and they wait for its end.
+        inbox.try_recv().expect("their turn");
+        writing.asked = true;
+        assert_eq!(stored(&mut writing, &inbox), 1 + SHARE, "those wait who are in it");
     }
 }
