@@ -443,6 +443,21 @@ mod tests {
     }
 
     #[test]
+    fn records_name_the_next_file() {
+        let read = |file: &str, bytes: &[u8]| read_records(file, bytes);
+        let next = Named::Record("42/2/sih_4xx.bin".into());
+        assert_eq!(read("42/2/sifsroot.bin", b"\x04\x0e\x03\x0csih_4xx.bin\0"), Ok(vec![next]));
+        let two = b"\x05\x07\x03\x05sht/\0\x00\x19\x03\x17http://%DURL/%MACD.xml\0";
+        let named = vec![Named::Record("sht/".into()), Named::Own("http://%DURL/{MAC}.xml".into())];
+        assert_eq!(read("x.bin", two), Ok(named));
+        for broken in
+            [&b"\x04\x0e\x03\x0csih_4xx.bin"[..], b"\x04\x0e\x03\x0bsih_4xx.bin\0", b"\x04\x0e\x02\x0csih_4xx.bin\0", b"\x04\xff\x03\x01\0"]
+        {
+            assert_eq!(read("x.bin", broken), Err(Fault::NotRecords { file: "x.bin".into() }), "{broken:?}");
+        }
+    }
+
+    #[test]
     fn a_yealink_reads_lines_and_clears_with_null() {
         let mut values = Values::new();
         let first = b"#!version:1.0.0.1\naccount.1.enable = 1\naccount.1.user_name = 2041\naccount.1.label = Old\n";
