@@ -15,7 +15,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
-    task::{JoinHandle, yield_now},
+    task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep, sleep_until},
 };
 
@@ -47,8 +47,6 @@ const OUTPUTS: usize = 1024;
 const MOST_WAITING: usize = 16 * 1024;
 /// Facts taken at once.
 const BATCH: usize = 512;
-/// After so many of them others have their turn, as a lease that was asked for on the same thread: half a thousand take milliseconds.
-const AT_ONCE: usize = 32;
 /// Device records in one commit.
 const RECORDS: usize = 1024;
 /// How long a sighting may be in memory only.
@@ -354,11 +352,8 @@ impl Service {
                 got = inbox.recv_many(&mut messages, BATCH) => {
                     let mut stop = None;
                     let patient = !messages.iter().any(Message::is_asked) && inbox.len() < QUEUE / 4;
-                    for (done, message) in messages.drain(..).enumerate() {
+                    for message in messages.drain(..) {
                         stop = stop.or(self.handle(message).await);
-                        if done % AT_ONCE == AT_ONCE - 1 {
-                            yield_now().await;
-                        }
                     }
                     if got == 0 || stop.is_some() {
                         self.drain();
