@@ -1,4 +1,4 @@
-//! Builds every service, hands each its neighbours, stops all in order. The one file that sees everyone, and decides nothing.
+//! Builds every service, hands each its neighbours, stops all in order. The one module that sees everyone, and decides nothing.
 //!
 //! ```text
 //!  store ─► journal ─► events            master key ─► identities ─► onboarding ⇄ SIP engine ⇄ media

@@ -122,7 +122,7 @@ impl Office {
         FileRequest {
             door,
             path: path.into(),
-            asked: Default::default(),
+            query: Default::default(),
             source: source.parse().expect("address"),
             local,
             user_agent: None,

@@ -317,7 +317,7 @@ pub fn http(data: &[u8]) {
     let request = FileRequest {
         door: Door::Http,
         path: path.to_owned(),
-        asked: Default::default(),
+        query: Default::default(),
         source: phone().ip(),
         local: None,
         user_agent: None,

@@ -516,7 +516,7 @@ impl Inner {
         let phone = Own { mac, known: &known, family: &file.family, model, firmware: firmware.clone(), source, local: request.local };
         let mut subject = self.own_subject(set, phone);
         if let Some(keys) = &file.search {
-            subject.contacts = subject.contacts.map(|contacts| contacts.found(keys, &request.asked));
+            subject.contacts = subject.contacts.map(|contacts| contacts.found(keys, &request.query));
         }
         // In clear, where others may listen, only what it takes to fetch the account encrypted.
         subject.key_only = subject.file_key.is_some() && file.encrypts && !file.encrypted && request.door != Door::Https;

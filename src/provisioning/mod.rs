@@ -60,7 +60,7 @@ pub struct FileRequest {
     /// As asked for: any case, any slashes. The pipeline normalises and refuses traversal.
     pub path: String,
     /// What stands behind the `?` of its URL, where its door has such a thing.
-    pub asked: Query,
+    pub query: Query,
     pub source: IpAddr,
     /// Where the request arrived, so that URLs in the file name an address that this phone can reach.
     pub local: Option<SocketAddr>,
@@ -152,7 +152,7 @@ mod tests {
         let request = |held: Option<&str>| FileRequest {
             door: Door::Http,
             path: "x".into(),
-            asked: Query::new(),
+            query: Query::new(),
             source: [10, 0, 0, 7].into(),
             local: None,
             user_agent: None,

@@ -5,6 +5,8 @@
 //! seller's. So option 60 beats the prefix, and a User-Agent beats both. Everything is compared as bytes: many Cisco phones end
 //! option 60 with NUL, Polycom sends binary, an Avaya 1200 has a control byte in its User-Agent.
 
+use std::cmp::Reverse;
+
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::fault::{Fault, fault};
@@ -126,7 +128,8 @@ impl Marks {
     pub(super) fn vendor_class(&self, sent: &[u8]) -> Option<(usize, Option<String>)> {
         let sent = sent.trim_suffix_nul();
         let fitting = self.vendor_classes.iter().filter(|mark| mark.fits(sent));
-        let mark = fitting.reduce(|longest, mark| if mark.bytes.len() > longest.bytes.len() { mark } else { longest })?;
+        // The first of those that are as long.
+        let mark = fitting.min_by_key(|mark| Reverse(mark.bytes.len()))?;
         let model = mark.model.as_ref().and_then(|regex| regex.captures(sent)).and_then(|c| text(c.name("model")));
         Some((mark.bytes.len(), model))
     }

@@ -1,6 +1,7 @@
 //! All families' templates, checked and compiled: one value that is live as a whole or not at all.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::Path,
@@ -215,7 +216,7 @@ impl TemplateSet {
         let by_class = || {
             let sent = facts.vendor_class?;
             let fitting = self.families.values().filter_map(|family| Some((family, family.marks.vendor_class(sent)?)));
-            let longest = fitting.reduce(|longest, other| if other.1.0 > longest.1.0 { other } else { longest });
+            let longest = fitting.min_by_key(|(_, (length, _))| Reverse(*length));
             longest.map(|(family, (_, model))| made(family, model))
         };
         let by_name = || {

@@ -298,7 +298,7 @@ impl Connection {
         FileRequest {
             door: Door::Ftp,
             path,
-            asked: Default::default(),
+            query: Default::default(),
             source: self.peer.ip().to_canonical(),
             local: Some(self.local),
             user_agent: None,

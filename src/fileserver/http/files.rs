@@ -28,8 +28,8 @@ use crate::{
 
 const ALLOW: &str = "GET, HEAD, PUT";
 /// Words behind the `?` that are looked at, and bytes of each.
-const ASKED: usize = 32;
-const ASKED_BYTES: usize = 128;
+const WORDS: usize = 32;
+const WORD_BYTES: usize = 128;
 /// When it is worth asking again for a file that a template keeps from being made.
 const AGAIN_SECS: &str = "60";
 
@@ -52,7 +52,7 @@ async fn answer(State(files): State<Files>, Extension(peer): Extension<Peer>, re
     let asked = FileRequest {
         door: if peer.secure { Door::Https } else { Door::Http },
         path,
-        asked: asked_for(request.uri().query().unwrap_or_default()),
+        query: decoded(request.uri().query().unwrap_or_default()),
         source: peer.remote.ip().to_canonical(),
         local: Some(peer.local),
         user_agent: request.headers().get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
@@ -85,10 +85,10 @@ pub fn percent_decode(path: &str) -> Option<String> {
 }
 
 /// What stands behind the `?`: as much of it as any phone says.
-fn asked_for(query: &str) -> provisioning::Query {
-    let decoded = |text: &str| percent_decode(&text.replace('+', " ")).filter(|text| text.len() <= ASKED_BYTES);
-    let pairs = query.split('&').take(ASKED).filter_map(|pair| pair.split_once('='));
-    pairs.filter_map(|(name, value)| Some((decoded(name)?, decoded(value)?))).collect()
+fn decoded(query: &str) -> provisioning::Query {
+    let word = |text: &str| percent_decode(&text.replace('+', " ")).filter(|text| text.len() <= WORD_BYTES);
+    let pairs = query.split('&').take(WORDS).filter_map(|pair| pair.split_once('='));
+    pairs.filter_map(|(name, value)| Some((word(name)?, word(value)?))).collect()
 }
 
 fn hex(digit: u8) -> Option<u8> {

@@ -169,7 +169,7 @@ impl Listener {
             asked: FileRequest {
                 door: Door::Tftp,
                 path: request.name.clone(),
-                asked: Default::default(),
+                query: Default::default(),
                 source: arrived.peer.ip().to_canonical(),
                 local: Some(arrived.local),
                 user_agent: request.agent.clone(),
