@@ -55,6 +55,8 @@ pub mod template;
 /// Who this server is to those who speak TLS: its certificate, and the authority behind it.
 pub mod tls;
 
+/// A thread with an event loop of its own, for a server that must not wait for others.
+pub mod thread;
 /// YAML that people edit → types, with faults that say where and what to do.
 pub mod yaml;
 

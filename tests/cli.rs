@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener, UdpSocket},
     os::fd::{FromRawFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -1035,15 +1035,28 @@ fn secrets_come_from_a_file_or_the_environment_and_are_told_to_nobody() {
 
 #[test]
 fn a_server_ends_when_it_is_told_to_and_says_why_it_cannot_start() {
+    // A port is taken by somebody else: it says which.
+    let (datagrams, connections) = (UdpSocket::bind("127.0.0.1:0").expect("free"), TcpListener::bind("127.0.0.1:0").expect("free"));
+    let (udp, tcp) = (datagrams.local_addr().expect("bound"), connections.local_addr().expect("bound"));
+    for (free, taken, what) in [
+        ("listen: 127.0.0.1:0", udp, "DHCP"),
+        ("tftp: { listen: ['127.0.0.1:0'] }", udp, "TFTP"),
+        ("\nftp: { listen: ['127.0.0.1:0'] }", tcp, "FTP"),
+        ("http: { listen: ['127.0.0.1:0'] }", tcp, "HTTP"),
+        ("udp: ['127.0.0.1:0']", udp, "SIP"),
+        ("tcp: ['127.0.0.1:0']", tcp, "SIP"),
+        ("api: { listen: '127.0.0.1:0' }", tcp, "API"),
+    ] {
+        let its = office(USERS);
+        assert!(its.contains(free), "{free}");
+        let its = its.replace(free, &free.replace("127.0.0.1:0", &taken.to_string()));
+        let second = folder(&[(ITS, &its), ("users.yaml", &shipped("config/demo/users.yaml"))]);
+        let run = plugtone(second.path(), &["serve", "-c", ITS]);
+        let told = run.err.lines().find(|line| line.starts_with("plugtone: ")).unwrap_or_default();
+        assert!(run.status == Some(1), "{free}: {run:#?}");
+        assert!(told.contains(&taken.to_string()) && told.contains(what), "{free}: {told}");
+    }
     let mut server = Server::start(USERS, &[]);
-    // Its ports are taken by the first: the second says which, and what to do.
-    let taken = format!("api: {{ listen: '{}' }}", server.api);
-    let second = folder(&[
-        (ITS, &office(USERS).replace("api: { listen: '127.0.0.1:0' }", &taken)),
-        ("users.yaml", &shipped("config/demo/users.yaml")),
-    ]);
-    let run = plugtone(second.path(), &["serve", "-c", ITS]);
-    assert!(run.status == Some(1) && run.err.contains(&server.api.to_string()), "{run:#?}");
     for stop in [libc::SIGTERM, libc::SIGINT] {
         signal(&server.child, stop);
         let mut status = None;

@@ -13,7 +13,6 @@ mod load;
 mod names;
 mod records;
 mod requests;
-mod thread;
 mod translate;
 mod trunks;
 
@@ -38,7 +37,6 @@ use self::{
     load::Gauges,
     names::Names,
     records::Records,
-    thread::Thread,
 };
 pub use self::{
     handle::{Handle, NotKept, ServiceCall, ServiceControl},
@@ -66,6 +64,7 @@ use crate::{
         ua::{self, UserAgent},
     },
     store::{CallLegQuery, ContactKey, Store},
+    thread::Thread,
 };
 
 /// What the engine asks and tells `provisioning`. Answer from memory; never wait.
@@ -161,7 +160,7 @@ pub struct Running {
 
 /// Opens the sockets, puts the stored contacts back and starts the engine.
 pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighbours) -> Result<Running, Error> {
-    let thread = Thread::new().map_err(Error::Thread)?;
+    let thread = Thread::new("sip").map_err(Error::Thread)?;
     let (transports, inbox) = Transports::bind(sip.transports, thread.handle())?;
     let beside = transports.beside();
     let [udp, tcp, tls, ws, wss] = Transport::ALL.map(|transport| transports.addresses(transport));

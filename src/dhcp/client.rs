@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::UdpSocket, time::timeout_at};
+use tokio::{net::UdpSocket, sync::oneshot, time::timeout_at};
 
 use super::client_core::{Client, ClientConfig, ClientEvent};
-use crate::model::MacAddr;
+use crate::{model::MacAddr, thread::Thread};
 
 /// New clients that [`load`] starts before it listens to those under way.
 const AT_ONCE: usize = 16;
@@ -96,9 +96,7 @@ impl LoadReport {
 ///
 /// Their MACs begin at `first`, so that a second run with the same is one of known clients.
 pub async fn load(server: SocketAddr, clients: usize, in_flight: usize, first: MacAddr, deadline: Duration) -> io::Result<LoadReport> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    socket.connect(server).await?;
-    load_by(Line { socket, relay: None }, clients, in_flight, first, deadline).await
+    on_own_thread(load_by(server, None, clients, in_flight, first, deadline)).await
 }
 
 /// The same through a relay at `relay`, an address of this computer, for servers that answer on loopback to relays only.
@@ -110,10 +108,17 @@ pub async fn load_relayed(
     first: MacAddr,
     deadline: Duration,
 ) -> io::Result<LoadReport> {
-    // Relays are answered at the servers' port (RFC 2131 §4.1).
-    let socket = UdpSocket::bind((relay, 67)).await?;
-    socket.connect(server).await?;
-    load_by(Line { socket, relay: Some(relay) }, clients, in_flight, first, deadline).await
+    on_own_thread(load_by(server, Some(relay), clients, in_flight, first, deadline)).await
+}
+
+/// On the threads that the rest shares each reply would wake two of them, on the processors that the server under load needs.
+async fn on_own_thread(load: impl Future<Output = io::Result<LoadReport>> + Send + 'static) -> io::Result<LoadReport> {
+    let (done, report) = oneshot::channel();
+    let work = async move {
+        let _ = done.send(load.await);
+    };
+    Thread::new("load")?.run(work)?.await;
+    report.await.map_err(io::Error::other)?
 }
 
 /// How clients reach the server.
@@ -122,7 +127,18 @@ struct Line {
     relay: Option<Ipv4Addr>,
 }
 
-async fn load_by(line: Line, clients: usize, in_flight: usize, first: MacAddr, deadline: Duration) -> io::Result<LoadReport> {
+async fn load_by(
+    server: SocketAddr,
+    relay: Option<Ipv4Addr>,
+    clients: usize,
+    in_flight: usize,
+    first: MacAddr,
+    deadline: Duration,
+) -> io::Result<LoadReport> {
+    // Relays are answered at the servers' port (RFC 2131 §4.1).
+    let from = relay.map_or((Ipv4Addr::LOCALHOST, 0), |relay| (relay, 67));
+    let line = Line { socket: UdpSocket::bind(from).await?, relay };
+    line.socket.connect(server).await?;
     // Acknowledgements come by the hundred, a group of leases at a time; a thousand phones would have a buffer each.
     let room = nix::sys::socket::setsockopt(&line.socket, nix::sys::socket::sockopt::RcvBufForce, &(8 << 20));
     if room.is_err() && in_flight > 100 {

@@ -51,6 +51,8 @@ pub enum Error {
     },
     #[error("dhcp.interfaces: there is no interface '{name}'; `ip link` lists them")]
     Interface { name: String },
+    #[error("cannot start the thread that answers DHCP")]
+    Thread(#[source] std::io::Error),
     #[error("cannot read the leases of the last run")]
     Leases {
         #[source]

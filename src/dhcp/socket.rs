@@ -33,6 +33,7 @@ use super::{
 use crate::{
     model::{Events, MacAddr, Timestamp},
     store::Store,
+    thread::Thread,
 };
 
 /// A server at work.
@@ -48,22 +49,27 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<Running, Error> {
     let now = now();
-    let network = Network::open(&config)?;
     let leases = store.leases().await.map_err(|source| Error::Leases { source })?;
     tracing::info!(leases = leases.len(), subnets = config.subnets.len(), listen = %config.listen, "DHCP server starts");
+    let thread = Thread::new("dhcp").map_err(Error::Thread)?;
+    // Sockets belong to the loop that reads them.
+    let network = {
+        let _there = thread.handle().enter();
+        Network::open(&config)?
+    };
     let (packet_tx, packets) = mpsc::channel(WAITING);
     let (claim_tx, claims) = mpsc::channel(WAITING);
     let addresses = network.ports.iter().map(|port| port.address).collect();
     let mut readers = JoinSet::new();
     for port in &network.ports {
-        readers.spawn(worker::read(port.clone(), packet_tx.clone()));
+        readers.spawn_on(worker::read(port.clone(), packet_tx.clone()), thread.handle());
     }
     if let Some(arp) = network.arp.clone() {
-        readers.spawn(listen_to_arp(arp, claim_tx));
+        readers.spawn_on(listen_to_arp(arp, claim_tx), thread.handle());
     }
     let server = Server::new(config, classify, leases, network.own(), view, now);
     let worker = Worker { server, network, store, events };
-    Ok(worker::start(worker, addresses, packets, claims, readers, shutdown))
+    worker::start(thread, worker, addresses, packets, claims, readers, shutdown).map_err(Error::Thread)
 }
 
 /// A packet as it was read.

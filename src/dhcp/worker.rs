@@ -1,6 +1,7 @@
 //! What a DHCP server does around its core, of either version of IP: packets in as they come, leases to the store, then the answers.
 //!
-//! One task owns the core. It handles a batch of packets before it looks at other work, and writes many leases at a time: the store
+//! One task, on a thread of its own with those that read the sockets, owns the core: no file that is rendered and no crowd of sightings
+//! makes a lease wait. It handles a batch of packets before it looks at other work, and writes many leases at a time: the store
 //! groups them. Not here: sockets (`socket.rs`, `v6/socket.rs`) and any decision.
 
 use std::{
@@ -18,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::raw::{Interface, interfaces};
-use crate::model::Timestamp;
+use crate::{model::Timestamp, thread::Thread};
 
 /// Larger than any DHCP packet on Ethernet.
 const LARGEST: usize = 2048;
@@ -84,18 +85,22 @@ impl<C> Running<C> {
     }
 }
 
-/// Runs the service until `shutdown` is cancelled. `readers` end with it.
+/// Runs the service on the thread until `shutdown` is cancelled. `readers` are on that thread too and end with it.
+///
+/// # Errors
+/// The system has no thread left.
 pub(super) fn start<S: Service>(
+    thread: Thread,
     service: S,
     addresses: Vec<SocketAddr>,
     packets: mpsc::Receiver<S::Packet>,
     news: mpsc::Receiver<S::News>,
     readers: JoinSet<()>,
     shutdown: CancellationToken,
-) -> Running<S::Config> {
+) -> io::Result<Running<S::Config>> {
     let (commands, reloads) = mpsc::channel(4);
-    let task = tokio::spawn(run(service, packets, news, reloads, readers, shutdown));
-    Running { addresses, commands, task }
+    let task = tokio::spawn(thread.run(run(service, packets, news, reloads, readers, shutdown))?);
+    Ok(Running { addresses, commands, task })
 }
 
 async fn run<S: Service>(

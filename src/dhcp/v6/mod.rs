@@ -54,4 +54,6 @@ pub enum Error {
     },
     #[error("dhcp6.interfaces: there is no interface '{name}'; `ip link` lists them")]
     Interface { name: String },
+    #[error("cannot start the thread that answers DHCPv6")]
+    Thread(#[source] std::io::Error),
 }

@@ -31,6 +31,7 @@ use crate::{
     },
     model::{Events, Timestamp},
     store::Store,
+    thread::Thread,
 };
 
 /// A server at work.
@@ -47,20 +48,25 @@ pub async fn serve(
     view: LeaseView,
     shutdown: CancellationToken,
 ) -> Result<Running, Error> {
-    let network = Network::open(&config)?;
     let leases = store.leases6().await.map_err(|source| Error::Leases { source })?;
     tracing::info!(mode = ?config.mode, leases = leases.len(), subnets = config.subnets.len(), "DHCPv6 server starts");
+    let thread = Thread::new("dhcp6").map_err(Error::Thread)?;
+    // Sockets belong to the loop that reads them.
+    let network = {
+        let _there = thread.handle().enter();
+        Network::open(&config)?
+    };
     let (packet_tx, packets) = mpsc::channel(WAITING);
     // Nothing else is heard.
     let (_, news) = mpsc::channel(1);
     let mut readers = JoinSet::new();
     for port in &network.ports {
-        readers.spawn(worker::read(port.clone(), packet_tx.clone()));
+        readers.spawn_on(worker::read(port.clone(), packet_tx.clone()), thread.handle());
     }
     let server = Server::new(config, classify, duid, leases, network.own(), view, now());
     let addresses = network.ports.iter().map(|port| port.address).collect();
     let worker = Worker { server, network, store, events };
-    Ok(worker::start(worker, addresses, packets, news, readers, shutdown))
+    worker::start(thread, worker, addresses, packets, news, readers, shutdown).map_err(Error::Thread)
 }
 
 /// A message as it was read.
