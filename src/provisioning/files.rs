@@ -1,7 +1,10 @@
 //! The pipeline at work: [`Files`] is the one [`FileService`] behind TFTP, FTP and HTTP.
 //!
-//! Reads the clock, asks leases and devices, renders, stores uploads, and tells one event per request. Decisions are in
-//! `pipeline.rs`. A file that could not be rendered is not missing: the phone shall ask again.
+//! Reads the clock, asks leases and devices (`neighbours.rs`), renders, stores uploads, and tells one event per request. Decisions are in
+//! `pipeline.rs`. Soft phones come by a link (`welcome.rs`). A file that could not be rendered is not missing: the phone shall ask again.
+
+mod neighbours;
+mod welcome;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,25 +17,23 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use self::neighbours::{Devices, Guests, Leases, Neighbours, Seen};
 use super::{
-    Body, FileAnswer, FileRequest, FileService, History, Identity, Onboarding, PhoneBook, ServedFile, Transfer,
+    Body, FileAnswer, FileRequest, FileService, ServedFile, Transfer,
     access::{Claims, FirstBoot, Proof, Refusal, UrlKey, Window},
     encryption,
-    firmware::Depot,
     identify::{Asked, BadPath, Peer, locate, plain},
-    links::{self, DeadLink, Link},
-    onboarding::Sighting,
-    pipeline::{Asking, Holding, Verdict, decide},
+    links,
+    pipeline::{Asking, Verdict, decide},
     preview::{self, Preview, Side},
     settings::Settings,
     variables::{Endpoints, Keys, Known, Own, common, own},
     watch::Watch,
 };
 use crate::{
-    directory::Directory,
-    model::{DeviceRecord, Event, Events, FamilyName, Generation, LineNumber, MacAddr, Secret, Timestamp, event::Door},
-    store::{self, Store},
-    template::{AUTHORITY_FILE, AUTHORITY_FILE_DER, FileRef, Line, MASK, Subject, TemplateSet, Templates, UploadRule},
+    model::{DeviceRecord, Event, FamilyName, Generation, LineNumber, MacAddr, Secret, Timestamp, event::Door},
+    store,
+    template::{AUTHORITY_FILE, AUTHORITY_FILE_DER, FileRef, MASK, Subject, TemplateSet, UploadRule},
     tls,
 };
 
@@ -40,43 +41,6 @@ use crate::{
 const UNDER_WAY_MAX: usize = 8192;
 /// First boots at most: whoever makes up phones and addresses fills no disk.
 const FIRST_BOOTS_MAX: usize = 100_000;
-
-/// What our DHCP server knows. From memory: it is asked for every request.
-pub trait Leases: Send + Sync + 'static {
-    fn holder(&self, address: IpAddr, now: Timestamp) -> Option<Holding>;
-    /// Does the phone hold any address of ours?
-    fn is_leased(&self, mac: MacAddr, now: Timestamp) -> bool;
-}
-
-/// Those who keep track of phones.
-#[async_trait]
-pub trait Devices: Send + Sync + 'static {
-    /// A phone that proved itself asked for a file.
-    fn seen(&self, seen: Seen);
-    /// It has every byte of the file with its account, of this generation.
-    /// `first`: by templates that go to some phones first.
-    fn fetched(&self, mac: MacAddr, generation: Generation, first: bool);
-    /// Of its secrets, and of the key in its URL.
-    fn generation(&self, mac: MacAddr) -> Generation;
-    /// What a key in its URL is worth that comes from there.
-    fn url_key(&self, mac: MacAddr, key: &str, source: IpAddr) -> UrlKey;
-    /// It has its file by this key. `true`: by an older one, and from elsewhere than before.
-    fn came(&self, mac: MacAddr, source: IpAddr, key: UrlKey) -> bool;
-    /// Who it is now. A phone that nobody knows is provisional.
-    async fn known(&self, mac: MacAddr) -> Known;
-    /// When it was on the network first; `None`: never yet.
-    async fn first_seen(&self, mac: MacAddr) -> Option<Timestamp>;
-}
-
-/// Those who give a device that comes by a link to its owner.
-#[async_trait]
-pub trait Guests: Send + Sync + 'static {
-    /// Gives the device, which reads this family's files, to whoever has this login.
-    ///
-    /// # Errors
-    /// In words: nobody has the login, or the directory or the store does not answer.
-    async fn welcome(&self, mac: MacAddr, family: &str, login: &str) -> Result<(), String>;
-}
 
 /// What a phone runs, and what it shall run by a set of templates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,32 +57,9 @@ pub struct Standing {
     pub groups: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    pub mac: MacAddr,
-    pub family: Option<FamilyName>,
-    pub model: Option<String>,
-    pub firmware: Option<String>,
-    pub address: IpAddr,
-}
-
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub struct Files(Arc<Inner>);
-
-/// Its neighbours.
-pub struct Neighbours {
-    pub templates: Templates,
-    pub leases: Arc<dyn Leases>,
-    pub devices: Arc<dyn Devices>,
-    pub guests: Arc<dyn Guests>,
-    pub keys: Arc<dyn Keys>,
-    pub store: Arc<dyn Store>,
-    pub history: History,
-    pub firmware: Depot,
-    pub phone_book: PhoneBook,
-    pub events: Events,
-}
 
 struct Inner {
     neighbours: Neighbours,
@@ -200,19 +141,6 @@ impl Files {
         inner.claims.lock().unwrap_or_else(PoisonError::into_inner).forget(mac);
         inner.tell(Event::Admitted { mac, minutes });
         until
-    }
-
-    /// A link by which whoever has this login gets a soft phone that reads the family's files, once, until then. `mac` is nobody's.
-    /// `None`: the app's templates miss a setting for it.
-    pub fn link(&self, link: &Link) -> Result<Option<String>, crate::yaml::Fault> {
-        let inner = &self.0;
-        let (set, _) = inner.neighbours.templates.of(link.mac);
-        let endpoints = inner.endpoints.load();
-        // The site is the server's own: nobody knows yet where the app will be.
-        let subject = super::variables::common(&inner.settings, &endpoints, None, Some(endpoints.address), None);
-        let token = link.token(&*inner.neighbours.keys);
-        let url = format!("{}/{}", subject.server.url, link.path(&*inner.neighbours.keys));
-        set.link(&link.family, &subject, &url, &token, &link.login)
     }
 
     /// What this phone would get now, every file of its family: for `plugtone render` and the console. It proves nothing and
@@ -534,52 +462,6 @@ impl Inner {
         answer
     }
 
-    /// The file of a soft phone that comes by a link: it has its owner from here on, and the link is dead.
-    async fn welcomed(&self, set: &TemplateSet, request: &FileRequest, sealed: &str) -> FileAnswer {
-        // The link itself would open what it names to everybody who reads the events.
-        let refused = |mac, reason: String| {
-            self.refused(request, mac, "l/…", reason);
-            FileAnswer::NotFound
-        };
-        let link = match Link::open(sealed, &*self.neighbours.keys, now()) {
-            Ok(link) => link,
-            Err(dead) => return refused(None, dead.to_string()),
-        };
-        let mac = link.mac;
-        if request.head || links::is_preview(request.user_agent.as_deref()) {
-            return refused(Some(mac), DeadLink::Looked.to_string());
-        }
-        let Some(welcoming) = Welcoming::begin(&self.welcoming, mac) else { return refused(Some(mac), DeadLink::Used.to_string()) };
-        if let Err(reason) = self.welcome(&link).await {
-            return refused(Some(mac), reason);
-        }
-        drop(welcoming);
-        let known = self.neighbours.devices.known(mac).await;
-        let source = plain(request.source);
-        let phone = || Own { mac, known: &known, family: &link.family, model: None, firmware: None, source, local: request.local };
-        let subject = self.own_subject(set, phone());
-        let Some(file) = set.files(&link.family, &subject).into_iter().find(|file| file.account) else {
-            return refused(Some(mac), format!("the templates have no file for {}", link.family));
-        };
-        let shown = || {
-            let mut known = known.clone();
-            known.lines.iter_mut().for_each(|line| line.secret = Hidden.secret());
-            own(set, &self.settings, &self.endpoints.load(), &Hidden, Own { known: &known, ..phone() })
-        };
-        let answer = self.render(set, request, Some(mac), "l/…", &file, &subject, Some((mac, &shown)));
-        if matches!(answer, FileAnswer::Found(_)) {
-            self.taken(request, Account { mac, generation: known.generation, first: false });
-        }
-        answer
-    }
-
-    async fn welcome(&self, link: &Link) -> Result<(), String> {
-        if self.neighbours.devices.known(link.mac).await.generation > 0 {
-            return Err(DeadLink::Used.to_string());
-        }
-        self.neighbours.guests.welcome(link.mac, &link.family, &link.login).await
-    }
-
     /// `whose`: the phone that is known to ask, and the subject with which people may see its file.
     #[expect(clippy::too_many_arguments, reason = "what is asked for, by whom, and by which templates")]
     fn render(
@@ -749,25 +631,6 @@ impl Inner {
     }
 }
 
-/// A link that is being used. It is not any more when this is dropped, also by a client that breaks off.
-struct Welcoming<'a> {
-    all: &'a Mutex<HashSet<MacAddr>>,
-    mac: MacAddr,
-}
-
-impl<'a> Welcoming<'a> {
-    /// `None`: somebody else uses it.
-    fn begin(all: &'a Mutex<HashSet<MacAddr>>, mac: MacAddr) -> Option<Self> {
-        all.lock().unwrap_or_else(PoisonError::into_inner).insert(mac).then_some(Self { all, mac })
-    }
-}
-
-impl Drop for Welcoming<'_> {
-    fn drop(&mut self) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.mac);
-    }
-}
-
 struct Refused {
     mac: Option<MacAddr>,
     path: String,
@@ -875,72 +738,6 @@ impl FileService for Files {
             }
             Transfer::Failed { reason } => Event::FileFailed { mac, door, path, source, reason },
         });
-    }
-}
-
-/// By the directory, into the hands of onboarding.
-#[async_trait]
-impl Guests for (Onboarding, Arc<dyn Directory>) {
-    async fn welcome(&self, mac: MacAddr, family: &str, login: &str) -> Result<(), String> {
-        let (onboarding, directory) = self;
-        let user = directory.find(login).await.map_err(|denied| denied.to_string())?;
-        let user = user.ok_or_else(|| format!("nobody in the directory has the login '{login}'"))?;
-        onboarding.seen(Sighting { family: Some(family.to_owned()), phone: true, ..Sighting::of(mac) });
-        onboarding.bind(mac, 1, user, "a link").await.map(drop).map_err(|error| error.to_string())
-    }
-}
-
-#[async_trait]
-impl Devices for Onboarding {
-    fn seen(&self, seen: Seen) {
-        let Seen { mac, family, model, firmware, address } = seen;
-        Onboarding::seen(self, Sighting { family, model, firmware, address: Some(address), phone: true, ..Sighting::of(mac) });
-    }
-
-    fn fetched(&self, mac: MacAddr, generation: Generation, first: bool) {
-        self.file_fetched(mac, generation, first);
-    }
-
-    fn generation(&self, mac: MacAddr) -> Generation {
-        self.identities().generation(mac)
-    }
-
-    fn url_key(&self, mac: MacAddr, key: &str, source: IpAddr) -> UrlKey {
-        self.identities().url_key(mac, key, source)
-    }
-
-    fn came(&self, mac: MacAddr, source: IpAddr, key: UrlKey) -> bool {
-        self.identities().came(mac, source, key)
-    }
-
-    async fn first_seen(&self, mac: MacAddr) -> Option<Timestamp> {
-        let (record, _) = self.standing(mac).await.ok().flatten()?;
-        Some(record.first_seen).filter(|at| *at != DeviceRecord::NEVER)
-    }
-
-    async fn known(&self, mac: MacAddr) -> Known {
-        let (record, bindings) = self.standing(mac).await.ok().flatten().unzip();
-        let (generation, identities) = self.identities().lines(mac);
-        let line = |identity: Identity| Line {
-            number: identity.line,
-            user: identity.user,
-            auth_user: identity.auth_user,
-            secret: identity.secret,
-            display_name: identity.display_name,
-            label: None,
-            extension: identity.extension,
-        };
-        Known {
-            family: record.as_ref().and_then(|record| record.family.clone()),
-            model: record.as_ref().and_then(|record| record.model.clone()),
-            firmware: record.as_ref().and_then(|record| record.firmware.clone()),
-            inventory: record.map(|record| record.inventory).unwrap_or_default(),
-            // With the secrets that are in the file, not with those of a moment later.
-            generation,
-            lines: identities.into_iter().map(line).collect(),
-            contacts: None,
-            user_id: bindings.into_iter().flatten().find(|binding| binding.line == 1).map(|binding| binding.user_id),
-        }
     }
 }
 
