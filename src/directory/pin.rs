@@ -119,14 +119,26 @@ pub fn hash(pin: &Keys, salt: [u8; 16]) -> Result<String, Error> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit() || b"*#ABCD".contains(&b)) {
         return Err(Error::NotAPin);
     }
-    let params = Params::new(MEMORY_KIB, PASSES, 1, None).map_err(|_| Error::Failed)?;
-    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params()?);
     let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
     argon2.hash_password_into(digits.as_bytes(), &salt, &mut output).map_err(|_| Error::Failed)?;
+    written(salt, output)
+}
+
+/// Takes as long to check as any of [`hash`], and is of no PIN that anybody knows: from random bytes, without the work.
+pub fn nobodys(salt: [u8; 16], output: [u8; Params::DEFAULT_OUTPUT_LEN]) -> Result<StoredPin, Error> {
+    written(salt, output).map(StoredPin::Argon2)
+}
+
+fn params() -> Result<Params, Error> {
+    Params::new(MEMORY_KIB, PASSES, 1, None).map_err(|_| Error::Failed)
+}
+
+fn written(salt: [u8; 16], output: [u8; Params::DEFAULT_OUTPUT_LEN]) -> Result<String, Error> {
     let hash = PasswordHash {
         algorithm: Algorithm::Argon2id.ident(),
         version: Some(Version::V0x13.into()),
-        params: ParamsString::try_from(&params).map_err(|_| Error::Failed)?,
+        params: ParamsString::try_from(&params()?).map_err(|_| Error::Failed)?,
         salt: Some(argon2::password_hash::phc::Salt::new(&salt).map_err(|_| Error::Failed)?),
         hash: Some(argon2::password_hash::phc::Output::new(&output).map_err(|_| Error::Failed)?),
     };
@@ -150,6 +162,19 @@ mod tests {
                 assert_eq!(parsed.verify(&Keys::from(keyed)), right, "{keyed} against {stored}");
             }
         }
+    }
+
+    #[test]
+    fn the_hash_of_nobody_costs_what_others_cost() {
+        let (StoredPin::Argon2(nobodys), hash) =
+            (nobodys([7; 16], [9; 32]).expect("written"), hash(&Keys::from("4711"), [7; 16]).expect("hashes"))
+        else {
+            panic!("not argon2")
+        };
+        let before_output = |text: &str| text.rsplit_once('$').expect("a hash").0.to_owned();
+        assert_eq!(before_output(&nobodys), before_output(&hash));
+        let read = StoredPin::argon2(&nobodys).expect("as good as any");
+        assert!(!read.verify(&Keys::from("4711")));
     }
 
     #[test]
