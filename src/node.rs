@@ -121,6 +121,9 @@ struct Live {
     started: (Settings, String),
 }
 
+/// How often it is looked whether every part of the server runs.
+const LOOK_AT_PARTS: Duration = Duration::from_secs(1);
+
 /// Overrides `directory.ldap.bind_password`, so that the password need be in no file.
 const LDAP_PASSWORD: &str = "PLUGTONE_LDAP_BIND_PASSWORD";
 
@@ -501,6 +504,31 @@ impl Node {
         &self.live.onboarding
     }
 
+    /// Waits until a part of the server has ended though nobody told it to, by a fault of ours, and says which. The log has it, and what
+    /// is left does half of what phones need: the server should end and start anew.
+    pub async fn lost_part(&self) -> &'static str {
+        loop {
+            if let Some((part, _)) = self.parts().into_iter().find(|(_, runs)| !runs) {
+                return part;
+            }
+            tokio::time::sleep(LOOK_AT_PARTS).await;
+        }
+    }
+
+    /// Those that the office cannot be without, and whether each runs.
+    fn parts(&self) -> [(&'static str, bool); 7] {
+        let live = &self.live;
+        [
+            ("the database's writer", self.store.is_running()),
+            ("the journal", self.journal.is_running()),
+            ("DHCP", live.dhcp.as_ref().is_none_or(dhcp::socket::Running::is_running)),
+            ("DHCPv6", live.dhcp6.as_ref().is_none_or(dhcp::v6::socket::Running::is_running)),
+            ("the keeper of devices", live.onboarding.is_running()),
+            ("SIP", !self.engine.is_finished()),
+            ("sound", self.media.is_running()),
+        ]
+    }
+
     /// Stops in order: no new work, then what is under way, then what is kept.
     pub async fn stop(self) {
         self.live.events.tell(Event::Stopping);
@@ -696,4 +724,38 @@ fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let file = file.as_mut().map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
     Ok(writeln!(file, "{text}")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::serve::Told;
+
+    const OFFICE: &str = "extensions: { range: 2041-2099 }\n\
+        dhcp: { listen: '127.0.0.1:0', loopback: true, conflict_check: false, subnets: [{ cidr: 127.64.0.0/16, range: 127.64.8.10-127.64.8.250 }] }\n\
+        tftp: { listen: ['127.0.0.1:0'] }\nftp: { listen: ['127.0.0.1:0'] }\nhttp: { listen: ['127.0.0.1:0'] }\n\
+        sip: { udp: ['127.0.0.1:0'], tcp: ['127.0.0.1:0'] }\nmedia: { first_port: 0 }\napi: { listen: '127.0.0.1:0' }\n\
+        store: { path: plugtone.db }\ndirectory: { file: { path: users.yaml } }\n";
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_part_that_is_lost_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("plugtone.yaml");
+        std::fs::write(&path, OFFICE).expect("written");
+        std::fs::write(folder.path().join("users.yaml"), include_str!("../config/demo/users.yaml")).expect("written");
+        let settings = read_settings(&path).expect("good");
+        let node = Node::start(settings, Origin::File(path)).await.expect("it starts");
+        assert!(node.parts().iter().all(|(_, runs)| *runs), "{:?}", node.parts());
+        let lost = tokio::time::timeout(2 * LOOK_AT_PARTS, node.lost_part()).await;
+        assert_eq!(lost.ok(), None);
+        // As a fault of ours would end them.
+        node.calls().stop().await;
+        assert_eq!(node.lost_part().await, "SIP");
+        node.media.shutdown();
+        let lost: Vec<_> = node.parts().into_iter().filter(|(_, runs)| !runs).map(|(part, _)| part).collect();
+        assert_eq!(lost, ["SIP", "sound"]);
+        // What is left stops, and why is said.
+        let told = Told::listen().expect("signals").until_stopped(node).await.expect_err("a part is lost").to_string();
+        assert!(told.starts_with("SIP has ended by a fault"), "{told}");
+    }
 }

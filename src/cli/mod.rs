@@ -30,7 +30,7 @@ mod render;
 mod rollout;
 mod route;
 mod schema;
-mod serve;
+pub(crate) mod serve;
 mod sip;
 mod table;
 mod template;

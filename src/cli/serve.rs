@@ -1,9 +1,11 @@
 //! `serve`: runs the server until it is told to stop; SIGHUP reads the configuration again. `reload` asks for the same.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use clap::Args;
 use hyper::Method;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 use super::{
@@ -22,7 +24,9 @@ use crate::{
   kill -HUP $(pidof plugtone)      read the configuration again; a bad file changes nothing
 
 Ports below 1024 and answers to phones without an address need root, or:
-  setcap cap_net_bind_service,cap_net_raw+ep $(command -v plugtone)")]
+  setcap cap_net_bind_service,cap_net_raw+ep $(command -v plugtone)
+
+It ends with status 1 when a part of it is lost by a fault of its own: let a service manager start it again (Restart=on-failure).")]
 pub struct Serve {
     #[command(flatten)]
     config: ConfigArg,
@@ -41,6 +45,9 @@ pub struct Reload {
     json: bool,
 }
 
+/// How long a server may take to stop of which a part is lost.
+const WITHOUT_A_PART: Duration = Duration::from_secs(5);
+
 impl Serve {
     pub async fn run(self) -> anyhow::Result<()> {
         let file = self.config.config.display().to_string();
@@ -54,26 +61,53 @@ impl Serve {
         if let Some((says, remedy)) = settings.dhcp.check().ok().as_ref().and_then(doctor::neighbours) {
             tracing::warn!("{says}: {remedy}");
         }
-        let mut hang_up = signal(SignalKind::hangup())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        // Before the start: it may be told to stop while it takes its time.
+        let told = Told::listen()?;
         let node = Node::start(settings, Origin::File(self.config.config.clone())).await?;
         tracing::info!(addresses = ?node.addresses, "ready");
-        loop {
+        told.until_stopped(node).await
+    }
+}
+
+/// What a server is told by signals.
+pub struct Told {
+    hang_up: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Told {
+    pub fn listen() -> anyhow::Result<Self> {
+        let to = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { hang_up: to(SignalKind::hangup())?, terminate: to(SignalKind::terminate())?, interrupt: to(SignalKind::interrupt())? })
+    }
+
+    /// Does what it is told until that is to stop, or until a part of the server is lost.
+    ///
+    /// # Errors
+    /// Which part was lost.
+    pub async fn until_stopped(mut self, node: Node) -> anyhow::Result<()> {
+        let lost = loop {
             tokio::select! {
-                _ = hang_up.recv() => match node.reload().await {
+                _ = self.hang_up.recv() => match node.reload().await {
                     Ok(what) => tracing::info!(what, "read again"),
                     Err(faults) => tracing::error!("nothing was changed, the last good configuration stays:\n{faults}"),
                 },
-                _ = terminate.recv() => break,
-                interrupted = tokio::signal::ctrl_c() => {
-                    interrupted.context("cannot listen for ctrl-C")?;
-                    break;
-                }
+                part = node.lost_part() => break Some(part),
+                _ = self.terminate.recv() => break None,
+                _ = self.interrupt.recv() => break None,
             }
-        }
+        };
         tracing::info!("stopping");
-        node.stop().await;
-        Ok(())
+        let Some(part) = lost else {
+            node.stop().await;
+            return Ok(());
+        };
+        // What is left may wait for what is gone.
+        let _ = tokio::time::timeout(WITHOUT_A_PART, node.stop()).await;
+        anyhow::bail!(
+            "{part} has ended by a fault of this program, which the log tells above; start the server again, and report the fault"
+        )
     }
 }
 

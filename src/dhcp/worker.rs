@@ -79,6 +79,11 @@ impl<C> Running<C> {
         let _ = self.commands.send(config).await;
     }
 
+    /// `false`: it was stopped, or has ended by a fault.
+    pub fn is_running(&self) -> bool {
+        !self.task.is_finished()
+    }
+
     /// Waits until it has stopped: cancel its token first.
     pub async fn stopped(self) {
         let _ = self.task.await;

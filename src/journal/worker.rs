@@ -133,6 +133,11 @@ impl Journal {
         *self.shared.head.borrow()
     }
 
+    /// `false`: it was stopped, or has ended by a fault.
+    pub fn is_running(&self) -> bool {
+        self.loop_ended.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|task| !task.is_finished())
+    }
+
     /// Stores what was told until now, then stops; what is told later is lost.
     pub async fn stop(&self) {
         let _ = self.tell.send(Message::Stop).await;

@@ -198,6 +198,12 @@ impl Media {
         self.0.lanes.iter().map(|lane| lane.task.load(Ordering::Relaxed)).collect()
     }
 
+    /// `false`: it was shut down, or a thread has ended by a fault.
+    pub fn is_running(&self) -> bool {
+        let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        !threads.is_empty() && !threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// Ends all sessions and the threads; returns when they have ended.
     pub fn shutdown(&self) {
         self.0.stop();

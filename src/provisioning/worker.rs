@@ -287,6 +287,11 @@ impl Onboarding {
         self.ask(|reply| Message::Standing(mac, reply)).await
     }
 
+    /// `false`: it was stopped, or has ended by a fault.
+    pub fn is_running(&self) -> bool {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|task| !task.is_finished())
+    }
+
     /// Does what was asked until now, stores everything and stops.
     pub async fn stop(&self) {
         let _ = self.ask(Message::Stop).await;

@@ -120,6 +120,11 @@ impl Sqlite {
         &self.path
     }
 
+    /// `false`: it was closed, or its writer has ended by a fault.
+    pub fn is_running(&self) -> bool {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|writer| !writer.is_finished())
+    }
+
     /// Writes what is queued, folds the log into the database file and stops. Later requests get [`Error::Stopped`].
     pub async fn close(&self) {
         // Full queue: wait for a place like everybody. Already closed: nothing to say.
