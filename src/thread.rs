@@ -11,6 +11,7 @@ use tokio::{
     sync::oneshot,
 };
 
+/// It runs from [`Thread::run`] on; until then its loop takes sockets and tasks.
 pub struct Thread {
     name: &'static str,
     handle: Handle,

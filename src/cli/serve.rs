@@ -73,20 +73,23 @@ impl Serve {
 pub struct Told {
     hang_up: Signal,
     terminate: Signal,
-    interrupt: Signal,
 }
 
 impl Told {
+    /// From here on signals are kept until [`Self::until_stopped`] looks at them; but for ctrl-C, which ends a start that hangs.
+    ///
+    /// # Errors
+    /// The system has no descriptors left for it.
     pub fn listen() -> anyhow::Result<Self> {
-        let to = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self { hang_up: to(SignalKind::hangup())?, terminate: to(SignalKind::terminate())?, interrupt: to(SignalKind::interrupt())? })
+        Ok(Self { hang_up: signal(SignalKind::hangup())?, terminate: signal(SignalKind::terminate())? })
     }
 
     /// Does what it is told until that is to stop, or until a part of the server is lost.
     ///
     /// # Errors
-    /// Which part was lost.
+    /// Which part was lost, or that ctrl-C cannot be heard.
     pub async fn until_stopped(mut self, node: Node) -> anyhow::Result<()> {
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for ctrl-C")?;
         let lost = loop {
             tokio::select! {
                 _ = self.hang_up.recv() => match node.reload().await {
@@ -95,7 +98,7 @@ impl Told {
                 },
                 part = node.lost_part() => break Some(part),
                 _ = self.terminate.recv() => break None,
-                _ = self.interrupt.recv() => break None,
+                _ = interrupt.recv() => break None,
             }
         };
         tracing::info!("stopping");

@@ -19,6 +19,7 @@ use crate::{
     template::{Line, Templates},
 };
 
+/// Everybody that it works with.
 pub struct Neighbours {
     pub templates: Templates,
     pub leases: Arc<dyn Leases>,
@@ -69,6 +70,7 @@ pub trait Guests: Send + Sync + 'static {
     async fn welcome(&self, mac: MacAddr, family: &str, login: &str) -> Result<(), String>;
 }
 
+/// What a phone showed of itself when it asked for a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub mac: MacAddr,
