@@ -60,6 +60,19 @@ impl Thread {
     }
 }
 
+/// What comes of `work` on a thread of its own: of a load, which must not run on the threads that the server under it shares.
+///
+/// # Errors
+/// The system has no thread or no descriptors left for it.
+pub async fn alone<T: Send + 'static>(name: &'static str, work: impl Future<Output = T> + Send + 'static) -> io::Result<T> {
+    let (done, result) = oneshot::channel();
+    let work = async move {
+        let _ = done.send(work.await);
+    };
+    Thread::new(name)?.run(work)?.await;
+    result.await.map_err(io::Error::other)
+}
+
 impl Drop for Thread {
     /// Also of one that never ran, as its server could not listen, where others must not wait. Looking up a host name may take longer
     /// than anybody wants to.

@@ -463,6 +463,33 @@ async fn tftp_a_request_sent_twice_is_served_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tftp_a_client_with_one_port_may_ask_for_the_same_at_once() {
+    const ROUNDS: usize = 200;
+    let shelf = Arc::new(Shelf::new());
+    let door = tftp_door(&shelf, tftp::Settings::default());
+    let client = UdpSocket::bind((HERE, 0)).await.expect("a socket");
+    let ask = || client.send_to(b"\0\x01511.bin\0octet\0", door.at());
+    ask().await.expect("sent");
+    let mut silences = 0;
+    for round in 0..ROUNDS {
+        let heard = hear(&client, Duration::from_secs(1)).await;
+        silences += usize::from(heard.is_none());
+        // One may be: that this program stood still between the two that it sends below.
+        assert!(silences < 4, "request {round} is not answered");
+        let Some((block, from)) = heard else {
+            ask().await.expect("sent");
+            continue;
+        };
+        same(&block[4..], &bytes(511), "the file");
+        // The request comes before the ACK as often as after it: it is no repetition of the one that it ends.
+        ask().await.expect("sent");
+        client.send_to(b"\0\x04\0\x01", from).await.expect("sent");
+    }
+    let ended = shelf.wait_ended(ROUNDS - silences).await;
+    assert!(ended.iter().all(|(_, transfer)| *transfer == Transfer::Delivered), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tftp_clients_that_abort_or_vanish_are_noticed() {
     let shelf = Arc::new(Shelf::new());
     let door = tftp_door(&shelf, tftp::Settings { retries: 1, ..Default::default() });

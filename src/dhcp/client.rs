@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::UdpSocket, sync::oneshot, time::timeout_at};
+use tokio::{net::UdpSocket, time::timeout_at};
 
 use super::client_core::{Client, ClientConfig, ClientEvent};
-use crate::{model::MacAddr, thread::Thread};
+use crate::{model::MacAddr, thread};
 
 /// New clients that [`load`] starts before it listens to those under way.
 const AT_ONCE: usize = 16;
@@ -113,12 +113,7 @@ pub async fn load_relayed(
 
 /// On the threads that the rest shares each reply would wake two of them, on the processors that the server under load needs.
 async fn on_own_thread(load: impl Future<Output = io::Result<LoadReport>> + Send + 'static) -> io::Result<LoadReport> {
-    let (done, report) = oneshot::channel();
-    let work = async move {
-        let _ = done.send(load.await);
-    };
-    Thread::new("load")?.run(work)?.await;
-    report.await.map_err(io::Error::other)?
+    thread::alone("load", load).await?
 }
 
 /// How clients reach the server.

@@ -41,6 +41,8 @@ pub enum Error {
     NowhereToListen { section: &'static str, port: u16 },
     #[error("{section}.{key}: {fault}")]
     Setting { section: &'static str, key: &'static str, fault: String },
+    #[error("cannot start the thread that serves TFTP")]
+    Thread(#[source] io::Error),
 }
 
 impl Error {
@@ -105,9 +107,10 @@ impl Running {
 }
 
 /// Asks the pipeline. It refuses traversal itself; should it ever not, what it found for such a name stays here.
-async fn ask(service: &Arc<dyn FileService>, request: &FileRequest) -> FileAnswer {
-    let answer = service.fetch(request.clone()).await;
-    if climbs(&request.path) {
+async fn ask(service: &Arc<dyn FileService>, request: FileRequest) -> FileAnswer {
+    let climbs = climbs(&request.path);
+    let answer = service.fetch(request).await;
+    if climbs {
         metrics::counter!("plugtone_fileserver_traversal_total").increment(1);
         return FileAnswer::NotFound;
     }

@@ -3,28 +3,33 @@
 //! A wrong case is a real fault report: snom asks in upper case (fusionpbx/fusionpbx#1335), Cisco 78xx in lower where the code
 //! assumed upper (provisioner/Provisioner#248). So a pattern's case decides only what we write, never what we accept.
 
+use std::ops::RangeInclusive;
+
 use regex::Regex;
 
 use crate::model::MacAddr;
 
-/// What stands for a place in a name: (place, what it matches).
-const PLACES: &[(&str, &str)] = &[
-    ("{mac}", "(?P<mac>[0-9a-f]{12})"),
-    ("{MAC}", "(?P<mac>[0-9a-f]{12})"),
-    ("{model}", "(?P<model>[a-z0-9][a-z0-9_.+-]{0,39})"),
+/// What stands for a place in a name: (place, what it matches, of how many characters).
+const PLACES: &[(&str, &str, RangeInclusive<usize>)] = &[
+    ("{mac}", "(?P<mac>[0-9a-f]{12})", 12..=12),
+    ("{MAC}", "(?P<mac>[0-9a-f]{12})", 12..=12),
+    ("{model}", "(?P<model>[a-z0-9][a-z0-9_.+-]{0,39})", 1..=40),
     // Yealink: twelve digits, of which the last ones are the model's code.
-    ("{model_code}", "(?P<code>[0-9]{12})"),
+    ("{model_code}", "(?P<code>[0-9]{12})", 12..=12),
     // Of something too long for one file, as a phone book, from 1.
-    ("{page}", "(?P<page>[1-9][0-9]{0,3})"),
+    ("{page}", "(?P<page>[1-9][0-9]{0,3})", 1..=4),
 ];
 
 #[derive(Clone, Debug)]
 pub(super) struct FilePattern {
     pub(super) text: String,
-    /// Before the first place and behind the last: most names differ from most patterns in these, which takes no expression to see.
+    /// Before the first place and behind the last: most names differ from most patterns in these, or in their length, which takes no
+    /// expression to see.
     before: usize,
     behind: usize,
-    regex: Regex,
+    len: RangeInclusive<usize>,
+    /// `None`: it has no place.
+    regex: Option<Regex>,
     /// Slashes in the pattern: as many folders of the request take part.
     depth: usize,
     pub(super) names_mac: bool,
@@ -45,23 +50,28 @@ impl FilePattern {
         }
         let mut pattern = String::from("(?i)^");
         let mut rest = text;
+        let (mut shortest, mut longest) = (text.len(), text.len());
         while let Some(at) = rest.find('{') {
             pattern += &regex::escape(&rest[..at]);
             rest = &rest[at..];
-            let Some((place, matches)) = PLACES.iter().find(|(place, _)| rest.starts_with(place)) else {
-                let known: Vec<_> = PLACES.iter().map(|(place, _)| *place).collect();
+            let Some((place, matches, takes)) = PLACES.iter().find(|(place, ..)| rest.starts_with(place)) else {
+                let known: Vec<_> = PLACES.iter().map(|(place, ..)| *place).collect();
                 return Err(format!("'{text}' has a place that is not known; known are {}", known.join(", ")));
             };
             pattern += matches;
+            shortest = shortest - place.len() + takes.start();
+            longest = longest - place.len() + takes.end();
             rest = &rest[place.len()..];
         }
         pattern += &regex::escape(rest);
         pattern.push('$');
+        let places = text.contains('{').then(|| Regex::new(&pattern).map_err(|_| format!("'{text}' names a place twice")));
         Ok(Self {
             text: text.to_owned(),
+            len: shortest..=longest,
+            regex: places.transpose()?,
             before: text.find('{').unwrap_or(text.len()),
             behind: text.rfind('}').map_or(0, |at| text.len() - at - 1),
-            regex: Regex::new(&pattern).map_err(|_| format!("'{text}' names a place twice"))?,
             depth: text.matches('/').count(),
             names_mac: text.contains("{mac}") || text.contains("{MAC}"),
         })
@@ -70,9 +80,11 @@ impl FilePattern {
     /// `path` is normalised: no slash in front, no `..`. Folders in front of the pattern's own are ignored, because what an
     /// office's own DHCP server writes into option 66 may carry one (`http://10.0.0.2/Polycom`).
     pub(super) fn captures(&self, path: &str) -> Option<Captured> {
-        let start = path.rmatch_indices('/').nth(self.depth).map_or(0, |(at, _)| at + 1);
+        let mut slashes = path.bytes().enumerate().rev().filter(|(_, byte)| *byte == b'/');
+        let start = slashes.nth(self.depth).map_or(0, |(at, _)| at + 1);
         let name = path.get(start..).filter(|name| self.may_be(name))?;
-        let found = self.regex.captures(name)?;
+        let Some(regex) = &self.regex else { return Some(Captured::default()) };
+        let found = regex.captures(name)?;
         let mac = match found.name("mac") {
             Some(digits) => Some(digits.as_str().parse().ok().filter(|mac: &MacAddr| mac.0 != [0; 6])?),
             None => None,
@@ -86,8 +98,8 @@ impl FilePattern {
     }
 
     fn may_be(&self, name: &str) -> bool {
-        let parts = self.ends(name).zip(self.ends(&self.text));
-        parts.is_some_and(|((begin, end), (ours, our_end))| begin.eq_ignore_ascii_case(ours) && end.eq_ignore_ascii_case(our_end))
+        let parts = || self.ends(name).zip(self.ends(&self.text));
+        self.len.contains(&name.len()) && parts().is_some_and(|((begin, end), (ours, our_end))| begin.eq_ignore_ascii_case(ours) && end.eq_ignore_ascii_case(our_end))
     }
 
     /// What stands before the first place and behind the last, of a name that is long enough for both.

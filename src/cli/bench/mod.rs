@@ -1,6 +1,7 @@
 //! `bench`: what the server costs. It runs as a process of its own, so that its CPU is told apart from that of the load.
 
 mod calls;
+mod files;
 mod kamailio;
 mod peers;
 mod register;
@@ -45,10 +46,8 @@ use crate::{
     model::{BindingRecord, DeviceRecord, DeviceState, MacAddr, Timestamp},
     phone::{
         desk::{Config, Network, Phone},
-        http::Client,
         make::{MAKES, Make},
         person::Person,
-        tftp,
     },
     provisioning::identities::{auth_user, provisional_user},
     sip::digest::Credentials,
@@ -182,8 +181,8 @@ impl Bench {
         match self.what {
             What::All => {
                 bench_dhcp(5_000).await?;
-                bench_tftp(10_000).await?;
-                bench_http(10_000).await?;
+                files::tftp(10_000).await?;
+                files::http(10_000).await?;
                 storm::run(5_000, false).await?;
                 storm::run(5_000, true).await?;
                 bench_register(10_000).await?;
@@ -197,8 +196,8 @@ impl Bench {
                 bench_relay(200).await
             }
             What::Dhcp { count } => bench_dhcp(count).await,
-            What::Tftp { count } => bench_tftp(count).await,
-            What::Http { count } => bench_http(count).await,
+            What::Tftp { count } => files::tftp(count).await,
+            What::Http { count } => files::http(count).await,
             What::Storm { count, leave_alone } => storm::run(count, !leave_alone).await,
             What::Register { count } => bench_register(count).await,
             What::PowerCut { count } => bench_power_cut(count).await,
@@ -267,7 +266,7 @@ impl Server {
         let (dhcp, tftp, ftp, http, sip, api) = (free()?, free()?, free()?, free()?, free()?, free()?);
         std::fs::write(folder.path().join("users.yaml"), include_str!("../../../config/demo/users.yaml"))?;
         std::fs::create_dir(folder.path().join("templates"))?;
-        std::fs::write(folder.path().join("templates/bench.yaml"), long_file())?;
+        std::fs::write(folder.path().join("templates/bench.yaml"), files::long_family())?;
         let text = format!(
             "directory: {{ file: {{ path: users.yaml }} }}\n\
              dhcp: {{ listen: {dhcp}, loopback: true, conflict_check: false, new_clients_per_minute: 0, subnets: [{{ cidr: 127.64.0.0/16, range: 127.64.0.10-127.64.250.250 }}] }}\n\
@@ -404,143 +403,6 @@ async fn bench_dhcp(count: u32) -> anyhow::Result<()> {
     let before = kea.cpu()?;
     let report = dhcp::client::load_relayed(kea.at, KEA_RELAY, count as usize, AT_ONCE, first, patience).await?;
     told(&kea.name, &report, kea.cpu()? - before);
-    Ok(())
-}
-
-/// A family of the bench's own, for a file as long as those of phones with a whole keypad of settings.
-const LONG_FILE: &str = "bench.cfg";
-const LONG_FILE_LINES: usize = 320;
-
-/// 20 KB, 64 bytes a line; every tenth has a value to be filled in, as in real templates most is text.
-fn long_file() -> String {
-    let line = |number: usize| match number % 10 {
-        0 => format!("setting.{number:04}.server = {{{{ \"%-41s\"|format(server.host) }}}}\n"),
-        _ => format!("setting.{number:04}.text = {:<43}\n", "as it stands in the template"),
-    };
-    let body: String = (0..LONG_FILE_LINES).map(|number| format!("      {}", line(number))).collect();
-    format!(
-        "name: Bench\nreload: {{ soft: check-sync, hard: check-sync }}\nfiles:\n  - name: {LONG_FILE}\n    grammar: key_value\n    \
-         readers: anyone\n    body: |\n{body}"
-    )
-}
-
-/// The short file of the benches: of a family, and without a phone's own settings.
-const SHORT_FILE: &str = "y000000000066.cfg";
-
-async fn bench_tftp(count: u32) -> anyhow::Result<()> {
-    let server = Server::start().await?;
-    // A long file is forty round trips with blocks of 512: fewer of them take as long.
-    for (what, path, count) in [("short", SHORT_FILE, count), ("20 KB", LONG_FILE, count / 5)] {
-        for block_bytes in [None, Some(1428)] {
-            tftp_load("TFTP", what, server.tftp, || server.cpu(), path, count, 50, block_bytes).await?;
-        }
-    }
-    tftp_load("TFTP", "20 KB", server.tftp, || server.cpu(), LONG_FILE, count / 5, 200, None).await?;
-    let files = [(SHORT_FILE, fetched(server.http, SHORT_FILE).await?), (LONG_FILE, fetched(server.http, LONG_FILE).await?)];
-    drop(server);
-    let Some(peer) = Peer::dnsmasq(&files.each_ref().map(|(name, bytes)| (*name, &bytes[..]))).await? else {
-        say!("  dnsmasq is not installed (Debian package dnsmasq-base): nothing to compare with");
-        return Ok(());
-    };
-    for (what, path, count) in [("short", SHORT_FILE, count), ("20 KB", LONG_FILE, count / 5)] {
-        for block_bytes in [None, Some(1428)] {
-            tftp_load(&peer.name, what, peer.at, || peer.cpu(), path, count, 50, block_bytes).await?;
-        }
-    }
-    tftp_load(&peer.name, "20 KB", peer.at, || peer.cpu(), LONG_FILE, count / 5, 200, None).await
-}
-
-/// One line of result of files over TFTP.
-#[allow(clippy::too_many_arguments)]
-async fn tftp_load(
-    who: &str,
-    what: &str,
-    server: SocketAddr,
-    cpu: impl Fn() -> anyhow::Result<Duration>,
-    path: &str,
-    count: u32,
-    clients: usize,
-    block_bytes: Option<u16>,
-) -> anyhow::Result<()> {
-    let before = cpu()?;
-    let load = tftp::Load {
-        server,
-        locals: vec![Ipv4Addr::LOCALHOST.into()],
-        clients,
-        files: (count as usize / clients).max(1),
-        path: path.to_owned(),
-        options: tftp::Options { block_bytes, ..Default::default() },
-    };
-    let report = tftp::load(load).await;
-    let used = cpu()? - before;
-    let size = report.bytes / report.fetched.max(1) as u64;
-    let [p50, p99] = [50, 99].map(|percent| report.percentile(percent).map_or(0.0, ms));
-    let name = format!("{who}, {what}, blocks of {}", block_bytes.unwrap_or(512));
-    let more = format!("; {size} bytes each, {clients} at once, p50 {p50:.1} ms, p99 {p99:.1} ms, {} failed", report.failed);
-    tell(&name, report.fetched, report.took, used, &more);
-    if let Some(failure) = report.first_failure {
-        say!("  the first failure: {failure}");
-    }
-    Ok(())
-}
-
-/// A file as our server renders it, for servers that only have files.
-async fn fetched(http: SocketAddr, name: &str) -> anyhow::Result<Vec<u8>> {
-    let answer = Client::new(Ipv4Addr::LOCALHOST.into(), "bench").get(&format!("http://{http}/{name}"), None).await?;
-    anyhow::ensure!(answer.status == 200, "{name}: {}", answer.status);
-    Ok(answer.body.to_vec())
-}
-
-/// Each file by a connection of its own, as phones fetch it: rendered and sent, then held already by its ETag.
-async fn bench_http(count: u32) -> anyhow::Result<()> {
-    let server = Server::start().await?;
-    let long = fetched(server.http, LONG_FILE).await?;
-    http_load("HTTP, 20 KB", server.http, || server.cpu(), count).await?;
-    let at = free()?;
-    drop(server);
-    let Some(peer) = Peer::nginx(at, &[(LONG_FILE, &long)]).await? else {
-        say!("  nginx is not installed (Debian package nginx-light): nothing to compare with");
-        return Ok(());
-    };
-    http_load(&format!("{}, 20 KB", peer.name), peer.at, || peer.cpu(), count).await
-}
-
-async fn http_load(who: &str, server: SocketAddr, cpu: impl Fn() -> anyhow::Result<Duration>, count: u32) -> anyhow::Result<()> {
-    const AT_ONCE: u32 = 32;
-    let url = format!("http://{server}/{LONG_FILE}");
-    let etag = Client::new(Ipv4Addr::LOCALHOST.into(), "bench").get(&url, None).await?.etag;
-    for (what, held) in [("sent", None), ("held already", etag)] {
-        let (before, began) = (cpu()?, Instant::now());
-        let mut clients = JoinSet::new();
-        for number in 1..=AT_ONCE as u8 {
-            let (url, held) = (url.clone(), held.clone());
-            clients.spawn(async move {
-                // An address of its own: the ports of one would not do for a minute's connections.
-                let client = Client::new(Ipv4Addr::new(127, 0, 1, number).into(), "bench");
-                let mut times = Vec::new();
-                let mut failed = 0;
-                for _ in 0..count / AT_ONCE {
-                    let began = Instant::now();
-                    match client.get(&url, held.as_deref()).await {
-                        Ok(answer) if answer.status == if held.is_some() { 304 } else { 200 } => times.push(began.elapsed()),
-                        _ => failed += 1,
-                    }
-                }
-                (times, failed)
-            });
-        }
-        let (mut times, mut failed) = (Vec::new(), 0);
-        while let Some(done) = clients.join_next().await {
-            let (some, not) = done?;
-            times.extend(some);
-            failed += not;
-        }
-        let (took, used) = (began.elapsed(), cpu()? - before);
-        times.sort_unstable();
-        let [p50, p99] = [50, 99].map(|percent| times.get(times.len() * percent / 100).copied().map_or(0.0, ms));
-        let more = format!("; {AT_ONCE} at once, p50 {p50:.1} ms, p99 {p99:.1} ms, {failed} failed");
-        tell(&format!("{who}, {what}"), times.len(), took, used, &more);
-    }
     Ok(())
 }
 

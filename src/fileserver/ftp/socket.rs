@@ -317,7 +317,7 @@ impl Connection {
             return Ok(file.clone());
         }
         self.found = None;
-        let file = match ask(&self.door.service, &self.request(path.clone())).await {
+        let file = match ask(&self.door.service, self.request(path.clone())).await {
             FileAnswer::Found(file) => file,
             FileAnswer::NotFound => return Err("550 No such file"),
             FileAnswer::Broken => return Err("451 The file cannot be made now"),

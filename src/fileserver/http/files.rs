@@ -96,7 +96,7 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 async fn download(service: &Arc<dyn FileService>, asked: &FileRequest, headers: &HeaderMap) -> Response {
-    let file = match ask(service, asked).await {
+    let file = match ask(service, asked.clone()).await {
         FileAnswer::Found(file) => file,
         FileAnswer::NotFound => return StatusCode::NOT_FOUND.into_response(),
         FileAnswer::Broken => return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, AGAIN_SECS)]).into_response(),

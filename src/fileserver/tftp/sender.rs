@@ -127,6 +127,11 @@ impl Sender {
         self.oack.is_none() && self.acked == self.highest
     }
 
+    /// The last block was sent, and only its ACK is missing.
+    pub fn is_ending(&self) -> bool {
+        self.highest == self.last
+    }
+
     fn handle_ack(&mut self, now: Instant, wire: u16) {
         if self.oack.is_some() {
             if wire == 0 {

@@ -1,6 +1,7 @@
 //! The sockets: one per listening address for requests, one of its own for each transfer (RFC 1350 §4).
 //!
-//! Each transfer is a task: a slow answer of the pipeline holds up nobody else. Its socket is bound to the address that
+//! All of it is on a thread of its own, which alone reads and sends block after block; what takes time, to find or to make a file, is done
+//! on those that are shared. Each transfer is a task: a slow answer of the pipeline holds up nobody else. Its socket is bound to the address that
 //! the request came to (IP_PKTINFO), so that a host with several addresses answers from the right one, and connected,
 //! so that other ports of the network are not heard and a closed port is (ICMP). Decisions are in `sender.rs` and `receiver.rs`.
 
@@ -17,7 +18,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{io::Interest, net::UdpSocket, time::sleep};
+use tokio::{io::Interest, net::UdpSocket, runtime::Handle, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -34,22 +35,30 @@ use crate::{
     },
     model::event::Door,
     provisioning::{Body, FileAnswer, FileRequest, FileService, Transfer, firmware::Stored},
+    thread::Thread,
 };
 
 /// A client that is this long without progress and asks again begins anew; before, it is a repeated request.
 const STALE: Duration = Duration::from_secs(3);
+/// A client that has the last block may ask again for the same before we have read its ACK: it waits there already. Later than this it was
+/// the last block that was lost, and the request is a repeated one.
+const OVERTAKES: Duration = Duration::from_millis(100);
 /// A burst of requests (power is back) waits here rather than in the phones' time-outs.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 static LOG: LogBudget = LogBudget::new();
 
-/// Opens the door. Call within a tokio runtime; stops when `shutdown` is cancelled.
+/// Opens the door. Call within a tokio runtime, which is to make the files; stops when `shutdown` is cancelled.
 pub fn start(settings: &Settings, service: Arc<dyn FileService>, shutdown: CancellationToken) -> Result<Running, Error> {
     settings.check()?;
     let tasks = TaskTracker::new();
     let mut addrs = Vec::new();
     if settings.enabled {
         let slots = Slots::new(settings.max_transfers, settings.max_transfers_per_client);
+        let shared = Handle::current();
+        let thread = Thread::new("tftp").map_err(Error::Thread)?;
+        // Sockets belong to the loop that reads them.
+        let there = thread.handle().enter();
         let mut sockets = Vec::new();
         for at in &settings.listen {
             let bind = |source| Error::bind("TFTP", "tftp", *at, source);
@@ -58,18 +67,23 @@ pub fn start(settings: &Settings, service: Arc<dyn FileService>, shutdown: Cance
             sockets.push(socket);
         }
         for (socket, bound) in sockets.into_iter().zip(&addrs) {
-            let listener = Listener {
-                socket: Arc::new(socket),
+            let listener = Arc::new(Listener {
+                socket,
                 bound: *bound,
                 service: service.clone(),
+                shared: shared.clone(),
                 settings: settings.clone(),
                 slots: slots.clone(),
-                running: Arc::default(),
+                running: Mutex::default(),
                 tasks: tasks.clone(),
                 shutdown: shutdown.clone(),
-            };
+            });
             tasks.spawn(listener.run());
         }
+        drop(there);
+        let all = tasks.clone();
+        // Until the door is closed and every transfer has ended.
+        shared.spawn(thread.run(async move { all.wait().await }).map_err(Error::Thread)?);
         for at in &addrs {
             tracing::info!(%at, "tftp: listening");
         }
@@ -94,12 +108,14 @@ fn listening_socket(at: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 struct Listener {
-    socket: Arc<UdpSocket>,
+    socket: UdpSocket,
     bound: SocketAddr,
     service: Arc<dyn FileService>,
+    /// Where files are found and made.
+    shared: Handle,
     settings: Settings,
     slots: Slots,
-    running: Arc<Mutex<HashMap<SocketAddr, Ongoing>>>,
+    running: Mutex<HashMap<SocketAddr, Ongoing>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -107,8 +123,24 @@ struct Listener {
 /// What the listener knows of a transfer, to tell a repeated request from a new one.
 struct Ongoing {
     request: Request,
-    progress: Arc<Mutex<Instant>>,
+    progress: Arc<Mutex<Progress>>,
     stop: CancellationToken,
+}
+
+struct Progress {
+    /// When the client was heard last.
+    at: Instant,
+    stage: Stage,
+    /// When the same was asked for again after the last block.
+    again: Option<Instant>,
+}
+
+#[derive(PartialEq)]
+enum Stage {
+    Underway,
+    /// The last block was sent.
+    Ending,
+    Delivered,
 }
 
 /// A datagram, who sent it and to which of our addresses.
@@ -121,7 +153,7 @@ struct Arrived {
 }
 
 impl Listener {
-    async fn run(self) {
+    async fn run(self: Arc<Self>) {
         let mut buffer = vec![0; MAX_REQUEST + 1];
         loop {
             let arrived = tokio::select! {
@@ -145,7 +177,7 @@ impl Listener {
         self.socket.async_io(Interest::READABLE, || receive_now(&self.socket, self.bound, buffer)).await
     }
 
-    fn handle(&self, arrived: &Arrived, datagram: &[u8]) {
+    fn handle(self: &Arc<Self>, arrived: &Arrived, datagram: &[u8]) {
         if arrived.broadcast {
             return count("broadcast");
         }
@@ -157,46 +189,38 @@ impl Listener {
         if self.is_repeated(arrived.peer, &request) {
             return count("repeated_request");
         }
-        let slot = match self.slots.take(arrived.peer.ip()) {
+        self.begin(arrived.peer, arrived.local, request);
+    }
+
+    fn begin(self: &Arc<Self>, peer: SocketAddr, local: SocketAddr, request: Request) {
+        let slot = match self.slots.take(peer.ip()) {
             Ok(slot) => slot,
-            Err(full) => return self.refuse_full(arrived.peer, full),
+            Err(full) => return self.refuse_full(peer, full),
         };
-        let progress = Arc::new(Mutex::new(Instant::now()));
+        let progress = Arc::new(Mutex::new(Progress { at: Instant::now(), stage: Stage::Underway, again: None }));
         let stop = self.shutdown.child_token();
-        let ongoing = Ongoing { request: request.clone(), progress: progress.clone(), stop: stop.clone() };
-        lock(&self.running).insert(arrived.peer, ongoing);
+        lock(&self.running).insert(peer, Ongoing { request: request.clone(), progress: progress.clone(), stop: stop.clone() });
         let transfer = TransferTask {
             asked: FileRequest {
                 door: Door::Tftp,
                 path: request.name.clone(),
                 query: Default::default(),
-                source: arrived.peer.ip().to_canonical(),
-                local: Some(arrived.local),
+                source: peer.ip().to_canonical(),
+                local: Some(local),
                 user_agent: request.agent.clone(),
                 held: None,
                 certified: None,
                 head: false,
             },
             request,
-            peer: arrived.peer,
-            local: arrived.local,
-            service: self.service.clone(),
-            settings: self.settings.clone(),
+            peer,
+            local,
+            listener: self.clone(),
             progress,
             slot: Mutex::new(Some(slot)),
-            stop: stop.clone(),
-            shutdown: self.shutdown.clone(),
+            stop,
         };
-        let running = self.running.clone();
-        self.tasks.spawn(async move {
-            let peer = transfer.peer;
-            transfer.run().await;
-            let mut running = lock(&running);
-            // A newer transfer of the same port has cancelled this one and taken its place.
-            if !stop.is_cancelled() {
-                running.remove(&peer);
-            }
-        });
+        self.tasks.spawn(transfer.run());
     }
 
     /// A request that is still being served is a repetition (its answer was lost; the transfer repeats that itself).
@@ -204,13 +228,29 @@ impl Listener {
     fn is_repeated(&self, peer: SocketAddr, request: &Request) -> bool {
         let mut running = lock(&self.running);
         let Some(ongoing) = running.get(&peer) else { return false };
-        if ongoing.request == *request && lock(&ongoing.progress).elapsed() < STALE {
+        let mut progress = lock(&ongoing.progress);
+        if ongoing.request == *request && progress.at.elapsed() < STALE {
+            if progress.stage != Stage::Underway {
+                progress.again = Some(Instant::now());
+            }
             return true;
         }
+        drop(progress);
         if let Some(old) = running.remove(&peer) {
             old.stop.cancel();
         }
         false
+    }
+
+    /// A transfer has ended. `true`: the client, which has it all, has asked for the same again.
+    fn forget(&self, transfer: &TransferTask) -> bool {
+        let mut running = lock(&self.running);
+        // A newer transfer of the same port has cancelled this one and taken its place.
+        if !transfer.stop.is_cancelled() {
+            running.remove(&transfer.peer);
+        }
+        let progress = lock(&transfer.progress);
+        progress.stage == Stage::Delivered && progress.again.is_some_and(|at| at.elapsed() < OVERTAKES)
     }
 
     fn refuse_malformed(&self, peer: SocketAddr, fault: Malformed) {
@@ -298,29 +338,29 @@ struct TransferTask {
     asked: FileRequest,
     peer: SocketAddr,
     local: SocketAddr,
-    service: Arc<dyn FileService>,
-    settings: Settings,
-    progress: Arc<Mutex<Instant>>,
+    listener: Arc<Listener>,
+    progress: Arc<Mutex<Progress>>,
     slot: Mutex<Option<Slot>>,
     /// Cancelled when the door closes, or when the same port asks for something new.
     stop: CancellationToken,
-    shutdown: CancellationToken,
 }
 
 impl TransferTask {
     async fn run(self) {
-        let socket = match self.transfer_socket().await {
-            Ok(socket) => socket,
-            Err(error) => {
-                if LOG.allows(Instant::now()) {
-                    tracing::warn!(peer = %self.peer, local = %self.local.ip(), %error, "tftp: no socket for the transfer");
-                }
-                return;
+        match self.transfer_socket().await {
+            Ok(socket) => match self.request.direction {
+                Direction::Read => self.read(&socket).await,
+                Direction::Write => self.write(&socket).await,
+            },
+            Err(error) if LOG.allows(Instant::now()) => {
+                tracing::warn!(peer = %self.peer, local = %self.local.ip(), %error, "tftp: no socket for the transfer");
             }
-        };
-        match self.request.direction {
-            Direction::Read => self.read(&socket).await,
-            Direction::Write => self.write(&socket).await,
+            Err(_) => {}
+        }
+        if self.listener.forget(&self) {
+            let Self { listener, peer, local, request, slot, .. } = self;
+            drop(slot);
+            listener.begin(peer, local, request);
         }
     }
 
@@ -332,13 +372,21 @@ impl TransferTask {
         Ok(socket)
     }
 
+    async fn answer(&self) -> FileAnswer {
+        let (service, asked) = (self.listener.service.clone(), self.asked.clone());
+        let answer = self.listener.shared.spawn(async move { ask(&service, asked).await });
+        // It has failed, and has said so.
+        answer.await.unwrap_or(FileAnswer::Broken)
+    }
+
     fn caps(&self) -> Caps {
-        Caps { block_bytes: self.settings.max_block_bytes, window_blocks: self.settings.max_window_blocks }
+        let settings = &self.listener.settings;
+        Caps { block_bytes: settings.max_block_bytes, window_blocks: settings.max_window_blocks }
     }
 
     async fn read(&self, socket: &UdpSocket) {
         let answer = tokio::select! {
-            answer = ask(&self.service, &self.asked) => answer,
+            answer = self.answer() => answer,
             () = self.stop.cancelled() => return,
         };
         let file = match answer {
@@ -355,14 +403,15 @@ impl TransferTask {
         let terms = negotiate(&self.request.asked, self.caps(), len);
         let started = Instant::now();
         let outcome = match body {
-            Body::Whole(bytes) => self.drive(socket, &mut Sender::new(bytes, terms, self.settings.retries)).await,
+            Body::Whole(bytes) => self.drive(socket, &mut Sender::new(bytes, terms, self.listener.settings.retries)).await,
             Body::Stored(stored) => {
-                let sender = Sender::of_length(len, terms, self.settings.retries);
+                let sender = Sender::of_length(len, terms, self.listener.settings.retries);
                 self.drive(socket, &mut Carried { sender, stored }).await
             }
         };
         let transfer = match outcome {
             Outcome::Delivered => {
+                lock(&self.progress).stage = Stage::Delivered;
                 metrics::counter!("plugtone_tftp_delivered_total").increment(1);
                 metrics::counter!("plugtone_tftp_delivered_bytes_total").increment(len);
                 tracing::debug!(peer = %self.peer, path = %self.request.name, bytes = len, ms = started.elapsed().as_millis(), "tftp: delivered");
@@ -376,12 +425,12 @@ impl TransferTask {
                 Transfer::Failed { reason: fault.to_string() }
             }
         };
-        self.service.ended(&self.asked, file.mac, transfer);
+        self.listener.service.ended(&self.asked, file.mac, transfer);
     }
 
     async fn write(&self, socket: &UdpSocket) {
         let limit = tokio::select! {
-            limit = self.service.upload_limit(&self.asked) => limit,
+            limit = self.listener.service.upload_limit(&self.asked) => limit,
             () = self.stop.cancelled() => return,
         };
         let limit = match limit {
@@ -396,13 +445,13 @@ impl TransferTask {
             return self.refuse(socket, ErrorCode::DiskFull, "larger than allowed").await;
         }
         let terms = negotiate(&self.request.asked, self.caps(), size);
-        let mut receiver = Receiver::new(limit, terms, self.settings.retries);
+        let mut receiver = Receiver::new(limit, terms, self.listener.settings.retries);
         if let Outcome::Failed(fault) = self.drive(socket, &mut receiver).await {
             metrics::counter!("plugtone_tftp_failed_total").increment(1);
             if LOG.allows(Instant::now()) {
                 tracing::info!(peer = %self.peer, path = %self.request.name, %fault, "tftp: upload failed");
             }
-            self.service.ended(&self.asked, None, Transfer::Failed { reason: fault.to_string() });
+            self.listener.service.ended(&self.asked, None, Transfer::Failed { reason: fault.to_string() });
         }
     }
 
@@ -419,8 +468,14 @@ impl TransferTask {
         let mut alarm = pin!(sleep(STALE));
         // The clock is read when something has happened, and not for each step that follows from it.
         let mut now = Instant::now();
+        let mut ending = false;
         loop {
             while core.poll_transmit(now, &mut packet) {
+                // Before it leaves: the client may be quicker than we are.
+                if !ending && core.is_ending() {
+                    ending = true;
+                    lock(&self.progress).stage = Stage::Ending;
+                }
                 match send(socket, &packet).await {
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => core.handle_closed(),
                     // The datagram is too long for this path, or the address is gone: nothing will get better.
@@ -439,7 +494,7 @@ impl TransferTask {
             }
             if let Some(body) = core.poll_received() {
                 let body = if self.request.mode == Mode::Netascii { netascii::decode(body) } else { body };
-                let kept = self.service.store(self.asked.clone(), body.into()).await;
+                let kept = self.listener.service.store(self.asked.clone(), body.into()).await;
                 now = Instant::now();
                 core.handle_stored(now, kept);
                 // What follows only answers repetitions: a phone that brings many logs in a row is not refused for it.
@@ -459,7 +514,7 @@ impl TransferTask {
                 received = socket.recv(&mut buffer) => match received {
                     Ok(len) => {
                         now = Instant::now();
-                        *lock(&self.progress) = now;
+                        lock(&self.progress).at = now;
                         if core.handle_packet(now, buffer.get(..len).unwrap_or_default()) {
                             // To ask the system whether there is more is a call for nothing with each block.
                             let _ = socket.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
@@ -473,7 +528,7 @@ impl TransferTask {
                     core.handle_timeout(now);
                 }
                 () = &mut stopped => {
-                    if !self.shutdown.is_cancelled() {
+                    if !self.listener.shutdown.is_cancelled() {
                         // Not a word: the client would take it for the answer to its new request.
                         return Outcome::Failed(Fault::Replaced);
                     }
@@ -496,6 +551,10 @@ trait Core {
     fn poll_timeout(&self) -> Option<Instant>;
     fn outcome(&self) -> Option<&Outcome>;
     fn largest_datagram(&self) -> usize;
+    /// The last block was sent.
+    fn is_ending(&self) -> bool {
+        false
+    }
     fn poll_received(&mut self) -> Option<Vec<u8>> {
         None
     }
@@ -539,6 +598,9 @@ impl Core for Carried {
     }
     fn largest_datagram(&self) -> usize {
         Core::largest_datagram(&self.sender)
+    }
+    fn is_ending(&self) -> bool {
+        self.sender.is_ending()
     }
     async fn read(&mut self) -> bool {
         let Some((start, end)) = self.sender.poll_read() else { return false };
@@ -592,6 +654,9 @@ impl Core for Sender {
     }
     fn outcome(&self) -> Option<&Outcome> {
         Sender::outcome(self)
+    }
+    fn is_ending(&self) -> bool {
+        Sender::is_ending(self)
     }
     /// ACK and ERROR are small; the rest of a longer datagram is of no interest.
     fn largest_datagram(&self) -> usize {
