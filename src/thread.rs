@@ -1,4 +1,4 @@
-//! A thread with an event loop of its own, for a server that must not wait for others: SIP, DHCP.
+//! A thread with an event loop of its own, for a server that must not wait for others: SIP, DHCP, TFTP.
 //!
 //! On the threads that the rest shares, each message would wake one of them for the socket and another for the server behind it, and
 //! wait for whatever a file or a web page needs meanwhile. Here the socket and the server take turns on one: a message costs one

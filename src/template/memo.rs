@@ -1,6 +1,6 @@
 //! What was rendered lately, so that a phone which asks whether its file still holds costs no rendering. Rendering is pure: the same
 //! file for the same subject is the same bytes, as long as the set lives; each set has a memory of its own. The same for the DHCP
-//! options of a make, which are alike for all phones of a model in a subnet.
+//! options of a make, which are alike for all phones of a model in a subnet, and for what a User-Agent says.
 
 use std::{
     collections::HashMap,
@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use super::options::DhcpOption;
+use super::recognise::Recognised;
 use super::subject::{Line, Server, SipPorts, Subject};
 use crate::model::{Inventory, MacAddr};
 
@@ -90,6 +91,31 @@ impl<T: Size> Halves<T> {
         }
         self.size += size;
         self.newer.insert(key, kept);
+    }
+}
+
+/// User-Agents that are kept. A fleet has few; some makes write the phone's MAC into it.
+const AGENTS: usize = 1000;
+
+/// What User-Agents were recognised as. Each registration and each request for a file brings one, and to try the expressions of all
+/// families on it was a twentieth of a registration.
+#[derive(Default)]
+pub(super) struct Agents(Mutex<HashMap<Box<[u8]>, Option<Recognised>>>);
+
+impl Agents {
+    /// `recognise` is asked when it is new. When too many are kept all are forgotten: whoever sends another each time fills no memory.
+    pub(super) fn get(&self, sent: &[u8], recognise: impl FnOnce() -> Option<Recognised>) -> Option<Recognised> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = known().get(sent) {
+            return kept.clone();
+        }
+        let found = recognise();
+        let mut known = known();
+        if known.len() >= AGENTS {
+            known.clear();
+        }
+        known.insert(sent.into(), found.clone());
+        found
     }
 }
 
@@ -184,6 +210,23 @@ mod tests {
 
     fn due(file: &str) -> Option<Due> {
         Some(Due { make: "yealink".into(), version: "2".into(), files: vec![file.into()] })
+    }
+
+    #[test]
+    fn a_user_agent_is_recognised_once_and_too_many_are_forgotten() {
+        let agents = Agents::default();
+        let known = |family: &str| Some(Recognised { family: family.into(), ..Default::default() });
+        assert_eq!(agents.get(b"Yealink", || known("yealink")), known("yealink"));
+        assert_eq!(agents.get(b"Junk", || None), None);
+        for _ in 0..3 {
+            assert_eq!(agents.get(b"Yealink", || panic!("it is known")), known("yealink"));
+            assert_eq!(agents.get(b"Junk", || panic!("it is known to be nobody's")), None);
+        }
+        for number in 0..3 * AGENTS {
+            agents.get(&number.to_le_bytes(), || None);
+            assert!(agents.0.lock().unwrap().len() <= AGENTS);
+        }
+        assert_eq!(agents.get(b"Yealink", || known("again")), known("again"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::firmware::{self, Due, Firmware, Pin, Whom};
 use super::keys;
 use super::layers::{Layer, LayerMap, Layered, Overrides, Whose, layer, put};
 use super::loader;
-use super::memo::{self, Kept, Memo};
+use super::memo::{self, Agents, Kept, Memo};
 use super::options::{self, Dhcp6Option, DhcpOption};
 use super::pattern::{Captured, FilePattern};
 use super::recognise::{DhcpFacts, Recognised};
@@ -63,6 +63,7 @@ pub struct TemplateSet {
     zones: BTreeMap<String, (String, Value)>,
     memo: Memo<Kept>,
     options: Memo<Vec<DhcpOption>>,
+    agents: Agents,
 }
 
 /// A rendered file.
@@ -139,6 +140,7 @@ impl TemplateSet {
             zones,
             memo: Memo::default(),
             options: Memo::default(),
+            agents: Agents::default(),
         };
 
         for source in sources {
@@ -243,10 +245,11 @@ impl TemplateSet {
         fitting.max_by_key(|(length, _)| *length).map(|(_, family)| &*family.id)
     }
 
-    /// By the User-Agent header of HTTP or SIP, as bytes.
+    /// By the User-Agent header of HTTP or SIP, as bytes. Remembered.
     pub fn recognise_user_agent(&self, sent: &[u8]) -> Option<Recognised> {
         let sent = &sent[..sent.len().min(512)];
-        self.families.values().find_map(|family| Some(Recognised { family: family.id.clone(), ..family.marks.user_agent(sent)? }))
+        let of = |family: &Family| Some(Recognised { family: family.id.clone(), ..family.marks.user_agent(sent)? });
+        self.agents.get(sent, || self.families.values().find_map(of))
     }
 
     /// What `overrides.yaml` says of this device: its family and model, where an admin knows better.

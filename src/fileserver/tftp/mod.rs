@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! socket.rs ── request ──► packet.rs ─► options.rs          who asks what, on which terms
-//!     │  one task per transfer
+//!     │  one task per transfer, all on one thread
 //!     ├── RRQ ─► sender.rs    OACK/DATA out, ACK in  ┐ sans-I/O; both on retransmission.rs
 //!     └── WRQ ─► receiver.rs  OACK/ACK out, DATA in  ┘
 //! ```
