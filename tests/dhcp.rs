@@ -198,7 +198,7 @@ impl Client {
 }
 
 /// A network with the server at 10.77.0.1 and a bridge for clients.
-fn lan() -> Namespace {
+pub fn lan() -> Namespace {
     let network = Namespace::new("lan");
     network.bridge("lan", "10.77.0.1/24");
     network

@@ -42,6 +42,7 @@ mod render;
 mod rfc;
 mod routes;
 mod schemas;
+mod service;
 mod sip_abuse;
 mod sip_differential;
 mod sip_tls;

@@ -26,7 +26,8 @@ use crate::{
 Ports below 1024 and answers to phones without an address need root, or:
   setcap cap_net_bind_service,cap_net_raw+ep $(command -v plugtone)
 
-It ends with status 1 when a part of it is lost by a fault of its own: let a service manager start it again (Restart=on-failure).")]
+It ends with status 1 when a part of it is lost by a fault of its own: let a service manager start it again (Restart=on-failure), as
+the unit for systemd in config/plugtone.service does.")]
 pub struct Serve {
     #[command(flatten)]
     config: ConfigArg,
