@@ -98,8 +98,11 @@ impl FilePattern {
     }
 
     fn may_be(&self, name: &str) -> bool {
-        let parts = || self.ends(name).zip(self.ends(&self.text));
-        self.len.contains(&name.len()) && parts().is_some_and(|((begin, end), (ours, our_end))| begin.eq_ignore_ascii_case(ours) && end.eq_ignore_ascii_case(our_end))
+        if !self.len.contains(&name.len()) {
+            return false;
+        }
+        let parts = self.ends(name).zip(self.ends(&self.text));
+        parts.is_some_and(|((begin, end), (ours, our_end))| begin.eq_ignore_ascii_case(ours) && end.eq_ignore_ascii_case(our_end))
     }
 
     /// What stands before the first place and behind the last, of a name that is long enough for both.
