@@ -1,8 +1,8 @@
 //! The sockets: one per listening address for requests, one of its own for each transfer (RFC 1350 §4).
 //!
-//! All of it is on a thread of its own, which alone reads and sends block after block; what takes time, to find or to make a file, is done
-//! on those that are shared. Each transfer is a task: a slow answer of the pipeline holds up nobody else. Its socket is bound to the address that
-//! the request came to (IP_PKTINFO), so that a host with several addresses answers from the right one, and connected,
+//! All of it is on a thread of its own, which reads and sends block after block; what takes time, to find or to make a file, is done
+//! on those that are shared. Each transfer is a task: a slow answer of the pipeline holds up nobody else. Its socket is bound to the
+//! address that the request came to (IP_PKTINFO), so that a host with several addresses answers from the right one, and connected,
 //! so that other ports of the network are not heard and a closed port is (ICMP). Decisions are in `sender.rs` and `receiver.rs`.
 
 use std::{
@@ -19,7 +19,10 @@ use bytes::{Bytes, BytesMut};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket, runtime::Handle, time::sleep};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use super::{
     Settings, netascii,
@@ -375,8 +378,8 @@ impl TransferTask {
     async fn answer(&self) -> FileAnswer {
         let (service, asked) = (self.listener.service.clone(), self.asked.clone());
         let answer = self.listener.shared.spawn(async move { ask(&service, asked).await });
-        // It has failed, and has said so.
-        answer.await.unwrap_or(FileAnswer::Broken)
+        // Not to the end when the client asks for something else meanwhile. One that fails has panicked, or the server ends.
+        AbortOnDropHandle::new(answer).await.unwrap_or(FileAnswer::Broken)
     }
 
     fn caps(&self) -> Caps {
