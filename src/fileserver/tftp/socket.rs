@@ -471,12 +471,10 @@ impl TransferTask {
         let mut alarm = pin!(sleep(STALE));
         // The clock is read when something has happened, and not for each step that follows from it.
         let mut now = Instant::now();
-        let mut ending = false;
         loop {
             while core.poll_transmit(now, &mut packet) {
                 // Before it leaves: the client may be quicker than we are.
-                if !ending && core.is_ending() {
-                    ending = true;
+                if core.is_ending() {
                     lock(&self.progress).stage = Stage::Ending;
                 }
                 match send(socket, &packet).await {
