@@ -81,14 +81,23 @@ pub fn message(data: &[u8]) {
     }
     let now = Instant::now();
     let mut endpoint = Endpoint::new(endpoint::Config::default(), [1; 32]);
-    endpoint.handle_message(now, Flow::udp(server(), phone()), bytes);
+    endpoint.handle_message(now, Flow::udp(server(), phone()), bytes.clone());
+    let mut told = false;
     while let Some(event) = endpoint.poll_event() {
         if let endpoint::Event::Request { tx, request, .. } = event {
             endpoint.respond(now, tx, Response::to(&request, 404));
+            told = true;
         }
     }
+    let mut sent: Vec<_> = std::iter::from_fn(|| endpoint.poll_transmit()).collect();
+    if told {
+        endpoint.handle_message(now, Flow::udp(server(), phone()), bytes);
+        let again = endpoint.poll_transmit();
+        assert_eq!(again, sent.last().cloned(), "it comes again, and is told the same at the same place");
+    }
     endpoint.handle_timeout(now + Duration::from_secs(1));
-    while let Some(transmit) = endpoint.poll_transmit() {
+    sent.extend(std::iter::from_fn(|| endpoint.poll_transmit()));
+    for transmit in sent {
         Message::parse(transmit.bytes).expect("what we send is read");
     }
 }

@@ -3,7 +3,7 @@
 //! Via, Max-Forwards and Content-Length of a request are added when the endpoint sends it. A response starts as a copy of what
 //! RFC 3261 §8.2.6.2 wants copied. Header values are cut at line ends: no value can smuggle a header in.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, ops::Range};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -98,9 +98,25 @@ impl fmt::Debug for Request {
 pub struct Response {
     pub status: u16,
     head: BytesMut,
-    /// Where a tag goes into the To header of `head`; `None` if it has one or may have none (100).
-    tag_at: Option<usize>,
+    /// Of `head`: what is copied from the request, with our tag.
+    copied: Range<u32>,
+    to_tag: ToTag,
     body: Bytes,
+}
+
+/// Whose tag the To header has, by places in the head.
+#[derive(Clone, Copy)]
+enum ToTag {
+    /// Ours is to go there.
+    Missing {
+        at: u32,
+    },
+    Ours {
+        from: u32,
+        until: u32,
+    },
+    /// The request's, or none in a 100.
+    Theirs,
 }
 
 impl Response {
@@ -111,18 +127,25 @@ impl Response {
     }
 
     pub fn with_reason(request: &Message, status: u16, reason: &str) -> Self {
+        Self::copying(request, status, |head| {
+            head.put_slice(b"SIP/2.0 ");
+            put_display(head, status.clamp(100, 699));
+            head.put_u8(b' ');
+            put_clean(head, reason.as_bytes());
+            head.put_slice(b"\r\n");
+        })
+    }
+
+    fn copying(request: &Message, status: u16, put_first_line: impl FnOnce(&mut BytesMut)) -> Self {
         // What is copied, and room for what the answer adds: a challenge or two, contacts.
         let copied: usize =
             request.headers().filter(|(name, ..)| is_copied(*name)).map(|(_, name, value)| name.len() + value.len() + 8).sum();
         let mut head = BytesMut::with_capacity(copied + 384);
-        head.put_slice(b"SIP/2.0 ");
-        put_display(&mut head, status.clamp(100, 699));
-        head.put_u8(b' ');
-        put_clean(&mut head, reason.as_bytes());
-        head.put_slice(b"\r\n");
+        put_first_line(&mut head);
+        let first_line = head.len() as u32;
         let mut first_via = true;
         let mut once = [Name::From, Name::To, Name::CallId, Name::CSeq].map(Some);
-        let mut tag_at = None;
+        let mut to_tag = ToTag::Theirs;
         for (name, written, value) in request.headers() {
             match name {
                 Name::Via if first_via => {
@@ -136,7 +159,7 @@ impl Response {
                 {
                     put_raw(&mut head, name.as_str().as_bytes(), value);
                     if name == Name::To && status > 100 && NameAddr::parse(value).is_ok_and(|to| to.tag().is_none()) {
-                        tag_at = Some(head.len() - 2);
+                        to_tag = ToTag::Missing { at: head.len() as u32 - 2 };
                     }
                 }
                 // RFC 3261 §8.2.6.1: a 100 repeats the Timestamp.
@@ -144,7 +167,8 @@ impl Response {
                 _ => {}
             }
         }
-        Self { status, head, tag_at, body: Bytes::new() }
+        let copied = first_line..head.len() as u32;
+        Self { status, head, copied, to_tag, body: Bytes::new() }
     }
 
     /// The answer that [`Message::check`] asks for.
@@ -159,17 +183,26 @@ impl Response {
     /// Gives the To header its tag, if it has none. All but a 100 must have one; the endpoint makes one up otherwise.
     #[must_use]
     pub fn to_tag(mut self, tag: &str) -> Self {
-        if let Some(at) = self.tag_at.take() {
-            let rest = self.head.split_off(at);
-            self.head.put_slice(b";tag=");
-            put_clean(&mut self.head, tag.as_bytes());
-            self.head.unsplit(rest);
-        }
+        self.insert_tag(|head| {
+            head.put_slice(b";tag=");
+            put_clean(head, tag.as_bytes());
+        });
         self
     }
 
+    fn insert_tag(&mut self, put_tag: impl FnOnce(&mut BytesMut)) {
+        if let ToTag::Missing { at } = self.to_tag {
+            let rest = self.head.split_off(at as usize);
+            put_tag(&mut self.head);
+            let until = self.head.len() as u32;
+            self.to_tag = ToTag::Ours { from: at, until };
+            self.copied.end += until - at;
+            self.head.unsplit(rest);
+        }
+    }
+
     pub fn needs_to_tag(&self) -> bool {
-        self.tag_at.is_some()
+        matches!(self.to_tag, ToTag::Missing { .. })
     }
 
     /// Copies the Record-Route headers: needed in answers that make a dialog (RFC 3261 §12.1.1).
@@ -203,6 +236,41 @@ impl Response {
     /// The bytes for the wire.
     pub fn encode(self) -> Bytes {
         finish(self.head, &self.body)
+    }
+
+    /// The bytes for the wire, and what makes them once more from the same request.
+    pub fn encode_and_remember(self) -> (Bytes, Remembered) {
+        let copied = self.copied.clone();
+        let (from, until) = match self.to_tag {
+            ToTag::Ours { from, until } => (from, until),
+            ToTag::Missing { .. } | ToTag::Theirs => (0, 0),
+        };
+        let bytes = self.encode();
+        let part = |from: u32, until: u32| bytes.get(from as usize..until as usize).unwrap_or_default();
+        let kept = [part(0, copied.start), part(from, until), part(copied.end, bytes.len() as u32)].concat().into_boxed_slice();
+        let remembered = Remembered { first_line: copied.start, tag: until - from, kept };
+        (bytes, remembered)
+    }
+}
+
+/// An answer but for what its request says itself, which is more than half of most: for one that is kept in case the request
+/// comes again.
+pub struct Remembered {
+    /// Lengths in `kept`, whose third part is all behind what was copied.
+    first_line: u32,
+    tag: u32,
+    kept: Box<[u8]>,
+}
+
+impl Remembered {
+    /// The same bytes again, if it is the same request.
+    pub fn encode(&self, request: &Message) -> Bytes {
+        let (first_line, rest) = self.kept.split_at_checked(self.first_line as usize).unwrap_or_default();
+        let (tag, rest) = rest.split_at_checked(self.tag as usize).unwrap_or_default();
+        let mut response = Response::copying(request, 200, |head| head.put_slice(first_line));
+        response.insert_tag(|head| head.put_slice(tag));
+        response.head.put_slice(rest);
+        response.head.freeze()
     }
 }
 
@@ -368,5 +436,29 @@ pub fn reason_phrase(status: u16) -> &'static str {
         _ if status < 500 => "Client Error",
         _ if status < 600 => "Server Error",
         _ => "Global Failure",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_of_an_answer_makes_the_same_bytes_and_is_less() {
+        let long = "Subject: x\r\nVIA: SIP/2.0/UDP p,\r\n SIP/2.0/UDP q\r\nf: <sip:a@b>\r\n ;tag=1\r\nCSeq: 1 INFO\r\ni: 1@h\r\n";
+        for (via, to) in [("h;rport", "<sip:c@d>"), ("[2001:db8::1]:5062", "C <sip:c@d>;tag=theirs"), ("h", "\"C, D\" <sip:c@d>;x=y")] {
+            let text = format!("INFO sip:c@d SIP/2.0\r\nVia: SIP/2.0/UDP {via};branch=z9hG4bK1\r\nTo: {to}\r\n{long}\r\n");
+            let mut request = Message::parse(text.into()).unwrap();
+            request.set_source("10.0.0.5:40000".parse().unwrap());
+            let plain = Response::to(&request, 200).to_tag("ours");
+            let full =
+                Response::with_reason(&request, 500, "Odd\r\nthing").to_tag("a\nb").header(Name::Server, "x").body("text/plain", "hello");
+            for response in [plain, full, Response::to(&request, 404)] {
+                let expected = response.clone().encode();
+                let (bytes, remembered) = response.encode_and_remember();
+                assert_eq!((&bytes, &remembered.encode(&request)), (&expected, &expected));
+                assert!(remembered.kept.len() < bytes.len() / 2, "{} of {}", remembered.kept.len(), bytes.len());
+            }
+        }
     }
 }

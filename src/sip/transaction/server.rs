@@ -1,109 +1,50 @@
 //! Server transaction of any request but INVITE and ACK (RFC 3261 §17.2.2).
 //!
 //! ```text
-//! Trying ──1xx──► Proceeding ──final──► Completed ──J──► done
+//! Trying ──1xx──► Proceeding ──final──► Done (Completed ──J──► done)
 //! ```
-//! A user that never answers is forgotten after 64·T1: the client has given up by then, and a 408 would only confuse
-//! those behind it (RFC 4320 §4).
+//! It has no timers of its own. All users have the same time to answer, and all final answers are kept for as long, so the
+//! endpoint has a queue of each; what is left of a transaction in Completed is its answer (`endpoint/answered.rs`).
 
-use std::time::Instant;
-
-use super::{Due, Timers};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Server {
+    #[default]
     Trying,
     Proceeding,
-    Completed,
     Done,
 }
 
-#[derive(Clone, Debug)]
-pub struct Server {
-    state: State,
-    timers: Timers,
-    reliable: bool,
-    /// Timer J; before that, the user's time to answer.
-    ends: Instant,
-}
-
 impl Server {
-    pub fn new(now: Instant, timers: Timers, reliable: bool) -> Self {
-        Self { state: State::Trying, timers, reliable, ends: now + timers.patience() }
-    }
-
     /// The request came again; returns whether to send the last answer again.
-    pub fn handle_request(&self) -> bool {
-        matches!(self.state, State::Proceeding | State::Completed)
+    pub fn handle_request(self) -> bool {
+        self == Self::Proceeding
     }
 
     /// The user answers; returns whether it is to be sent.
-    pub fn respond(&mut self, now: Instant, status: u16) -> bool {
-        match self.state {
-            State::Trying | State::Proceeding if status < 200 => self.state = State::Proceeding,
-            State::Trying | State::Proceeding => {
-                self.state = if self.reliable { State::Done } else { State::Completed };
-                self.ends = now + self.timers.patience();
-            }
-            State::Completed | State::Done => return false,
+    pub fn respond(&mut self, status: u16) -> bool {
+        let open = self.is_unanswered();
+        if open {
+            *self = if status < 200 { Self::Proceeding } else { Self::Done };
         }
-        true
-    }
-
-    pub fn handle_timeout(&mut self, now: Instant) -> Due {
-        if self.state != State::Done && now >= self.ends {
-            self.state = State::Done;
-        }
-        Due::Nothing
-    }
-
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        (!self.is_done()).then_some(self.ends)
-    }
-
-    pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        open
     }
 
     /// Whether the user has not finally answered.
-    pub fn is_unanswered(&self) -> bool {
-        matches!(self.state, State::Trying | State::Proceeding)
+    pub fn is_unanswered(self) -> bool {
+        self != Self::Done
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::tests::Clock, *};
+    use super::*;
 
     #[test]
-    fn a_repeated_request_gets_the_same_answer_for_32_s() {
-        let clock = Clock::new();
-        let mut tx = Server::new(clock.at(0), Timers::default(), false);
+    fn a_repeated_request_gets_the_last_provisional_answer_and_there_is_one_final_one() {
+        let mut tx = Server::default();
         assert!(!tx.handle_request(), "nothing to repeat yet");
-        assert!(tx.respond(clock.at(10), 100));
-        assert!(tx.handle_request());
-        assert!(tx.respond(clock.at(20), 200));
-        assert!(!tx.respond(clock.at(30), 500), "only one final answer");
-        assert!(tx.handle_request());
-        assert_eq!(tx.poll_timeout(), Some(clock.at(32_020)));
-        tx.handle_timeout(clock.at(32_020));
-        assert!(tx.is_done());
-    }
-
-    #[test]
-    fn a_user_that_never_answers_is_forgotten() {
-        let clock = Clock::new();
-        let mut tx = Server::new(clock.at(0), Timers::default(), false);
-        tx.handle_timeout(clock.at(31_999));
-        assert!(!tx.is_done());
-        tx.handle_timeout(clock.at(32_000));
-        assert!(tx.is_done() && !tx.respond(clock.at(32_001), 200));
-    }
-
-    #[test]
-    fn on_tcp_nothing_is_remembered() {
-        let clock = Clock::new();
-        let mut tx = Server::new(clock.at(0), Timers::default(), true);
-        assert!(tx.respond(clock.at(1), 200) && tx.is_done());
+        assert!(tx.respond(100) && tx.handle_request());
+        assert!(tx.respond(200) && !tx.is_unanswered());
+        assert!(!tx.respond(500), "only one final answer");
     }
 }

@@ -146,7 +146,7 @@ impl FromStr for Flow {
 }
 
 /// A message on its way out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
     pub flow: Flow,
     pub bytes: Bytes,

@@ -7,22 +7,28 @@
 //! What is refused here never reaches the owner: malformed requests (400, 505, 416), unknown methods and extensions (501, 405,
 //! 420), merged requests (482), spent hops (483), bodies that nobody reads (406, 415), a CANCEL of nothing (481), and more
 //! transactions than fit (503). These answers are stateless (RFC 3261 §8.2.7): abuse leaves nothing in memory.
+//! In this folder: what tells two requests from one that came twice (`key.rs`), answers kept for repetitions (`answered.rs`).
 //! Not here: dialogs and the repetition of 2xx and its ACK (`ua`), who may do what (`digest.rs`).
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
     fmt,
-    hash::{BuildHasher, Hash, Hasher, RandomState},
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
+mod answered;
+mod key;
+
+use answered::Answered;
+use key::{Key, Keys};
+
 use super::{
     build::{Request, Response},
-    header::{MAGIC_COOKIE, Via},
+    header::MAGIC_COOKIE,
     ids::{Ids, NumberHash},
     message::{Message, Method, ParseError},
     name::Name,
@@ -103,13 +109,17 @@ const TAKEN_WHEN_CROWDED: u64 = 8;
 pub struct Endpoint {
     config: Config,
     ids: Ids,
-    hash: [RandomState; 2],
+    keys: Keys,
     /// Seconds after which new calls shall try again; `None`: they are taken.
     crowded: Option<u32>,
     next: u64,
     // In boxes: the tables themselves stay small, and are not copied whole each time they grow.
     servers: HashMap<ServerTx, Box<ServerEntry>, NumberHash>,
     server_keys: HashMap<Key, ServerTx, NumberHash>,
+    /// Requests but INVITE, oldest first, and when they are forgotten unless they are answered: by then the client has given up,
+    /// and a 408 would only confuse those behind it (RFC 4320 §4).
+    unanswered: VecDeque<(Instant, ServerTx)>,
+    answered: Answered,
     /// By From tag, Call-ID and CSeq: finds a request that came by two ways (RFC 3261 §8.2.2.2).
     merges: HashMap<Key, ServerTx, NumberHash>,
     clients: HashMap<ClientTx, Box<ClientEntry>, NumberHash>,
@@ -126,35 +136,6 @@ enum TimerKey {
     Server(ServerTx),
     Client(ClientTx),
     Cancel(ClientTx),
-}
-
-/// What makes two requests the same, as 128 bits that nobody can choose: a table of these costs no allocation per request.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Key([u64; 2]);
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let [first, _] = self.0;
-        state.write_u64(first);
-    }
-}
-
-/// Collects the parts of a [`Key`].
-struct Keyed<H>([H; 2]);
-
-impl<H: Hasher> Keyed<H> {
-    fn new(hash: &[impl BuildHasher<Hasher = H>; 2]) -> Self {
-        Self(hash.each_ref().map(BuildHasher::build_hasher))
-    }
-
-    /// With its length, so that no two lists of parts look alike.
-    fn put(&mut self, part: &[u8]) {
-        self.0.iter_mut().for_each(|hasher| part.hash(hasher));
-    }
-
-    fn key(self) -> Key {
-        Key(self.0.map(|hasher| hasher.finish()))
-    }
 }
 
 enum ServerMachine {
@@ -220,14 +201,17 @@ impl fmt::Display for SentBy<'_> {
 impl Endpoint {
     /// `seed`: what branches and tags come from, 32 unguessable bytes in production.
     pub fn new(config: Config, seed: [u8; 32]) -> Self {
+        let answered = Answered::new(config.timers.patience());
         Self {
             config,
             ids: Ids::new(seed),
-            hash: [RandomState::new(), RandomState::new()],
+            keys: Keys::new(),
             crowded: None,
             next: 0,
             servers: HashMap::default(),
             server_keys: HashMap::default(),
+            unanswered: VecDeque::new(),
+            answered,
             merges: HashMap::default(),
             clients: HashMap::default(),
             without_tcp: HashMap::new(),
@@ -249,7 +233,11 @@ impl Endpoint {
 
     /// Transactions in memory: those that we answer, those that we sent.
     pub fn transactions(&self) -> (usize, usize) {
-        (self.servers.len(), self.clients.len() + self.cancels.len())
+        (self.answering(), self.clients.len() + self.cancels.len())
+    }
+
+    fn answering(&self) -> usize {
+        self.servers.len() + self.answered.len()
     }
 
     /// `host:port` under which the far end of this flow reaches us: for Via and Contact.
@@ -278,6 +266,10 @@ impl Endpoint {
 
     /// Time has passed; call at [`Self::poll_timeout`]. Earlier is harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.answered.handle_timeout(now);
+        while let Some((_, tx)) = self.unanswered.pop_front_if(|(at, _)| *at <= now) {
+            self.forget(tx);
+        }
         while let Some(Reverse((at, key))) = self.timers.peek().copied().filter(|Reverse((at, _))| *at <= now) {
             self.timers.pop();
             match key {
@@ -337,7 +329,7 @@ impl Endpoint {
         let status = response.status;
         let send = match &mut entry.machine {
             ServerMachine::Invite(machine) => machine.respond(now, status),
-            ServerMachine::Other(machine) => machine.respond(now, status),
+            ServerMachine::Other(machine) => machine.respond(status),
         };
         if !send {
             return;
@@ -349,9 +341,24 @@ impl Endpoint {
         } else {
             response
         };
-        let bytes = finish(&self.config, response);
+        let response = signed(&self.config, response);
+        if let ServerMachine::Other(machine) = &entry.machine
+            && !machine.is_unanswered()
+        {
+            let bytes = if entry.flow.transport.is_reliable() {
+                response.encode()
+            } else {
+                let (bytes, remembered) = response.encode_and_remember();
+                self.answered.insert(now, entry.key, remembered);
+                bytes
+            };
+            self.transmits.push_back(Transmit { flow: entry.flow, bytes });
+            return self.forget(tx);
+        }
+        let bytes = response.encode();
+        self.transmits.push_back(Transmit { flow: entry.flow, bytes: bytes.clone() });
         // A copy of its own size: the buffer that it was written into is larger, and this one is kept for half a minute.
-        entry.last = Some(if entry.flow.transport.is_reliable() { bytes.clone() } else { Bytes::copy_from_slice(&bytes) });
+        entry.last = Some(if entry.flow.transport.is_reliable() { bytes } else { Bytes::copy_from_slice(&bytes) });
         if status >= 200 {
             entry.request = None;
             // What is answered for good is not done twice; of an INVITE the 2xx has to be acknowledged first.
@@ -361,7 +368,6 @@ impl Endpoint {
                 self.merges.remove(&merge);
             }
         }
-        self.transmits.push_back(Transmit { flow: entry.flow, bytes });
         self.settle_server(tx);
     }
 
@@ -374,7 +380,7 @@ impl Endpoint {
         // By this tag the ACK to the answer of an INVITE is known for one that has done its work.
         let tag = request.as_deref().map(|request| self.ids.tag_for(request));
         let response = if response.needs_to_tag() { response.to_tag(&tag.unwrap_or_else(|| self.ids.token())) } else { response };
-        self.transmits.push_back(Transmit { flow, bytes: finish(&self.config, response) });
+        self.transmits.push_back(Transmit { flow, bytes: signed(&self.config, response).encode() });
         self.forget(tx);
     }
 
@@ -478,7 +484,9 @@ impl Endpoint {
 
     /// When [`Self::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        let timers = self.timers.peek().map(|Reverse((at, _))| *at);
+        let unanswered = self.unanswered.front().map(|(at, _)| *at);
+        timers.into_iter().chain(unanswered).chain(self.answered.poll_timeout()).min()
     }
 
     // --- requests
@@ -494,13 +502,16 @@ impl Endpoint {
             return;
         }
         let Ok(via) = request.via() else { return };
-        let key = server_key(&self.hash, &request, &via);
+        let key = self.keys.transaction(&request, &via);
         let known = self.server_keys.get(&key).copied();
         match (request.method(), known) {
             (Some(Method::Ack), known) => self.handle_ack(now, flow, request, known),
             (Some(Method::Cancel), known) => self.handle_cancel(flow, request, known),
             (_, Some(tx)) => self.handle_repetition(tx),
-            (_, None) => self.begin(now, flow, request, key),
+            (_, None) => match self.answered.get(&key, &request) {
+                Some(bytes) => self.transmits.push_back(Transmit { flow: reply_flow(&flow, &request), bytes }),
+                None => self.begin(now, flow, request, key),
+            },
         }
     }
 
@@ -508,7 +519,7 @@ impl Endpoint {
         if let Some(secs) = self.crowded
             && request.is(&Method::Invite)
             && request.to().is_ok_and(|to| to.tag().is_none())
-            && !self.hash[0].hash_one(request.call_id().unwrap_or_default()).is_multiple_of(TAKEN_WHEN_CROWDED)
+            && !self.keys.number(request.call_id().unwrap_or_default()).is_multiple_of(TAKEN_WHEN_CROWDED)
         {
             metrics::counter!("plugtone_sip_refused_total", "status" => "503").increment(1);
             return self.answer_statelessly(flow, &request, Response::to(&request, 503).header(Name::RetryAfter, secs));
@@ -517,7 +528,7 @@ impl Endpoint {
             metrics::counter!("plugtone_sip_refused_total", "status" => refusal.status.to_string()).increment(1);
             return self.answer_statelessly(flow, &request, refusal);
         }
-        let merge = merge_key(&self.hash, &request);
+        let merge = self.keys.merge(&request);
         if let Some(merge) = &merge
             && let Some(other) = self.merges.get(merge).and_then(|tx| self.servers.get(tx))
             && other.machine.is_open()
@@ -525,17 +536,18 @@ impl Endpoint {
             metrics::counter!("plugtone_sip_refused_total", "status" => "482").increment(1);
             return self.answer_statelessly(flow, &request, Response::to(&request, 482));
         }
-        if self.servers.len() >= self.config.max_transactions {
+        if self.answering() >= self.config.max_transactions {
             metrics::counter!("plugtone_sip_refused_total", "status" => "503").increment(1);
             return self.answer_statelessly(flow, &request, Response::to(&request, 503).header(Name::RetryAfter, 10));
         }
         self.next += 1;
         let tx = ServerTx(self.next);
-        let reliable = flow.transport.is_reliable();
         let (machine, kept) = if request.is(&Method::Invite) {
-            (ServerMachine::Invite(Box::new(ServerInvite::new(now, self.config.timers, reliable))), Some(Box::new(request.clone())))
+            let machine = ServerInvite::new(now, self.config.timers, flow.transport.is_reliable());
+            (ServerMachine::Invite(Box::new(machine)), Some(Box::new(request.clone())))
         } else {
-            (ServerMachine::Other(Server::new(now, self.config.timers, reliable)), None)
+            self.await_answer(now + self.config.timers.patience(), tx);
+            (ServerMachine::Other(Server::default()), None)
         };
         if let Some(merge) = &merge {
             self.merges.insert(*merge, tx);
@@ -546,6 +558,12 @@ impl Endpoint {
         self.servers.insert(tx, Box::new(entry));
         self.settle_server(tx);
         self.events.push_back(Event::Request { tx, request, flow });
+    }
+
+    /// All wait for as long, so the queue is in order; those at its front that were answered leave it.
+    fn await_answer(&mut self, ends: Instant, tx: ServerTx) {
+        while self.unanswered.pop_front_if(|(_, tx)| !self.servers.contains_key(tx)).is_some() {}
+        self.unanswered.push_back((ends, tx));
     }
 
     fn handle_repetition(&mut self, tx: ServerTx) {
@@ -591,22 +609,19 @@ impl Endpoint {
 
     fn answer_statelessly(&mut self, flow: Flow, request: &Message, response: Response) {
         let response = if response.needs_to_tag() { response.to_tag(&self.ids.tag_for(request)) } else { response };
-        let bytes = finish(&self.config, response);
+        let bytes = signed(&self.config, response).encode();
         self.transmits.push_back(Transmit { flow: reply_flow(&flow, request), bytes });
     }
 
     fn handle_server_timeout(&mut self, now: Instant, at: Instant, tx: ServerTx) {
         let Some(entry) = self.servers.get_mut(&tx).filter(|entry| entry.armed == Some(at)) else { return };
         entry.armed = None;
-        let due = match &mut entry.machine {
-            ServerMachine::Invite(machine) => machine.handle_timeout(now),
-            ServerMachine::Other(machine) => machine.handle_timeout(now),
-        };
-        if due == Due::Repeat {
+        let ServerMachine::Invite(machine) = &mut entry.machine else { return };
+        if machine.handle_timeout(now) == Due::Repeat {
             if entry.last.is_none()
                 && let Some(request) = &entry.request
             {
-                entry.last = Some(finish(&self.config, Response::to(request, 100)));
+                entry.last = Some(signed(&self.config, Response::to(request, 100)).encode());
             }
             if let Some(bytes) = entry.last.clone() {
                 self.transmits.push_back(Transmit { flow: entry.flow, bytes });
@@ -687,14 +702,13 @@ impl Endpoint {
 
     fn settle_server(&mut self, tx: ServerTx) {
         let Some(entry) = self.servers.get_mut(&tx) else { return };
-        let (done, wanted) = match &entry.machine {
-            ServerMachine::Invite(machine) => (machine.is_done(), machine.poll_timeout()),
-            ServerMachine::Other(machine) => (machine.is_done(), machine.poll_timeout()),
-        };
-        if !done {
-            return arm(&mut self.timers, &mut entry.armed, wanted, TimerKey::Server(tx));
+        // The others have none of their own.
+        let ServerMachine::Invite(machine) = &entry.machine else { return };
+        if machine.is_done() {
+            self.forget(tx);
+        } else {
+            arm(&mut self.timers, &mut entry.armed, machine.poll_timeout(), TimerKey::Server(tx));
         }
-        self.forget(tx);
     }
 
     fn settle_client(&mut self, tx: ClientTx) {
@@ -760,8 +774,8 @@ fn arm(timers: &mut BinaryHeap<Reverse<(Instant, TimerKey)>>, armed: &mut Option
     }
 }
 
-fn finish(config: &Config, response: Response) -> Bytes {
-    if config.product.is_empty() { response.encode() } else { response.header(Name::Server, &config.product).encode() }
+fn signed(config: &Config, response: Response) -> Response {
+    if config.product.is_empty() { response } else { response.header(Name::Server, &config.product) }
 }
 
 /// Where answers to a request go (RFC 3261 §18.2.2, RFC 3581).
@@ -777,45 +791,6 @@ fn reply_flow(flow: &Flow, request: &Message) -> Flow {
         return *flow;
     }
     Flow { peer: SocketAddr::new(flow.peer.ip(), via.port.unwrap_or(5060)), ..*flow }
-}
-
-/// What makes two requests the same transaction (RFC 3261 §17.2.3). ACK and CANCEL have the key of their INVITE.
-fn server_key(hash: &[RandomState; 2], request: &Message, via: &Via<'_>) -> Key {
-    let mut key = Keyed::new(hash);
-    let method = match request.method() {
-        Some(Method::Ack | Method::Cancel) | None => "INVITE",
-        Some(method) => method.as_str(),
-    };
-    key.put(method.as_bytes());
-    key.put(via.host().as_bytes());
-    key.put(&via.port.unwrap_or_default().to_be_bytes());
-    match via.branch().and_then(|branch| branch.strip_prefix(MAGIC_COOKIE)) {
-        Some(branch) if !branch.is_empty() => key.put(branch.as_bytes()),
-        // RFC 2543, or a branch that is only the cookie: everything that such clients keep equal. The To tag is left out:
-        // an ACK has one where its INVITE had none.
-        _ => {
-            key.put(request.raw_uri());
-            key.put(request.call_id().unwrap_or_default().as_bytes());
-            key.put(request.from().ok().and_then(|from| from.tag()).unwrap_or_default().as_bytes());
-            key.put(&request.cseq().map_or(0, |cseq| cseq.number).to_be_bytes());
-            key.put(via.branch().unwrap_or_default().as_bytes());
-        }
-    }
-    key.key()
-}
-
-/// What two copies of a request have in common that came by different ways; `None` within a dialog.
-fn merge_key(hash: &[RandomState; 2], request: &Message) -> Option<Key> {
-    if request.to().ok()?.tag().is_some() {
-        return None;
-    }
-    let cseq = request.cseq().ok()?;
-    let mut key = Keyed::new(hash);
-    for part in [request.from().ok()?.tag()?, request.call_id().ok()?, cseq.method] {
-        key.put(part.as_bytes());
-    }
-    key.put(&cseq.number.to_be_bytes());
-    Some(key.key())
 }
 
 /// The transaction that an answer names in a branch of our making; `None` for strays and for answers that are malformed.
@@ -854,404 +829,4 @@ fn follow_up(invite: &Bytes, method: Method, response: Option<&Message>, reason:
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    /// Two endpoints, a phone and a server, over a link in virtual time that may lose datagrams.
-    struct Link {
-        now: Instant,
-        start: Instant,
-        ends: [Endpoint; 2],
-        flows: [Flow; 2],
-        /// Of each end, oldest first.
-        events: [Vec<Event>; 2],
-        /// Start lines that went over the link, with the millisecond and the sender.
-        log: Vec<(u64, usize, String)>,
-        /// Whether the n-th message is lost.
-        lost: Box<dyn FnMut(u64) -> bool>,
-        sent: u64,
-    }
-
-    const PHONE: usize = 0;
-    const SERVER: usize = 1;
-
-    impl Link {
-        fn new(transport: super::super::Transport) -> Self {
-            let now = Instant::now();
-            let (phone, server) = ("10.0.0.5:5060".parse().unwrap(), "10.0.0.1:5060".parse().unwrap());
-            let flow = |local, peer| Flow { transport, ..Flow::udp(local, peer) };
-            Self {
-                now,
-                start: now,
-                ends: [1, 2].map(|n| Endpoint::new(Config::default(), [n; 32])),
-                flows: [flow(phone, server), flow(server, phone)],
-                events: [vec![], vec![]],
-                log: vec![],
-                lost: Box::new(|_| false),
-                sent: 0,
-            }
-        }
-
-        fn udp() -> Self {
-            Self::new(super::super::Transport::Udp)
-        }
-
-        /// Delivers what is due now, then lets time pass up to `ms` after the start.
-        fn run_to(&mut self, ms: u64) {
-            let until = self.start + Duration::from_millis(ms);
-            loop {
-                self.deliver();
-                let next = self.ends.iter().filter_map(Endpoint::poll_timeout).min().filter(|at| *at <= until);
-                let Some(next) = next else { break };
-                self.now = self.now.max(next);
-                for end in &mut self.ends {
-                    end.handle_timeout(self.now);
-                }
-            }
-            self.now = until;
-        }
-
-        fn deliver(&mut self) {
-            loop {
-                let mut quiet = true;
-                for from in [PHONE, SERVER] {
-                    while let Some(event) = self.ends[from].poll_event() {
-                        self.events[from].push(event);
-                    }
-                    let Some(transmit) = self.ends[from].poll_transmit() else { continue };
-                    quiet = false;
-                    let line = String::from_utf8_lossy(&transmit.bytes).lines().next().unwrap_or_default().to_owned();
-                    self.sent += 1;
-                    let lost = (self.lost)(self.sent);
-                    self.log.push(((self.now - self.start).as_millis() as u64, from, line));
-                    if !lost {
-                        self.ends[1 - from].handle_message(self.now, self.flows[1 - from], transmit.bytes);
-                    }
-                }
-                if quiet {
-                    return;
-                }
-            }
-        }
-
-        fn send(&mut self, request: Request) -> ClientTx {
-            let (now, flow) = (self.now, self.flows[PHONE]);
-            self.ends[PHONE].request(now, flow, request)
-        }
-
-        /// What reached the server as a request.
-        fn requests(&mut self) -> Vec<(ServerTx, Message)> {
-            let events = std::mem::take(&mut self.events[SERVER]);
-            let (requests, others): (Vec<_>, Vec<_>) = events.into_iter().partition(|e| matches!(e, Event::Request { .. }));
-            self.events[SERVER] = others;
-            let take = |event| if let Event::Request { tx, request, .. } = event { Some((tx, request)) } else { None };
-            requests.into_iter().filter_map(take).collect()
-        }
-
-        fn respond(&mut self, tx: ServerTx, request: &Message, status: u16) {
-            let now = self.now;
-            self.ends[SERVER].respond(now, tx, Response::to(request, status));
-        }
-
-        /// Statuses and ends that the phone heard of.
-        fn heard(&mut self) -> Vec<String> {
-            let word = |event| match event {
-                Event::Response { response, .. } => response.status().unwrap().to_string(),
-                Event::TimedOut { .. } => "timed out".into(),
-                Event::TransportFailed { .. } => "failed".into(),
-                other => format!("{other:?}"),
-            };
-            std::mem::take(&mut self.events[PHONE]).into_iter().map(word).collect()
-        }
-
-        fn lines(&self, from: usize) -> Vec<(u64, &str)> {
-            self.log.iter().filter(|(_, f, _)| *f == from).map(|(ms, _, line)| (*ms, line.as_str())).collect()
-        }
-    }
-
-    fn request(method: Method) -> Request {
-        Request::new(method.clone(), "sip:2042@10.0.0.1")
-            .header(Name::From, "<sip:2041@10.0.0.1>;tag=a")
-            .header(Name::To, "<sip:2042@10.0.0.1>")
-            .header(Name::CallId, "call-1")
-            .header(Name::CSeq, format_args!("7 {method}"))
-            .header(Name::Contact, "<sip:2041@10.0.0.5>")
-    }
-
-    #[test]
-    fn a_refused_call_is_acknowledged_by_itself() {
-        let mut link = Link::udp();
-        link.send(request(Method::Invite));
-        link.run_to(1000);
-        let (tx, invite) = link.requests().pop().expect("the INVITE");
-        link.respond(tx, &invite, 180);
-        link.run_to(2000);
-        link.respond(tx, &invite, 486);
-        link.run_to(3000);
-        assert_eq!(link.heard(), ["100", "180", "486"]);
-        assert_eq!(
-            link.log.iter().map(|(ms, from, line)| (*ms, *from, line.as_str())).collect::<Vec<_>>(),
-            [
-                (0, PHONE, "INVITE sip:2042@10.0.0.1 SIP/2.0"),
-                (200, SERVER, "SIP/2.0 100 Trying"),
-                (1000, SERVER, "SIP/2.0 180 Ringing"),
-                (2000, SERVER, "SIP/2.0 486 Busy Here"),
-                (2000, PHONE, "ACK sip:2042@10.0.0.1 SIP/2.0"),
-            ]
-        );
-        assert!(link.events[SERVER].is_empty(), "nobody is bothered with that ACK");
-        link.run_to(60_000);
-        assert_eq!((link.ends[PHONE].transactions(), link.ends[SERVER].transactions()), ((0, 0), (0, 0)));
-    }
-
-    #[test]
-    fn an_answered_call_tells_each_2xx_and_its_ack() {
-        let mut link = Link::udp();
-        link.send(request(Method::Invite));
-        link.run_to(10);
-        let (tx, invite) = link.requests().pop().unwrap();
-        link.respond(tx, &invite, 200);
-        link.run_to(20);
-        link.respond(tx, &invite, 200);
-        link.run_to(30);
-        assert_eq!(link.heard(), ["200", "200"]);
-        let (flow, ack) = (link.flows[PHONE], request(Method::Ack));
-        let ack = link.ends[PHONE].send(flow, ack);
-        link.ends[PHONE].transmit(ack);
-        link.run_to(40);
-        assert_eq!(link.events[SERVER].iter().filter(|e| matches!(e, Event::Ack { .. })).count(), 2);
-        link.run_to(60_000);
-        assert_eq!((link.ends[PHONE].transactions(), link.ends[SERVER].transactions()), ((0, 0), (0, 0)));
-    }
-
-    #[test]
-    fn a_cancel_waits_for_the_first_answer_and_reaches_the_invite() {
-        let mut link = Link::udp();
-        let call = link.send(request(Method::Invite));
-        let now = link.now;
-        link.ends[PHONE].cancel(now, call, None);
-        link.run_to(100);
-        assert_eq!(link.lines(PHONE).len(), 1, "nothing was heard yet");
-        link.run_to(300);
-        let (tx, invite) = link.requests().pop().unwrap();
-        assert!(matches!(link.events[SERVER].pop(), Some(Event::Cancel { tx: cancelled, .. }) if cancelled == tx));
-        link.respond(tx, &invite, 487);
-        link.run_to(400);
-        assert_eq!(link.heard(), ["100", "487"]);
-        let sent: Vec<_> = link.lines(PHONE).iter().map(|(_, line)| line.split(' ').next().unwrap()).collect();
-        assert_eq!(sent, ["INVITE", "CANCEL", "ACK"]);
-        let answers: Vec<_> = link.lines(SERVER).iter().map(|(_, line)| &line[8..11]).collect();
-        assert_eq!(answers, ["100", "200", "487"]);
-        link.run_to(60_000);
-        assert_eq!((link.ends[PHONE].transactions(), link.ends[SERVER].transactions()), ((0, 0), (0, 0)));
-    }
-
-    #[test]
-    fn repetitions_are_absorbed_and_answered_alike() {
-        let mut link = Link::udp();
-        // The first answer is lost.
-        link.lost = Box::new(|n| n == 2);
-        link.send(request(Method::Options));
-        link.run_to(10);
-        let (tx, options) = link.requests().pop().unwrap();
-        link.respond(tx, &options, 200);
-        link.run_to(1000);
-        assert_eq!(link.heard(), ["200"]);
-        assert!(link.requests().is_empty(), "told once");
-        assert_eq!(link.lines(SERVER).len(), 2);
-    }
-
-    #[test]
-    fn whatever_the_link_loses_both_sides_agree_in_the_end() {
-        for seed in 1..200u64 {
-            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut link = Link::udp();
-            // Every third is lost, but not for ever.
-            link.lost = Box::new(move |n| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                n < 20 && random.is_multiple_of(3)
-            });
-            link.send(request(Method::Invite));
-            link.send(request(Method::Info));
-            for second in 1..200 {
-                link.run_to(second * 1000);
-                for (tx, message) in link.requests() {
-                    let status = if message.is(&Method::Invite) { 603 } else { 200 };
-                    link.respond(tx, &message, status);
-                }
-            }
-            let mut heard = link.heard();
-            heard.retain(|word| word != "100");
-            heard.sort();
-            assert_eq!(heard, ["200", "603"], "seed {seed}: {:?}", link.log);
-            assert_eq!((link.ends[PHONE].transactions(), link.ends[SERVER].transactions()), ((0, 0), (0, 0)), "seed {seed}");
-        }
-    }
-
-    #[test]
-    fn silence_and_broken_connections_are_told() {
-        let mut link = Link::udp();
-        link.lost = Box::new(|_| true);
-        link.send(request(Method::Invite));
-        link.send(request(Method::Options));
-        link.run_to(40_000);
-        assert_eq!(link.heard(), ["timed out", "timed out"]);
-        let mut link = Link::new(super::super::Transport::Tcp);
-        link.lost = Box::new(|_| true);
-        link.send(request(Method::Options));
-        let (now, flow) = (link.now, Flow { id: super::super::FlowId(9), ..link.flows[PHONE] });
-        link.ends[PHONE].handle_transport_error(now, flow);
-        link.run_to(40_000);
-        assert_eq!(link.heard(), ["failed"]);
-        assert_eq!(link.lines(PHONE).len(), 1, "TCP repeats by itself");
-    }
-
-    #[test]
-    fn a_long_request_goes_by_tcp_where_there_is_some() {
-        let flow = Flow::udp("10.0.0.1:5060".parse().unwrap(), "10.0.0.5:5060".parse().unwrap());
-        let long = "x".repeat(1300);
-        let by = |endpoint: &mut Endpoint| {
-            let sent = std::iter::from_fn(|| endpoint.poll_transmit());
-            sent.map(|t| {
-                let via = String::from_utf8_lossy(&t.bytes).contains(&format!("Via: SIP/2.0/{} ", t.flow.transport.as_via()));
-                assert!(via, "Via says how it is sent");
-                t.flow.transport.as_str()
-            })
-            .collect::<Vec<_>>()
-        };
-        let now = Instant::now();
-        let start = || {
-            let ports = Ports { tcp: Some(5060), ..Ports::default() };
-            Endpoint::new(Config { ports, ..Config::default() }, [1; 32])
-        };
-        let send = |endpoint: &mut Endpoint, uri: &str, subject: &str| {
-            let mut request = request(Method::Invite).header_named("Subject", subject);
-            request.uri = uri.into();
-            endpoint.request(now, flow, request);
-            by(endpoint)
-        };
-        for (uri, subject, transport) in [
-            ("sip:2042@10.0.0.5", "short", "udp"),
-            ("sip:2042@10.0.0.5", &long, "tcp"),
-            ("sip:2042@10.0.0.5:5060", &long, "tcp"),
-            ("sip:2042@10.0.0.5;transport=UDP", &long, "udp"),
-            ("sip:2042@192.168.1.9", &long, "udp"),
-            ("sip:2042@phone.example.com", &long, "udp"),
-        ] {
-            assert_eq!(send(&mut start(), uri, subject), [transport], "{uri} {subject:.5}");
-        }
-        // Refused: by UDP after all, with its repetitions; the next one at once, but not for ever.
-        let mut endpoint = start();
-        assert_eq!(send(&mut endpoint, "sip:2042@10.0.0.5", &long), ["tcp"]);
-        endpoint.handle_transport_error(now, Flow { id: super::super::FlowId(3), ..Flow::tcp(flow.local, flow.peer) });
-        assert_eq!(by(&mut endpoint), ["udp"]);
-        endpoint.handle_timeout(now + Duration::from_millis(500));
-        assert_eq!(by(&mut endpoint), ["udp"]);
-        assert_eq!(send(&mut endpoint, "sip:2042@10.0.0.5", &long), ["udp"]);
-        assert!(endpoint.poll_event().is_none(), "the owner is not bothered");
-        endpoint.handle_transport_error(now, flow);
-        assert_eq!(std::iter::from_fn(|| endpoint.poll_event()).filter(|e| matches!(e, Event::TransportFailed { .. })).count(), 2);
-        let mut request = request(Method::Options).header_named("Subject", &long);
-        request.uri = "sip:2042@10.0.0.5".into();
-        endpoint.request(now + Duration::from_secs(3601), flow, request);
-        assert_eq!(by(&mut endpoint), ["tcp"]);
-    }
-
-    /// An endpoint alone, and what it answers to bytes.
-    fn answers(endpoint: &mut Endpoint, text: &str) -> Vec<String> {
-        let flow = Flow::udp("10.0.0.1:5060".parse().unwrap(), "10.0.0.5:40000".parse().unwrap());
-        endpoint.handle_message(Instant::now(), flow, Bytes::from(text.to_owned()));
-        std::iter::from_fn(|| endpoint.poll_transmit())
-            .map(|t| format!("{} {}", &String::from_utf8_lossy(&t.bytes)[8..11], t.flow.peer))
-            .collect()
-    }
-
-    fn text(method: &str, via: &str, more: &str) -> String {
-        format!(
-            "{method} sip:2042@10.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP {via}\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:c@d>\r\n\
-             Call-ID: x\r\nCSeq: 1 {method}\r\n{more}\r\n"
-        )
-    }
-
-    #[test]
-    fn answers_find_their_way_back() {
-        for (via, to) in [
-            ("10.0.0.5;branch=z9hG4bK1;rport", "10.0.0.5:40000"),
-            ("10.0.0.5;branch=z9hG4bK1", "10.0.0.5:5060"),
-            ("10.0.0.5:5070;branch=z9hG4bK1", "10.0.0.5:5070"),
-            ("192.168.1.9:5070;branch=z9hG4bK1", "10.0.0.5:40000"),
-            ("10.0.0.5;branch=z9hG4bK1;maddr=10.9.9.9", "10.0.0.5:5060"),
-        ] {
-            let mut endpoint = Endpoint::new(Config::default(), [0; 32]);
-            assert_eq!(answers(&mut endpoint, &text("NOSUCH", via, "")), [format!("501 {to}")], "{via}");
-            assert_eq!(endpoint.transactions(), (0, 0), "nothing is kept");
-        }
-    }
-
-    #[test]
-    fn copies_by_another_way_are_refused_and_old_clients_are_matched() {
-        let mut endpoint = Endpoint::new(Config::default(), [0; 32]);
-        let via = |branch: &str| format!("10.0.0.5;rport;branch={branch}");
-        assert!(answers(&mut endpoint, &text("INVITE", &via("z9hG4bK1"), "")).is_empty());
-        assert!(answers(&mut endpoint, &text("INVITE", &via("z9hG4bK1"), "")).is_empty(), "repeated");
-        assert_eq!(answers(&mut endpoint, &text("INVITE", &via("z9hG4bK2"), "")), ["482 10.0.0.5:40000"]);
-        assert_eq!(answers(&mut endpoint, &text("CANCEL", &via("z9hG4bK1"), "")), ["200 10.0.0.5:40000"]);
-        assert_eq!(answers(&mut endpoint, &text("CANCEL", &via("z9hG4bK3"), "")), ["481 10.0.0.5:40000"]);
-        let mut old = Endpoint::new(Config::default(), [0; 32]);
-        for _ in 0..3 {
-            answers(&mut old, &text("INVITE", "10.0.0.5", ""));
-        }
-        assert_eq!(old.transactions().0, 1);
-        assert_eq!(answers(&mut old, &text("CANCEL", "10.0.0.5", "")), ["200 10.0.0.5:5060"]);
-        let mut full = Endpoint::new(Config { max_transactions: 1, ..Config::default() }, [0; 32]);
-        answers(&mut full, &text("INVITE", &via("z9hG4bK1"), ""));
-        assert_eq!(answers(&mut full, &text("INVITE", &via("z9hG4bK1"), "").replace("ID: x", "ID: y")), [""; 0], "the same branch");
-        let other = text("INVITE", &via("z9hG4bK2"), "").replace("ID: x", "ID: y");
-        assert_eq!(answers(&mut full, &other), ["503 10.0.0.5:40000"]);
-    }
-
-    #[test]
-    fn in_a_storm_some_get_through() {
-        let mut endpoint = Endpoint::new(Config::default(), [0; 32]);
-        endpoint.set_crowded(Some(5));
-        let invite = |call: usize, branch: &str| {
-            text("INVITE", &format!("10.0.0.5;rport;branch=z9hG4bK{branch}{call}"), "").replace("ID: x", &format!("ID: {call}"))
-        };
-        let refused = |endpoint: &mut Endpoint, invite: &str| match answers(endpoint, invite).as_slice() {
-            [] => false,
-            [one] if one.starts_with("503") => true,
-            other => panic!("{other:?}"),
-        };
-        let through: Vec<_> = (0..800).filter(|call| !refused(&mut endpoint, &invite(*call, "a"))).collect();
-        assert!((40..200).contains(&through.len()), "{}", through.len());
-        // Each is a transaction; who was told to wait has left nothing. With credentials it comes by another branch.
-        assert_eq!(endpoint.transactions().0, through.len());
-        let again: Vec<_> = (0..800).filter(|call| answers(&mut endpoint, &invite(*call, "b")) != ["503 10.0.0.5:40000"]).collect();
-        assert_eq!(again, through);
-        endpoint.set_crowded(None);
-        assert!(!refused(&mut endpoint, &invite(900, "a")));
-    }
-
-    #[test]
-    fn strays_change_nothing() {
-        let mut link = Link::udp();
-        link.send(request(Method::Options));
-        link.run_to(1);
-        let branch = |b: &str| {
-            format!(
-                "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP 10.0.0.5:5060;branch={b}\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:c@d>;tag=2\r\n\
-                 Call-ID: call-1\r\nCSeq: 7 OPTIONS\r\n\r\n"
-            )
-        };
-        for b in ["z9hG4bK1-0000000000000000", "z9hG4bK1", "z9hG4bK-", "z9hG4bKzz-1", "x", "z9hG4bKffffffffffffffffff-1"] {
-            let (now, flow) = (link.now, link.flows[PHONE]);
-            link.ends[PHONE].handle_message(now, flow, branch(b).into());
-        }
-        link.deliver();
-        assert!(link.heard().is_empty());
-    }
-}
+mod tests;
