@@ -55,7 +55,7 @@ fn registration(n: u8, generation: u32) -> Registration {
     let contact = Contact {
         line: 1,
         user: "any".into(),
-        uri: format!("sip:any@{peer}"),
+        uri: format!("sip:any@{peer}").into(),
         flow: Flow::udp("10.0.0.1:5060".parse().expect("address"), peer),
     };
     Registration { mac: mac(n), generation, contact, call_id: "its only one".into() }

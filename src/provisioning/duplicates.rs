@@ -5,6 +5,7 @@
 //! follows from it. The device keeps its owner, its file goes to the holder of the lease only, and people are told.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -20,8 +21,8 @@ const DUPLICATE_AGAIN: Duration = Duration::from_secs(600);
 #[derive(Default)]
 pub(super) struct Heard {
     places: ToAndFro<IpAddr>,
-    /// Few, most often one.
-    registrations: Vec<(LineNumber, ToAndFro<(String, IpAddr)>)>,
+    /// By Call-ID, of which a number is kept, and place. Few, most often one.
+    registrations: Vec<(LineNumber, ToAndFro<(u64, IpAddr)>)>,
     told: Option<Instant>,
 }
 
@@ -49,7 +50,9 @@ impl Heard {
             }
         };
         let (_, registrations) = self.registrations.get_mut(at)?;
-        let (_, other) = registrations.at(now, (call_id.to_owned(), source), None)?;
+        let mut hasher = DefaultHasher::new();
+        call_id.hash(&mut hasher);
+        let (_, other) = registrations.at(now, (hasher.finish(), source), None)?;
         self.tells(now).then_some((other, source))
     }
 
@@ -66,7 +69,8 @@ impl Heard {
 /// Something that may change, but not back, again and again.
 struct ToAndFro<T> {
     here: Option<(T, Instant)>,
-    before: Option<(T, Instant)>,
+    /// In a box: few have been anywhere else.
+    before: Option<Box<(T, Instant)>>,
     /// How often it went back to where it had just been.
     returns: u32,
 }
@@ -77,20 +81,14 @@ impl<T> Default for ToAndFro<T> {
     }
 }
 
-impl<T: PartialEq> ToAndFro<T> {
+impl<T: PartialEq + Copy> ToAndFro<T> {
     /// The other of the two, when it has gone back twice; a return counts within so long only.
-    fn at(&mut self, now: Instant, place: T, within: Option<Duration>) -> Option<T>
-    where
-        T: Clone,
-    {
-        if self.here.as_ref().is_none_or(|(here, _)| *here == place) {
-            self.here = Some((place, now));
-            return None;
-        }
+    fn at(&mut self, now: Instant, place: T, within: Option<Duration>) -> Option<T> {
+        let left = self.here.replace((place, now)).filter(|(here, _)| *here != place)?;
         let soon = |at: Instant| within.is_none_or(|within| now.saturating_duration_since(at) < within);
-        let returned = self.before.as_ref().is_some_and(|(before, at)| *before == place && soon(*at));
+        let returned = self.before.as_ref().is_some_and(|before| before.0 == place && soon(before.1));
         self.returns = if returned { self.returns + 1 } else { 0 };
-        self.before = self.here.replace((place, now));
-        self.before.as_ref().filter(|_| self.returns >= 2).map(|(other, _)| other.clone())
+        self.before = Some(Box::new(left));
+        (self.returns >= 2).then_some(left.0)
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod beside;
+mod calls;
 pub mod classify;
 mod duplicates;
 pub mod encryption;

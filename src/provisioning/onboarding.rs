@@ -12,9 +12,10 @@ use std::{
 };
 
 use super::{
+    calls::Calls,
     duplicates::Heard,
     reload::{Proof, Run, Step},
-    rollout::Standing,
+    rollout::{Standing, Times},
 };
 use crate::{
     binding::{Effect, Fact, Life, Limits, ReloadSettings},
@@ -26,12 +27,11 @@ use crate::{
     store::ContactRecord,
 };
 
+pub use super::calls::CallKind;
 pub use super::reload::{Contact, Order, Reload, ReloadMethod, ReloadMethods};
 
 /// Devices held at most. MACs can be made up faster than phones: what comes after is counted, not kept.
 const MOST_DEVICES: usize = 100_000;
-/// Calls of one device that are told apart.
-const MOST_CALLS: usize = 16;
 /// `last_seen` is written again after this long, so that renewals do not cost a write each.
 const SEEN_AGAIN: i64 = 60;
 
@@ -111,8 +111,9 @@ pub struct Registration {
 
 impl From<&sip::Contact> for Registration {
     fn from(contact: &sip::Contact) -> Self {
-        let sip::Contact { mac, line, generation, user, uri, flow, call_id, .. } = contact.clone();
-        Self { mac, generation, contact: Contact { line, user, uri, flow }, call_id }
+        let sip::Contact { mac, line, generation, user, uri, flow, call_id, .. } = contact;
+        let contact = Contact { line: *line, user: user.as_str().into(), uri: uri.as_str().into(), flow: *flow };
+        Self { mac: *mac, generation: *generation, contact, call_id: call_id.clone() }
     }
 }
 
@@ -175,10 +176,8 @@ pub(super) type Bindings = BTreeMap<LineNumber, Box<BindingRecord>>;
 pub(super) struct Device {
     pub(super) record: DeviceRecord,
     pub(super) bindings: Bindings,
-    pub(super) calls: HashMap<CallId, CallKind>,
-    /// Legs of calls that end at it, also where somebody else called.
-    pub(super) legs: Vec<(CallId, u32)>,
-    standing: Standing,
+    pub(super) calls: Calls,
+    times: Times,
     /// Lines registered with the secret that they have now.
     registered: BTreeSet<LineNumber>,
     /// The last contact, of whatever generation.
@@ -187,15 +186,8 @@ pub(super) struct Device {
     contact_generation: Option<Generation>,
     /// The generation of the file that the phone has shown to hold.
     pub(super) holds: Option<Generation>,
-    pub(super) reload: Option<Run>,
+    pub(super) reload: Option<Box<Run>>,
     heard: Heard,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallKind {
-    Ivr,
-    /// Between people: it holds a reload back, and means nothing else here.
-    Other,
 }
 
 impl Core {
@@ -225,7 +217,7 @@ impl Core {
             }
             if let Ok(flow) = contact.flow.parse() {
                 device.contact_generation = Some(contact.generation);
-                device.contact = Some(Contact { line: contact.line, user: contact.user, uri: contact.uri, flow });
+                device.contact = Some(Contact { line: contact.line, user: contact.user.into(), uri: contact.uri.into(), flow });
             }
         }
         let mut macs: Vec<_> = self.devices.keys().copied().collect();
@@ -272,9 +264,7 @@ impl Core {
             return;
         }
         let Some(device) = self.devices.get_mut(&mac) else { return };
-        if device.calls.len() < MOST_CALLS {
-            device.calls.insert(call, kind);
-        }
+        device.calls.begin(call, kind);
         if kind == CallKind::Ivr {
             self.apply(now, mac, Fact::CallBegan);
         }
@@ -283,10 +273,9 @@ impl Core {
     /// A call of the device is over, however it ended.
     pub fn handle_call_ended(&mut self, now: Now, mac: MacAddr, call: CallId) {
         let Some(device) = self.devices.get_mut(&mac) else { return };
-        let ended = device.calls.remove(&call);
-        let others_in_ivr = device.calls.values().any(|kind| *kind == CallKind::Ivr);
+        let last_in_ivr = device.calls.end(call) == Some(CallKind::Ivr) && !device.calls.is_in_ivr();
         let waits = device.waits_for_idle();
-        if ended == Some(CallKind::Ivr) && !others_in_ivr {
+        if last_in_ivr {
             self.apply(now, mac, Fact::CallEnded);
         }
         if waits {
@@ -295,14 +284,13 @@ impl Core {
     }
 
     /// A leg of a call begins or ends at the device, whoever called. While there is one the phone is not told to reload.
-    pub fn handle_leg(&mut self, now: Now, mac: MacAddr, leg: (CallId, u32), up: bool) {
+    pub fn handle_leg(&mut self, now: Now, mac: MacAddr, (call, leg): (CallId, u32), up: bool) {
         let Some(device) = self.devices.get_mut(&mac) else { return };
-        device.legs.retain(|held| *held != leg);
         if up {
-            if device.legs.len() < MOST_CALLS {
-                device.legs.push(leg);
-            }
-        } else if device.waits_for_idle() {
+            return device.calls.begin_leg(call, leg);
+        }
+        device.calls.end_leg(call, leg);
+        if device.waits_for_idle() {
             self.wait_for(mac, Step::Settled, now.instant + self.config.reload.settle());
         }
     }
@@ -314,16 +302,16 @@ impl Core {
             // Anybody can say any name.
             return;
         }
-        let Standing { registered_at, fetched_old_at, fetched_new_at, refused_at, .. } = device.standing;
+        let Times { registered_at, fetched_old_at, fetched_new_at, refused_at, .. } = device.times;
         if refused_at <= registered_at.max(fetched_old_at).max(fetched_new_at) {
-            device.standing.refused_at = Some(now.wall);
+            device.times.refused_at = Some(now.wall);
         }
         // It has started anew and has another port: there it can be told to fetch its files.
         if let Some(contact) =
             device.contact.as_mut().filter(|contact| contact.flow.peer != source && contact.flow.transport == sip::Transport::Udp)
         {
             contact.flow.peer = source;
-            contact.uri = format!("sip:{}@{source}", contact.user);
+            contact.uri = format!("sip:{}@{source}", contact.user).into();
         }
     }
 
@@ -333,7 +321,7 @@ impl Core {
             let device = self.devices.get(mac)?;
             let firmware = device.record.firmware.clone();
             let (registered, in_call) = (!device.registered.is_empty(), device.is_busy());
-            Some((*mac, Standing { registered, in_call, firmware, ..device.standing.clone() }))
+            Some((*mac, Standing { registered, in_call, firmware, times: device.times }))
         };
         macs.iter().filter_map(of).collect()
     }
@@ -342,7 +330,7 @@ impl Core {
     pub fn handle_file_fetched(&mut self, now: Now, mac: MacAddr, generation: Generation, first: bool) {
         if self.admit(now, mac).is_some() {
             if let Some(device) = self.devices.get_mut(&mac) {
-                let Standing { fetched_new_at, fetched_old_at, .. } = &mut device.standing;
+                let Times { fetched_new_at, fetched_old_at, .. } = &mut device.times;
                 *(if first { fetched_new_at } else { fetched_old_at }) = Some(now.wall);
             }
             self.apply(now, mac, Fact::FileTaken { generation });
@@ -367,7 +355,7 @@ impl Core {
             device.registered.insert(registration.contact.line);
             device.contact = Some(registration.contact);
             device.contact_generation = Some(registration.generation);
-            device.standing.registered_at = Some(now.wall);
+            device.times.registered_at = Some(now.wall);
         }
         self.tell_duplicate(mac, duplicate, "both register by turns");
         self.apply(now, mac, Fact::Registered { generation: shown });
@@ -614,14 +602,16 @@ struct News {
     tell: bool,
 }
 
+/// There may be 100,000 of them after a power cut: what few of them have is in boxes.
+const _: () = assert!(size_of::<Device>() <= 640, "a device takes more than the allocator's pieces of 640 bytes");
+
 impl Device {
     pub(super) fn new(record: DeviceRecord) -> Self {
         Self {
             record,
             bindings: BTreeMap::new(),
-            calls: HashMap::new(),
-            legs: Vec::new(),
-            standing: Standing::default(),
+            calls: Calls::default(),
+            times: Times::default(),
             registered: BTreeSet::new(),
             contact: None,
             contact_generation: None,
@@ -656,7 +646,7 @@ impl Device {
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        !self.calls.is_empty() || !self.legs.is_empty()
+        !self.calls.is_empty()
     }
 
     /// A reload waits for the end of its calls, and that is now.
@@ -674,7 +664,7 @@ impl Device {
         tell |= replace(&mut record.model, sighting.model);
         if replace(&mut record.firmware, sighting.firmware) {
             tell = true;
-            self.standing.firmware_at = Some(now.wall);
+            self.times.firmware_at = Some(now.wall);
         }
         tell |= replace(&mut record.address, address);
         // What was written was written of the place that it was at then.

@@ -43,9 +43,9 @@ pub type ReloadMethods = Arc<dyn Fn(Option<&str>, Option<&str>) -> ReloadMethod 
 pub struct Contact {
     pub line: LineNumber,
     /// User part of the address of record that it registered.
-    pub user: String,
+    pub user: Box<str>,
     /// As registered.
-    pub uri: String,
+    pub uri: Box<str>,
     pub flow: Flow,
 }
 
@@ -70,7 +70,7 @@ impl Reload {
     /// The NOTIFY: to the contact, or to SIP's port where the phone was last heard. `None` when it was never heard.
     pub fn order(&self) -> Option<notify::Order> {
         let (uri, user, flow) = match (&self.contact, self.address) {
-            (Some(contact), _) => (contact.uri.clone(), contact.user.clone(), contact.flow),
+            (Some(contact), _) => (contact.uri.to_string(), contact.user.to_string(), contact.flow),
             (None, Some(address)) => {
                 let user = provisional_user(self.mac, 1);
                 let flow = Flow::udp(SocketAddr::from(([0, 0, 0, 0], 0)), SocketAddr::from((address, 5060)));
@@ -175,7 +175,8 @@ impl Core {
         let (step, wait) =
             if !device.is_busy() { (Step::Settled, settings.settle()) } else { (Step::Idle, Duration::from_secs(settings.hold_secs)) };
         let deadline = now.instant + wait;
-        device.reload = Some(Run { proof, step, deadline, next: 0, attempt: 0, last_sent: None, overdue_told: false, began: now.instant });
+        let run = Run { proof, step, deadline, next: 0, attempt: 0, last_sent: None, overdue_told: false, began: now.instant };
+        device.reload = Some(Box::new(run));
         self.timers.insert((deadline, mac));
     }
 
@@ -191,14 +192,13 @@ impl Core {
         let Some(run) = device.reload.as_mut() else { return };
         match run.step {
             // The engine knows of each leg when it ends.
-            Step::Idle if !device.legs.is_empty() && now.instant < run.began + LONGEST_CALL => {
+            Step::Idle if device.calls.has_legs() && now.instant < run.began + LONGEST_CALL => {
                 let hold = Duration::from_secs(self.config.reload.hold_secs);
                 self.wait_for(mac, Step::Idle, now.instant + hold);
             }
             Step::Idle => {
                 // No call is this long here; its end was missed.
                 device.calls.clear();
-                device.legs.clear();
                 self.tell_phone(now, mac);
             }
             Step::Settled | Step::Answer | Step::Fetch => self.tell_phone(now, mac),

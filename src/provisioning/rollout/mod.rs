@@ -61,6 +61,14 @@ pub struct Now {
 pub struct Standing {
     pub registered: bool,
     pub in_call: bool,
+    /// What it runs, as it last said.
+    pub firmware: Option<String>,
+    pub times: Times,
+}
+
+/// When a phone last did what shows how it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
     /// The last REGISTER of it that was accepted.
     pub registered_at: Option<Timestamp>,
     /// The first that was refused for its password since it last registered or fetched its account.
@@ -68,8 +76,7 @@ pub struct Standing {
     /// When it had all of its account by the old templates, and by the new ones.
     pub fetched_old_at: Option<Timestamp>,
     pub fetched_new_at: Option<Timestamp>,
-    /// What it runs, as it last said, and since when; `None`: since before the server was started.
-    pub firmware: Option<String>,
+    /// Since when it runs what it runs; `None`: since before the server was started.
     pub firmware_at: Option<Timestamp>,
 }
 
@@ -465,7 +472,7 @@ impl Rollout {
         // Those that do not work come first, and nobody waits for the evening with them.
         let waits = |phone: &Phone| phone.step == Step::BackWaits && !phone.standing.in_call;
         let mut macs: Vec<_> = self.phones.iter().filter(|(_, phone)| waits(phone)).collect();
-        macs.sort_by_key(|(mac, phone)| (phone.standing.registered_at > phone.standing.fetched_new_at, **mac));
+        macs.sort_by_key(|(mac, phone)| (phone.standing.times.registered_at > phone.standing.times.fetched_new_at, **mac));
         let macs = macs.into_iter().map(|(mac, _)| *mac).collect();
         self.tell_some(now, macs, Step::BackTold);
         let is_open = |phone: &Phone| matches!(phone.step, Step::BackWaits | Step::BackTold | Step::BackFetched);
@@ -511,9 +518,10 @@ impl Phone {
 
     /// The step that follows from how it stands, and since when.
     fn next(&self, now: Timestamp, pace: &Pace) -> Option<(Step, Timestamp)> {
-        let Standing { registered, in_call, registered_at, refused_at, fetched_new_at, .. } = self.standing;
+        let Standing { registered, in_call, times, .. } = self.standing;
+        let Times { registered_at, refused_at, fetched_new_at, .. } = times;
         // With a new firmware it says so before it registers; what it had registered before does not count.
-        let since = self.since.max(self.standing.firmware_at.filter(|_| self.firmware.is_some()).unwrap_or(self.since));
+        let since = self.since.max(times.firmware_at.filter(|_| self.firmware.is_some()).unwrap_or(self.since));
         let register_secs = if self.firmware.is_some() { pace.firmware_secs } else { pace.register_secs };
         let after = |at: Option<Timestamp>, before: Timestamp| at.filter(|at| *at > before);
         let over = |secs: u32| now.0 - self.since.0 >= i64::from(secs) * 1000;
@@ -543,7 +551,8 @@ impl Phone {
     }
 
     fn next_back(&self, now: Timestamp, pace: &Pace) -> Option<Step> {
-        let Standing { registered, registered_at, fetched_old_at, fetched_new_at, .. } = self.standing;
+        let Standing { registered, times, .. } = self.standing;
+        let Times { registered_at, fetched_old_at, fetched_new_at, .. } = times;
         let over = |secs: u32| now.0 - self.since.0 >= i64::from(secs) * 1000;
         let late = |reason: &str| Some(Step::BackLate { reason: reason.to_owned() });
         let has_old = fetched_old_at.is_some_and(|at| at >= self.since);

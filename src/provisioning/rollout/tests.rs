@@ -49,7 +49,8 @@ impl Fleet {
     fn new(phones: u8, first: &[u8], pace: Pace, change: impl Fn(u8, &mut Standing) -> Manner) -> Self {
         let (mut manners, mut standings, mut candidates) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for n in 1..=phones {
-            let mut standing = Standing { registered: true, registered_at: Some(Timestamp(-5)), ..Standing::default() };
+            let times = Times { registered_at: Some(Timestamp(-5)), ..Times::default() };
+            let mut standing = Standing { registered: true, times, ..Standing::default() };
             manners.insert(mac(n), change(n, &mut standing));
             standings.insert(mac(n), standing.clone());
             let firmware = matches!(manners[&mac(n)], Manner::Installs | Manner::Keeps).then(|| "2".to_owned());
@@ -119,22 +120,22 @@ impl Fleet {
                 && self.at - told >= 2000
             {
                 self.told.remove(mac);
-                let fetched = if self.ring.contains(mac) { &mut standing.fetched_new_at } else { &mut standing.fetched_old_at };
+                let fetched = if self.ring.contains(mac) { &mut standing.times.fetched_new_at } else { &mut standing.times.fetched_old_at };
                 *fetched = Some(at);
             }
-            let has_new = standing.fetched_new_at > standing.fetched_old_at;
-            let Some(fetched) = standing.fetched_new_at.max(standing.fetched_old_at) else { continue };
+            let has_new = standing.times.fetched_new_at > standing.times.fetched_old_at;
+            let Some(fetched) = standing.times.fetched_new_at.max(standing.times.fetched_old_at) else { continue };
             let since = self.at - fetched.0;
             match manner {
-                Manner::Refused if has_new => (standing.registered, standing.refused_at) = (false, Some(Timestamp(fetched.0 + 1))),
+                Manner::Refused if has_new => (standing.registered, standing.times.refused_at) = (false, Some(Timestamp(fetched.0 + 1))),
                 Manner::Lost if has_new => standing.registered = false,
                 Manner::Crashes if has_new && since >= 10_000 => standing.registered = false,
                 Manner::Installs if has_new && since == 5000 => standing.registered = false,
                 Manner::Installs if has_new && since == 120_000 => {
-                    (standing.firmware, standing.firmware_at) = (Some("2".to_owned()), Some(at));
+                    (standing.firmware, standing.times.firmware_at) = (Some("2".to_owned()), Some(at));
                 }
-                Manner::Installs if has_new && since == 122_000 => (standing.registered, standing.registered_at) = (true, Some(at)),
-                _ if since == 1000 => (standing.registered, standing.registered_at) = (true, Some(at)),
+                Manner::Installs if has_new && since == 122_000 => (standing.registered, standing.times.registered_at) = (true, Some(at)),
+                _ if since == 1000 => (standing.registered, standing.times.registered_at) = (true, Some(at)),
                 _ => {}
             }
         }
@@ -265,7 +266,10 @@ fn it_is_paused_resumed_and_aborted() {
     assert!(fleet.rollout.roll_back(now, "no".into()) && !fleet.rollout.roll_back(now, "no".into()));
     fleet.pass(60);
     assert_eq!(fleet.rollout.stage, Stage::RolledBack { reason: "no".into() });
-    assert!(fleet.standings.values().all(|standing| standing.fetched_new_at <= standing.fetched_old_at), "nobody keeps the new files");
+    assert!(
+        fleet.standings.values().all(|standing| standing.times.fetched_new_at <= standing.times.fetched_old_at),
+        "nobody keeps the new files"
+    );
 }
 
 #[test]
