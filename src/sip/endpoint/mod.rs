@@ -10,6 +10,11 @@
 //! In this folder: what tells two requests from one that came twice (`key.rs`), answers kept for repetitions (`answered.rs`).
 //! Not here: dialogs and the repetition of 2xx and its ACK (`ua`), who may do what (`digest.rs`).
 
+mod answered;
+mod key;
+#[cfg(test)]
+mod tests;
+
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
@@ -19,9 +24,6 @@ use std::{
 };
 
 use bytes::Bytes;
-
-mod answered;
-mod key;
 
 use answered::Answered;
 use key::{Key, Keys};
@@ -827,6 +829,3 @@ fn follow_up(invite: &Bytes, method: Method, response: Option<&Message>, reason:
     }
     Some(request.encode(invite.text(Name::Via)?, ""))
 }
-
-#[cfg(test)]
-mod tests;
