@@ -1,9 +1,6 @@
 //! `/dhcp/leases` and `/dhcp/pools`: who has which address of ours, and how many there are; of both versions of IP.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    time::SystemTime,
-};
+use std::{net::Ipv6Addr, time::SystemTime};
 
 use axum::{
     Json,
@@ -56,13 +53,19 @@ pub struct Wanted {
 #[utoipa::path(get, path = "/dhcp/leases", tag = "devices", params(Wanted), responses((status = 200, body = Vec<Lease>)))]
 pub async fn list(State(context): State<Context>, Query(wanted): Query<Wanted>) -> Result<Json<Vec<Lease>>, Problem> {
     let (now, store) = (Timestamp::of(SystemTime::now()), &context.store);
-    let (old, new) = (store.leases().await?, store.leases6().await?);
-    let mut all: Vec<(IpAddr, Lease)> = old.into_iter().map(|lease| (lease.address.into(), of_ipv4(lease, now))).collect();
-    all.extend(new.into_iter().map(|lease| (lease.address.into(), of_ipv6(lease, now))));
-    all.retain(|(_, lease)| !wanted.active || lease.state == "active");
-    all.sort_unstable_by_key(|(address, _)| *address);
+    Ok(Json(shown(store.leases().await?, store.leases6().await?, &wanted, now)))
+}
+
+fn shown(mut ipv4: Vec<LeaseRecord>, mut ipv6: Vec<Lease6Record>, wanted: &Wanted, now: Timestamp) -> Vec<Lease> {
+    let is_wanted = |held, expires| !wanted.active || state(held, expires, now) == "active";
+    ipv4.retain(|lease| is_wanted(lease.state, lease.expires));
+    ipv6.retain(|lease| is_wanted(lease.state, lease.expires));
+    ipv4.sort_unstable_by_key(|lease| lease.address);
+    ipv6.sort_unstable_by_key(|lease| lease.address);
     let most = wanted.limit.unwrap_or(MOST).clamp(1, MOST);
-    Ok(Json(all.into_iter().map(|(_, lease)| lease).take(most).collect()))
+    // Only what is shown is put into words.
+    let all = ipv4.into_iter().map(|lease| of_ipv4(lease, now)).chain(ipv6.into_iter().map(|lease| of_ipv6(lease, now)));
+    all.take(most).collect()
 }
 
 const MOST: usize = 100_000;
@@ -97,7 +100,7 @@ fn of_ipv4(lease: LeaseRecord, now: Timestamp) -> Lease {
     Lease {
         address: lease.address.to_string(),
         mac: Some(lease.mac.to_string()),
-        state: state(lease.state, lease.expires, now),
+        state: state(lease.state, lease.expires, now).to_owned(),
         starts: lease.starts.to_string(),
         expires: lease.expires.to_string(),
         family: lease.family.map(|family| family.to_string()),
@@ -111,7 +114,7 @@ fn of_ipv6(lease: Lease6Record, now: Timestamp) -> Lease {
     Lease {
         address: lease.address.to_string(),
         mac: lease.mac.as_ref().map(MacAddr::to_string),
-        state: state(lease.state, lease.expires, now),
+        state: state(lease.state, lease.expires, now).to_owned(),
         starts: lease.starts.to_string(),
         expires: lease.expires.to_string(),
         family: lease.family.map(|family| family.to_string()),
@@ -121,14 +124,13 @@ fn of_ipv6(lease: Lease6Record, now: Timestamp) -> Lease {
     }
 }
 
-fn state(state: LeaseState, expires: Timestamp, now: Timestamp) -> String {
-    let word = match state {
+fn state(state: LeaseState, expires: Timestamp, now: Timestamp) -> &'static str {
+    match state {
         LeaseState::Active if expires <= now => "expired",
         LeaseState::Active => "active",
         LeaseState::Released => "released",
         LeaseState::Declined => "declined",
-    };
-    word.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -136,9 +138,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_says_whether_it_is_in_use_and_where_its_client_is() {
+    fn leases_say_whether_they_are_in_use_and_where_their_clients_are_by_address() {
         let now = Timestamp(2_000_000);
-        let lease = LeaseRecord {
+        let lease4 = LeaseRecord {
             address: [10, 0, 0, 9].into(),
             mac: "00:15:65:aa:bb:cc".parse().expect("a MAC"),
             client_id: Vec::new(),
@@ -150,12 +152,15 @@ mod tests {
             relay: Some([10, 0, 0, 1].into()),
             relay_info: Some(b"\x01\x02p7\x02\x03sw1".to_vec()),
         };
-        let shown = of_ipv4(lease.clone(), now);
-        assert_eq!((shown.state.as_str(), shown.port.as_deref(), shown.relay.as_deref()), ("active", Some("sw1/p7"), Some("10.0.0.1")));
-        let state_of = |state, expires| of_ipv4(LeaseRecord { state, expires, ..lease.clone() }, now).state;
+        let of_four = of_ipv4(lease4.clone(), now);
+        assert_eq!(
+            (of_four.state.as_str(), of_four.port.as_deref(), of_four.relay.as_deref()),
+            ("active", Some("sw1/p7"), Some("10.0.0.1"))
+        );
+        let state_of = |state, expires| of_ipv4(LeaseRecord { state, expires, ..lease4.clone() }, now).state;
         assert_eq!(state_of(LeaseState::Active, now), "expired");
-        assert_eq!(state_of(LeaseState::Released, lease.expires), "released");
-        assert_eq!(state_of(LeaseState::Declined, lease.expires), "declined");
+        assert_eq!(state_of(LeaseState::Released, lease4.expires), "released");
+        assert_eq!(state_of(LeaseState::Declined, lease4.expires), "declined");
         let lease = Lease6Record {
             address: "fd00::9".parse().expect("an address"),
             duid: vec![0, 1],
@@ -169,7 +174,17 @@ mod tests {
             relay: Some("fd00::1".parse().expect("an address")),
             port: Some(b"\0\x12\0\x02p7\0\x25\0\x07\0\0\0\x09sw1".to_vec()),
         };
-        let shown = of_ipv6(lease, now);
-        assert_eq!((shown.state.as_str(), shown.port.as_deref(), shown.mac), ("active", Some("sw1/p7"), None));
+        let of_six = of_ipv6(lease.clone(), now);
+        assert_eq!((of_six.state.as_str(), of_six.port.as_deref(), of_six.mac), ("active", Some("sw1/p7"), None));
+
+        let at = |last, expires| LeaseRecord { address: [10, 0, 0, last].into(), expires, ..lease4.clone() };
+        let list = |active, limit| {
+            let wanted = Wanted { active, limit };
+            let all = shown(vec![at(20, lease4.expires), at(7, now), at(3, lease4.expires)], vec![lease.clone()], &wanted, now);
+            all.into_iter().map(|lease| lease.address).collect::<Vec<_>>()
+        };
+        assert_eq!(list(false, None), ["10.0.0.3", "10.0.0.7", "10.0.0.20", "fd00::9"]);
+        assert_eq!(list(true, None), ["10.0.0.3", "10.0.0.20", "fd00::9"], "the second has expired");
+        assert_eq!(list(true, Some(1)), ["10.0.0.3"]);
     }
 }

@@ -9,7 +9,7 @@
 //! Not here: who watches (`sip::subscription`), partial documents, PUBLISH.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     fmt::Write as _,
 };
 
@@ -129,23 +129,22 @@ impl Presence {
             }
         };
         let now = self.calls.get(&call).map(Vec::as_slice).unwrap_or_default();
-        let mut seen = HashSet::new();
-        for party in before.iter().chain(now) {
-            if !seen.insert(party.user.as_str()) {
+        for (nth, party) in before.iter().chain(now).enumerate() {
+            if before.iter().chain(now).take(nth).any(|other| other.user == party.user) {
                 continue;
             }
-            let (was, is) = (view(&before, &party.user), view(now, &party.user));
-            if is.is_empty() {
+            let (was, is) = (|| view(&before, &party.user), || view(now, &party.user));
+            if is().next().is_none() {
                 if let Some(calls) = self.calls_of.get_mut(&party.user) {
                     calls.retain(|other| *other != call);
                     if calls.is_empty() {
                         self.calls_of.remove(&party.user);
                     }
                 }
-            } else if was.is_empty() {
+            } else if was().next().is_none() {
                 self.calls_of.entry(party.user.clone()).or_default().push(call);
             }
-            if was != is {
+            if !was().eq(is()) {
                 self.changed.push_back((DIALOG.name, party.user.clone()));
                 self.changed.push_back((PRESENCE.name, party.user.clone()));
             }
@@ -297,8 +296,8 @@ impl Presence {
 }
 
 /// What of a call concerns this user's watchers.
-fn view<'a>(parties: &'a [Party], user: &str) -> Vec<&'a Party> {
-    parties.iter().filter(|party| party.user == user).collect()
+fn view<'a>(parties: &'a [Party], user: &'a str) -> impl Iterator<Item = &'a Party> {
+    parties.iter().filter(move |party| party.user == user)
 }
 
 fn write_identity(out: &mut String, name: &str, uri: &str, target: Option<&str>) -> std::fmt::Result {

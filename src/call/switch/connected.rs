@@ -25,7 +25,7 @@ impl Switch {
         else {
             return;
         };
-        let (Side::One(near), Some(far)) = (&call.near, call.far.halves().find(|half| half.leg == callee)) else { return };
+        let (Side::One(near), Some(far)) = (&call.near, call.far.halves().iter().find(|half| half.leg == callee)) else { return };
         if near.owned {
             self.actions.push_back(Action::Identify { leg: near.leg, who: shown(far) });
         }

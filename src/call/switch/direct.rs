@@ -74,12 +74,12 @@ impl Switch {
     pub(super) fn settle_direct(&mut self, id: CallId) {
         let Some(call) = self.calls.get_mut(&id).filter(|call| call.direct == Direct::Going) else { return };
         let busy = |half: &Half| half.reoffered.is_some() || half.reoffer_again || half.moved;
-        if call.near.halves().chain(call.far.halves()).any(busy) {
+        if call.halves().any(busy) {
             return;
         }
         call.direct = Direct::Past;
         tracing::info!(call = %id, "its sound goes past us");
-        for half in call.near.halves().chain(call.far.halves()) {
+        for half in call.halves() {
             self.actions.push_back(Action::ReleaseMedia { media: half.media.id });
         }
     }

@@ -57,9 +57,9 @@ impl Switch {
         let wanted = match self.calls.get(&id) {
             // A page goes nowhere else, nor does who has answered.
             Some(call) if call.place_of(leg) == Some(Place::Far) && matches!(call.far, Side::Ringing(_)) => {
-                let half = call.far.halves().find(|half| half.leg == leg);
+                let half = call.far.halves().iter().find(|half| half.leg == leg);
                 // Of several people who are called at once, one does not decide for the others.
-                let alone = |half: &Half| call.far.halves().all(|other| other.user == half.user);
+                let alone = |half: &Half| call.far.halves().iter().all(|other| other.user == half.user);
                 half.filter(|half| half.owned && alone(half)).map(|half| Divert {
                     by: half.user.clone(),
                     leg: Some(leg),

@@ -17,7 +17,7 @@ impl Switch {
     /// A phone of a bridged call has sent nothing for too long: it was unplugged. One on hold may be silent.
     pub fn handle_silence(&mut self, now: Instant, media: SessionId) {
         let silent = self.calls.iter().find_map(|(id, call)| {
-            let half = call.near.halves().chain(call.far.halves()).find(|half| half.media.id == media)?;
+            let half = call.halves().find(|half| half.media.id == media)?;
             let should_send = half.is_up() && half.sdp.agreed().is_some_and(|agreed| agreed.direction.receives());
             (should_send && matches!(call.far, Side::One(_) | Side::Paged(_))).then_some(*id)
         });

@@ -138,7 +138,7 @@ impl Switch {
         if !std::mem::take(&mut call.no_sign_yet) {
             return false;
         }
-        let leg = call.far.halves().next().map(|half| half.leg);
+        let leg = call.far.halves().first().map(|half| half.leg);
         if let Some(leg) = leg {
             self.actions.push_back(Action::Hangup { leg, elsewhere: false });
             self.on_refused(now, world, id, leg, Cause::Unavailable, Some(408));
@@ -184,6 +184,6 @@ impl Switch {
 
     /// Whether the leg is one that a trunk carries to the outside.
     pub(super) fn is_outside(&self, id: CallId, leg: LegId) -> bool {
-        self.calls.get(&id).is_some_and(|call| call.ways.is_some() && call.far.halves().any(|half| half.leg == leg))
+        self.calls.get(&id).is_some_and(|call| call.ways.is_some() && call.far.halves().iter().any(|half| half.leg == leg))
     }
 }

@@ -28,13 +28,13 @@ impl Switch {
 impl Call {
     fn parties(&self) -> Vec<Party> {
         let callee = self.far.one().map_or(self.dialled.as_str(), |half| half.user.as_str());
-        let near = self.near.halves().map(|half| {
+        let near = self.near.halves().iter().map(|half| {
             // Of a call that the API began, the one who wanted it is called first.
             let initiator = matches!(self.near, Side::One(_));
             let peer = (callee.to_owned(), None);
             self.party(half, End::Near, initiator, peer)
         });
-        let far = self.far.halves().map(|half| {
+        let far = self.far.halves().iter().map(|half| {
             let peer = (self.shown.user.clone(), Some(self.shown.display_name.clone()));
             self.party(half, End::Far, false, peer)
         });

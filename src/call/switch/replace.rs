@@ -34,7 +34,7 @@ impl Switch {
         let id = self.legs.call_of(replaced.leg).ok_or(481_u16)?;
         let call = self.calls.get(&id).ok_or(481_u16)?;
         let place = call.place_of(replaced.leg).ok_or(481_u16)?;
-        let half = call.near.halves().chain(call.far.halves()).find(|half| half.leg == replaced.leg).ok_or(481_u16)?;
+        let half = call.halves().find(|half| half.leg == replaced.leg).ok_or(481_u16)?;
         let rings = matches!(half.state, HalfState::Called) && place == Place::Far;
         match rings {
             // Whoever has an owner may pick up; a call that is up moves between phones of one user only.

@@ -152,10 +152,15 @@ impl Call {
         diverted.or_else(|| self.transfer.as_ref().map(|transfer| transfer.user.clone()))
     }
 
+    /// Of both sides.
+    pub(super) fn halves(&self) -> impl Iterator<Item = &Half> {
+        self.near.halves().iter().chain(self.far.halves())
+    }
+
     pub(super) fn place_of(&self, leg: LegId) -> Option<Place> {
-        if self.near.halves().any(|half| half.leg == leg) {
+        if self.near.halves().iter().any(|half| half.leg == leg) {
             Some(Place::Near)
-        } else if self.far.halves().any(|half| half.leg == leg) {
+        } else if self.far.halves().iter().any(|half| half.leg == leg) {
             Some(Place::Far)
         } else {
             None
@@ -177,7 +182,7 @@ impl Call {
     }
 
     pub(super) fn half(&self, leg: LegId) -> Option<&Half> {
-        self.near.halves().chain(self.far.halves()).find(|half| half.leg == leg)
+        self.halves().find(|half| half.leg == leg)
     }
 
     pub(super) fn half_mut(&mut self, leg: LegId) -> Option<&mut Half> {
@@ -225,12 +230,12 @@ impl Call {
 }
 
 impl Side {
-    pub(super) fn halves(&self) -> Box<dyn Iterator<Item = &Half> + '_> {
+    pub(super) fn halves(&self) -> &[Half] {
         match self {
-            Self::Ringing(halves) => Box::new(halves.iter()),
-            Self::One(half) => Box::new(std::iter::once(half.as_ref())),
-            Self::Paged(page) => Box::new(page.halves.iter()),
-            Self::None | Self::Menu { .. } | Self::Parked | Self::Code { .. } => Box::new(std::iter::empty()),
+            Self::Ringing(halves) => halves,
+            Self::One(half) => std::slice::from_ref(half),
+            Self::Paged(page) => &page.halves,
+            Self::None | Self::Menu { .. } | Self::Parked | Self::Code { .. } => &[],
         }
     }
 

@@ -142,7 +142,7 @@ impl Switch {
         let (place, half) = self.transferor(id, leg)?;
         let second_id = self.legs.call_of(second).filter(|second| *second != id).ok_or(481_u16)?;
         let call = self.calls.get(&second_id).ok_or(481_u16)?;
-        let own = call.near.halves().chain(call.far.halves()).any(|other| other.leg == second && other.user == half.user);
+        let own = call.halves().any(|other| other.leg == second && other.user == half.user);
         // Knowing the tags of somebody else's call gives no right to it.
         if !own || call.transfer.is_some() || call.lent || matches!(call.far, Side::Paged(_)) {
             return Err(603);

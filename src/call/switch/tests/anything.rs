@@ -96,8 +96,8 @@ impl Bed {
         let mut halves: Vec<(LegId, CallId)> = Vec::new();
         for (id, call) in &switch.calls {
             let waiting = call.transfer.iter().filter_map(|transfer| transfer.by.as_deref());
-            halves.extend(call.near.halves().chain(call.far.halves()).chain(waiting).map(|half| (half.leg, *id)));
-            assert!(call.near.halves().next().is_some(), "{story}: a call without anybody");
+            halves.extend(call.halves().chain(waiting).map(|half| (half.leg, *id)));
+            assert!(!call.near.halves().is_empty(), "{story}: a call without anybody");
         }
         assert_eq!(switch.legs.len(), halves.len(), "{story}: legs");
         assert!(halves.iter().all(|(leg, call)| switch.legs.call_of(*leg) == Some(*call)), "{story}: a leg of another call");
