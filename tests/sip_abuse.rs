@@ -43,6 +43,10 @@ use tempfile::tempdir;
 
 use super::call::Bed;
 
+/// RFC 3261's T1 here; and timer J, until when the same request gets the same answer.
+const T1: Duration = Duration::from_millis(20);
+const TIMER_J: Duration = Duration::from_millis(64 * 20);
+
 /// An engine whose transactions forget 25 times as fast as RFC 3261 has it, and that waits for slow senders a second only.
 async fn bed() -> Bed {
     bed_with(|_| {}).await
@@ -57,8 +61,7 @@ async fn bed_patient(message_time: Duration, change: impl FnOnce(&mut call::Sett
     let anywhere = vec!["127.0.0.1:0".parse().expect("an address")];
     let settings = sip::Settings { udp: anywhere.clone(), tcp: anywhere, ..sip::Settings::default() };
     let mut config = settings.check().expect("settings");
-    let second = Duration::from_millis(20);
-    config.endpoint.timers = sip::transaction::Timers { t1: second, t2: second * 8, t4: second * 10 };
+    config.endpoint.timers = sip::transaction::Timers { t1: T1, t2: T1 * 8, t4: T1 * 10 };
     config.transports.message_time = message_time;
     let change = |calls: &mut call::Settings| {
         calls.ring_timeout_secs = 5;

@@ -1,3 +1,5 @@
+//! Trunks in virtual time, and the INVITEs that they write.
+
 use super::*;
 use crate::{
     model::Secret,

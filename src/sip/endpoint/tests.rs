@@ -1,3 +1,5 @@
+//! Two endpoints on a link that loses what the test says, in virtual time; and one alone, fed with bytes.
+
 use std::time::Duration;
 
 use super::*;
