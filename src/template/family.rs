@@ -70,6 +70,14 @@ pub(super) struct File {
     pub(super) template: String,
 }
 
+impl File {
+    /// Whether it may be asked for by this name, plain or encrypted.
+    pub(super) fn is_called(&self, path: &str) -> bool {
+        let is = |pattern: &FilePattern| pattern.captures(path).is_some();
+        is(&self.pattern) || self.encrypted.as_ref().is_some_and(is)
+    }
+}
+
 pub(super) struct Upload {
     pub(super) pattern: FilePattern,
     pub(super) max_bytes: usize,

@@ -272,7 +272,10 @@ impl TemplateSet {
 
     /// The file of that name in whichever family has one that everybody may read.
     pub fn locate_common(&self, path: &str) -> Option<FileRef> {
-        self.families.keys().filter_map(|id| self.locate(id, path)).find(|file| file.readers == Readers::Anyone)
+        // Most files of a family are somebody's own: their patterns are not looked at.
+        let may_have = |family: &Family| family.files.iter().any(|file| file.readers == Readers::Anyone && file.is_called(path));
+        let families = self.families.iter().filter(|(_, family)| may_have(family));
+        families.filter_map(|(id, _)| self.locate(id, path)).find(|file| file.readers == Readers::Anyone)
     }
 
     /// Whether any family has a file of that name.
@@ -826,6 +829,23 @@ mod tests {
 
     fn acme(files: &str) -> String {
         format!("name: Acme\nreload: {{ soft: check-sync, hard: check-sync }}\nfiles:\n{files}")
+    }
+
+    #[test]
+    fn a_common_file_is_the_one_that_a_look_at_every_file_finds() {
+        let set = TemplateSet::load(&shipped()).unwrap();
+        let mac = Some("001565aabbcc".parse().unwrap());
+        let mut common = 0;
+        for file in set.families.values().flat_map(|family| &family.files) {
+            for pattern in std::iter::once(&file.pattern).chain(&file.encrypted) {
+                let name = pattern.expand(mac, Some("T46S"), Some(66)).unwrap();
+                let mut all = set.families.keys().filter_map(|id| set.locate(id, &name));
+                let expected = all.find(|file| file.readers == Readers::Anyone);
+                assert_eq!(set.locate_common(&name), expected, "{name}");
+                common += usize::from(expected.is_some());
+            }
+        }
+        assert!(common > 10, "{common}");
     }
 
     #[test]
