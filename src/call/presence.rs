@@ -129,8 +129,13 @@ impl Presence {
             }
         };
         let now = self.calls.get(&call).map(Vec::as_slice).unwrap_or_default();
-        for (nth, party) in before.iter().chain(now).enumerate() {
-            if before.iter().chain(now).take(nth).any(|other| other.user == party.user) {
+        // Of hundreds that are paged one answers: nothing has changed for those before and behind it.
+        let same = before.iter().zip(now).take_while(|(was, is)| was == is).count();
+        let behind = before.iter().skip(same).rev().zip(now.iter().skip(same).rev()).take_while(|(was, is)| was == is).count();
+        let changed = |parties: &[Party]| same..parties.len() - behind;
+        let (gone, come) = (before.get(changed(&before)).unwrap_or_default(), now.get(changed(now)).unwrap_or_default());
+        for (nth, party) in gone.iter().chain(come).enumerate() {
+            if gone.iter().chain(come).take(nth).any(|other| other.user == party.user) {
                 continue;
             }
             let (was, is) = (|| view(&before, &party.user), || view(now, &party.user));
@@ -394,6 +399,37 @@ mod tests {
                 format!("{} {state} {peer}", dialog.attribute("direction").unwrap_or("-"))
             })
             .collect()
+    }
+
+    #[test]
+    fn whoever_has_another_part_in_a_call_is_told_and_nobody_else() {
+        // All calls of up to three parties: two users, ringing or talking.
+        let one = |n: usize| party(["2041", "2042"][n % 2], End::Far, 1, [DialogState::Early, DialogState::Confirmed][n / 2], "2043");
+        let mut calls = vec![vec![]];
+        for n in 0..84 {
+            let digits = [n % 4, n / 4 % 4, n / 16 % 4];
+            let len = if n < 4 {
+                1
+            } else if n < 20 {
+                2
+            } else {
+                3
+            };
+            calls.push(digits[..len].iter().map(|digit| one(*digit)).collect::<Vec<_>>());
+        }
+        for (was, is) in calls.iter().flat_map(|was| calls.iter().map(move |is| (was, is))) {
+            let mut presence = Presence::default();
+            presence.update(CallId(1), was.clone());
+            changed(&mut presence);
+            presence.update(CallId(1), is.clone());
+            let told = changed(&mut presence);
+            for user in ["2041", "2042"] {
+                let differs = !view(was, user).eq(view(is, user));
+                let count = told.iter().filter(|line| line.ends_with(user)).count();
+                assert_eq!(count, if differs { 2 } else { 0 }, "{user}: {was:?} {is:?}");
+                assert_eq!(presence.calls_of.contains_key(user), is.iter().any(|party| party.user == user), "{user}: {was:?} {is:?}");
+            }
+        }
     }
 
     #[test]
