@@ -1,7 +1,7 @@
 //! The calls that one device is in, which hold its reload back. Pure.
 //!
-//! Two tell of them: the IVR and the API of calls, begun and ended as a whole, and the engine of each leg at the device, whoever
-//! called. The end of a leg is never missed, that of a call may be. Nearly every device is in none: one list, which is empty.
+//! Three tell of them: the IVR of calls to it and the event stream of calls that the device began, as a whole; and the engine of each
+//! leg at the device, whoever called. The end of a leg is never missed, that of a call may be. Nearly every device is in none: one list, which is empty.
 
 use crate::model::CallId;
 

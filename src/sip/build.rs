@@ -267,6 +267,7 @@ impl Remembered {
     pub fn encode(&self, request: &Message) -> Bytes {
         let (first_line, rest) = self.kept.split_at_checked(self.first_line as usize).unwrap_or_default();
         let (tag, rest) = rest.split_at_checked(self.tag as usize).unwrap_or_default();
+        // Any final status does: it decides about a tag and nothing else here.
         let mut response = Response::copying(request, 200, |head| head.put_slice(first_line));
         response.insert_tag(|head| head.put_slice(tag));
         response.head.put_slice(rest);
