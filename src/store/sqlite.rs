@@ -6,7 +6,7 @@
 //! wait for company. Events, and what was seen of devices, are many and in no hurry: they go in pieces, so that whoever asks for an
 //! address does not wait for hundreds of them. A thread beside the writer folds the log into the database file.
 //!
-//! Not here: tables (`schema.rs`), statements (`rows.rs`), policy.
+//! Not here: tables (`schema.rs`), statements (`rows`), policy.
 
 use std::{
     collections::VecDeque,
