@@ -259,7 +259,7 @@ pub trait Store: Send + Sync + 'static {
     async fn device(&self, mac: MacAddr) -> Result<Option<DeviceRecord>>;
     /// Refused when the stored generation is higher: an old record cannot revive dead secrets.
     async fn save_device(&self, device: DeviceRecord) -> Result<()>;
-    /// In pieces, each as a whole or not at all: after an error any of them may be stored, and all can be saved again.
+    /// In pieces: after an error any of them may be stored, and all can be saved again.
     async fn save_devices(&self, devices: Vec<DeviceRecord>) -> Result<()>;
     async fn bindings(&self) -> Result<Vec<BindingRecord>>;
     /// Stores the device and its binding, and ends the bindings in `instead`, all or nothing.
@@ -282,7 +282,7 @@ pub trait Store: Send + Sync + 'static {
     async fn claim_extension(&self, user_id: &str, wanted: Option<Extension>, range: (Extension, Extension)) -> Result<Extension>;
 
     // --- events
-    /// Stores them in pieces, which lets others write in between; of an attempt that fails some pieces may be there. Those are not stored
+    /// Stores them in pieces, which lets others write in between; of an attempt that fails some may be there. Those are not stored
     /// again when it is repeated, but a number is not given to another event.
     async fn append_events(&self, events: Vec<Arc<Recorded>>) -> Result<()>;
     /// Events after `seq`, oldest first.
@@ -296,8 +296,8 @@ pub trait Store: Send + Sync + 'static {
 
     // --- contacts, written behind
     async fn contacts(&self) -> Result<Vec<ContactRecord>>;
-    /// Removes contacts, then saves others, all in one commit. What is saved takes its line's contacts of
-    /// earlier generations with it.
+    /// Removes contacts, then saves others, all in one commit; when one is refused, those before it are done. What is saved takes its
+    /// line's contacts of earlier generations with it.
     async fn write_contacts(&self, gone: Vec<ContactKey>, saved: Vec<ContactRecord>) -> Result<()>;
 
     // --- subscriptions, written behind, unique by local tag
@@ -306,7 +306,8 @@ pub trait Store: Send + Sync + 'static {
     async fn remove_subscription(&self, local_tag: &str) -> Result<()>;
 
     // --- who called whom, written behind
-    /// All or none, in one commit. A leg that is there already is replaced, unless it is over.
+    /// All in one commit; when one is refused, those before it are there, and all can be saved again. A leg that is there already is
+    /// replaced, unless it is over.
     async fn save_call_legs(&self, legs: Vec<CallLeg>) -> Result<()>;
     async fn call_legs(&self, query: CallLegQuery) -> Result<Vec<CallLeg>>;
     /// At the start, when no call is up: those without a cause were [`CUT_OFF`]. Returns how many.

@@ -1,6 +1,6 @@
 //! The store on SQLite: one writer thread that commits for many at once, a few readers beside it (WAL).
 //!
-//! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction (those of one statement need none),
+//! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction (those whose statements stand alone need none),
 //! commits with an fsync (`synchronous=FULL`) and only then answers them: a hundred leases cost one fsync, and one refused request undoes
 //! nothing of its neighbours'. While the disk works, the next batch gathers by itself; only the records of calls, which nobody waits for,
 //! wait for company. Events, and what was seen of devices, are many and in no hurry: they go in pieces, so that whoever asks for an
@@ -142,8 +142,9 @@ impl Sqlite {
         self.queued(work, true).await
     }
 
-    /// The same for work of one statement, which SQLite undoes by itself: it needs no savepoint.
-    async fn write_statement<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T> + Send + 'static) -> Result<T> {
+    /// The same for work whose statements stand each for itself: SQLite undoes the one that it refuses, and those before it may stay. That
+    /// takes no savepoint, for which each page that is written is copied first.
+    async fn write_rows<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T> + Send + 'static) -> Result<T> {
         self.queued(work, false).await
     }
 
@@ -153,9 +154,10 @@ impl Sqlite {
         answer.await.map_err(|_| Error::Stopped)?
     }
 
-    /// The same for what can wait a little: it shares the transaction of the next who cannot, and has one of its own after [`PATIENCE`].
+    /// The same for rows that can wait a little: they share the transaction of the next who cannot, and have one of their own after
+    /// [`PATIENCE`].
     async fn write_patiently<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> Result<T> + Send + 'static) -> Result<T> {
-        let (request, mut answer) = request(work, true);
+        let (request, mut answer) = request(work, false);
         self.patient.lock().unwrap_or_else(PoisonError::into_inner).push(request);
         if let Ok(answered) = tokio::time::timeout(PATIENCE, &mut answer).await {
             return answered.map_err(|_| Error::Stopped)?;
@@ -164,10 +166,10 @@ impl Sqlite {
         answer.await.map_err(|_| Error::Stopped)?
     }
 
-    /// The same for many that are in no hurry, in pieces: some go with each transaction, more while nobody waits.
+    /// The same for many rows that are in no hurry, in pieces: some go with each transaction, more while nobody waits.
     async fn write_in_pieces<T: Clone + Send + 'static>(&self, all: Vec<T>, work: fn(&Connection, &[T]) -> Result<()>) -> Result<()> {
         let pieces: Vec<_> = all.chunks(PIECE).map(<[_]>::to_vec).collect();
-        let (requests, answers): (Vec<_>, Vec<_>) = pieces.into_iter().map(|piece| request(move |db| work(db, &piece), true)).unzip();
+        let (requests, answers): (Vec<_>, Vec<_>) = pieces.into_iter().map(|piece| request(move |db| work(db, &piece), false)).unzip();
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).extend(requests);
         self.queue.send(Message::Look).await.map_err(|_| Error::Stopped)?;
         // All are waited for: what is refused is tried again by whoever asked.
@@ -468,7 +470,7 @@ impl Store for Sqlite {
     }
 
     async fn save_lease(&self, lease: LeaseRecord) -> Result<()> {
-        self.write_statement(move |db| rows::save_lease(db, &lease)).await
+        self.write_rows(move |db| rows::save_lease(db, &lease)).await
     }
 
     async fn remove_lease(&self, address: Ipv4Addr) -> Result<()> {
@@ -555,7 +557,7 @@ impl Store for Sqlite {
     }
 
     async fn write_contacts(&self, gone: Vec<ContactKey>, saved: Vec<ContactRecord>) -> Result<()> {
-        self.write(move |db| {
+        self.write_rows(move |db| {
             gone.iter().try_for_each(|key| rows::remove_contact(db, key))?;
             saved.iter().try_for_each(|contact| rows::save_contact(db, contact))
         })

@@ -12,6 +12,15 @@ use crate::{
 
 pub(in crate::store) fn append_events(db: &Connection, events: &[Arc<Recorded>]) -> Result<()> {
     let what = "append events";
+    let Some(last) = events.iter().map(|recorded| recorded.seq).max() else { return Ok(()) };
+    // First: when one of them is refused, those before it keep their numbers.
+    run(
+        db,
+        what,
+        "INSERT INTO counters (name, value) VALUES ('last_seq', ?1)
+         ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+        params![last as i64],
+    )?;
     // The same event may be there already, from an attempt of which another part was refused; not another one by its number.
     let mut is_there = db.prepare_cached("SELECT at_ms = ?2 AND body = ?3 FROM events WHERE seq = ?1").map_err(refused(what))?;
     let mut insert = db
@@ -30,15 +39,7 @@ pub(in crate::store) fn append_events(db: &Connection, events: &[Arc<Recorded>])
             return Err(Error::Refused { what, reason: format!("number {} is another event's", recorded.seq) });
         }
     }
-    let Some(last) = events.iter().map(|recorded| recorded.seq).max() else { return Ok(()) };
-    run(
-        db,
-        what,
-        "INSERT INTO counters (name, value) VALUES ('last_seq', ?1)
-         ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
-        params![last as i64],
-    )
-    .map(drop)
+    Ok(())
 }
 
 pub(in crate::store) fn events_after(db: &Connection, seq: u64, limit: usize) -> rusqlite::Result<Vec<Recorded>> {
