@@ -99,6 +99,22 @@ pub fn quote(text: &str) -> String {
     out
 }
 
+/// How many bytes there are before the first comma that counts. What is begun and not finished takes the rest with it.
+fn element_len(text: &[u8]) -> usize {
+    let mut i = 0;
+    // From one byte that means something to the next: most values have one of them, or none.
+    while let Some(found) = text.get(i..).and_then(|rest| memchr::memchr3(b',', b'<', b'"', rest)) {
+        i += found;
+        let rest = text.get(i..).unwrap_or_default();
+        i += match rest.first() {
+            Some(b',') => return i,
+            Some(b'<') => memchr::memchr(b'>', rest).map_or(rest.len(), |end| end + 1),
+            _ => quoted_len(rest).unwrap_or(rest.len()),
+        };
+    }
+    text.len()
+}
+
 /// Splits a value at its commas: those within quotes and `<>` do not count. Empty elements are left out.
 #[derive(Clone)]
 pub struct Elements<'a>(&'a [u8]);
@@ -114,19 +130,7 @@ impl<'a> Iterator for Elements<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         while !self.0.is_empty() {
-            let (mut i, mut in_angles) = (0, false);
-            while let Some(b) = self.0.get(i) {
-                match b {
-                    b',' if !in_angles => break,
-                    b'<' => in_angles = true,
-                    b'>' => in_angles = false,
-                    // An unfinished quote takes the rest with it.
-                    b'"' if !in_angles => i += quoted_len(&self.0[i..]).unwrap_or(self.0.len() - i) - 1,
-                    _ => {}
-                }
-                i += 1;
-            }
-            let (element, rest) = self.0.split_at(i.min(self.0.len()));
+            let (element, rest) = self.0.split_at(element_len(self.0));
             self.0 = rest.get(1..).unwrap_or_default();
             let element = trim(element);
             if !element.is_empty() {
@@ -493,6 +497,39 @@ mod tests {
         for text in ["\"open <sip:a@b>", "<sip:a@b", "\"x\" sip:a@b", "<sip:a@b> junk", "sip:a@b?x=y"] {
             assert!(NameAddr::parse(text.as_bytes()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn elements_end_where_a_comma_counts() {
+        /// The definition, byte by byte.
+        fn plain(text: &[u8]) -> usize {
+            let (mut i, mut in_angles) = (0, false);
+            while let Some(b) = text.get(i) {
+                match b {
+                    b',' if !in_angles => return i,
+                    b'<' => in_angles = true,
+                    b'>' => in_angles = false,
+                    b'"' if !in_angles => i += quoted_len(&text[i..]).unwrap_or(text.len() - i) - 1,
+                    _ => {}
+                }
+                i += 1;
+            }
+            i.min(text.len())
+        }
+        // All texts of up to seven of these.
+        let alphabet = b"a,<>\"\\";
+        for length in 0..=7 {
+            let mut digits = vec![0; length];
+            loop {
+                let text: Vec<u8> = digits.iter().map(|digit| alphabet[*digit]).collect();
+                assert_eq!(element_len(&text), plain(&text), "{}", String::from_utf8_lossy(&text));
+                let Some(at) = digits.iter().position(|digit| digit + 1 < alphabet.len()) else { break };
+                digits[..at].fill(0);
+                digits[at] += 1;
+            }
+        }
+        let value = b" <sip:a,b@c>;x=\"1,2\" , \"D, E\" <sip:f> ,, g";
+        assert!(Elements::new(value).eq([&b"<sip:a,b@c>;x=\"1,2\""[..], b"\"D, E\" <sip:f>", b"g"]));
     }
 
     #[test]
