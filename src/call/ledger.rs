@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     media::SessionId,
-    model::{CallId, Event, MacAddr, Timestamp},
+    model::{CallId, Event, MacAddr, NumberHash, Timestamp},
     sip::ua::LegId,
     store::{CallLeg, LegDirection},
 };
@@ -22,11 +22,11 @@ const MOST_UNSAVED: usize = 100_000;
 
 #[derive(Default)]
 pub struct Ledger {
-    legs: HashMap<LegId, Open>,
-    by_media: HashMap<SessionId, LegId>,
-    calls: HashMap<CallId, Known>,
+    legs: HashMap<LegId, Open, NumberHash>,
+    by_media: HashMap<SessionId, LegId, NumberHash>,
+    calls: HashMap<CallId, Known, NumberHash>,
     /// Trunks of legs that are about to begin.
-    trunks: HashMap<SessionId, String>,
+    trunks: HashMap<SessionId, String, NumberHash>,
     /// Legs that have hung up or were hung up. The end of the call tells why, if that is what ended them; otherwise this is why.
     closing: Vec<(LegId, Option<Cause>)>,
     /// Refused before there was a call; who it was is told next.

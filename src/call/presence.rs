@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    model::CallId,
+    model::{CallId, NumberHash},
     sip::{subscription::Package, ua::LegId},
 };
 
@@ -103,7 +103,7 @@ pub trait Facts {
 
 #[derive(Default)]
 pub struct Presence {
-    calls: HashMap<CallId, Vec<Party>>,
+    calls: HashMap<CallId, Vec<Party>, NumberHash>,
     /// The calls that a user is in, oldest first.
     calls_of: HashMap<String, Vec<CallId>>,
     lamps: HashMap<String, Lamp>,

@@ -215,10 +215,10 @@ pub async fn start(sip: sip::settings::Config, calls: Config, neighbours: Neighb
         voicemail: neighbours.voicemail,
         media_events,
         commands,
-        taps: HashMap::new(),
+        taps: HashMap::default(),
         trunks: Trunks::default(),
-        on_trunk: HashMap::new(),
-        asked: HashMap::new(),
+        on_trunk: HashMap::default(),
+        asked: HashMap::default(),
     };
     let mut engine = Engine {
         ground,
@@ -508,7 +508,7 @@ impl Engine {
             while let Some(action) = self.switch.poll_action() {
                 quiet = false;
                 let ids = &mut self.ground.ids;
-                self.records.handle_action(&action, |wall| CallId::new(wall, ids.next_u64()));
+                self.records.handle_action(now, &action, |wall| CallId::new(wall, ids.next_u64()));
                 self.apply(now, action);
             }
             self.records.settle(now);
@@ -544,8 +544,8 @@ impl Engine {
     fn settle_watching(&mut self, now: Instant) -> bool {
         while let Some((call, parties)) = self.switch.poll_parties() {
             for party in &parties {
-                if let Some(dialog) = self.ground.agent.dialog_of(party.leg) {
-                    self.capture.attach(now, call, &dialog.call_id);
+                if let Some(call_id) = self.ground.agent.call_id_of(party.leg) {
+                    self.capture.attach(now, call, call_id);
                 }
             }
             if parties.is_empty() {

@@ -33,7 +33,7 @@ use super::{
     session::{Channel, Core, CoreConfig, Frame, FrameKind, MAX_PAYLOAD, TICK},
 };
 
-use crate::rtp::packet;
+use crate::{model::NumberHash, rtp::packet};
 
 /// Commands that may wait for one lane: a second's worth for thousands of calls.
 const COMMANDS: usize = 8192;
@@ -336,7 +336,7 @@ struct Worker {
     /// When the timer was armed; it is not while there are no sessions.
     armed: Option<Instant>,
     step: u64,
-    sessions: HashMap<SessionId, Slot>,
+    sessions: HashMap<SessionId, Slot, NumberHash>,
     phases: [Vec<SessionId>; PHASES as usize],
     counts: Counts,
 }
@@ -381,7 +381,7 @@ impl Worker {
             timer,
             armed: None,
             step: 0,
-            sessions: HashMap::new(),
+            sessions: HashMap::default(),
             phases: Default::default(),
             counts: Counts::default(),
         })

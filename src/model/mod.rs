@@ -22,12 +22,14 @@ macro_rules! written_as {
 
 pub mod device;
 pub mod event;
+pub mod hash;
 pub mod ids;
 pub mod mac;
 pub mod secret;
 
 pub use device::{BindingRecord, DeviceRecord, DeviceState, Inventory, Lease6Record, LeaseRecord, LeaseState, User};
 pub use event::{Event, Events, Recorded};
+pub use hash::NumberHash;
 pub use ids::{CallId, Extension, FamilyName, Generation, LineNumber, ParseExtensionError, Timestamp};
 pub use mac::{MacAddr, ParseMacError};
 pub use secret::{Keys, Secret};

@@ -15,8 +15,8 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{ids::NumberHash, transport::Flow};
-use crate::model::CallId;
+use super::transport::Flow;
+use crate::model::{CallId, NumberHash};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -60,8 +60,8 @@ pub struct Kept {
 
 /// What a message costs beside its bytes.
 const OVERHEAD: usize = 160;
-/// Messages of one side of a plain call, and one more.
-const MESSAGES: usize = 8;
+/// Messages of the side of a plain call that has most of them: the caller's, who signs in.
+const MESSAGES: usize = 10;
 /// Longest Call-ID that is kept for.
 const LONGEST_ID: usize = 256;
 
@@ -81,7 +81,7 @@ pub struct Capture {
     logs: HashMap<u64, Box<Log>, NumberHash>,
     /// The same, over or not, then by age: the first is the first to go.
     order: BTreeSet<(Life, u64)>,
-    calls: HashMap<CallId, Vec<u64>>,
+    calls: HashMap<CallId, Vec<u64>, NumberHash>,
     bytes: usize,
 }
 
@@ -93,7 +93,7 @@ enum Life {
 
 impl Capture {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, next: 0, ids: HashMap::new(), logs: HashMap::default(), order: BTreeSet::new(), calls: HashMap::new(), bytes: 0 }
+        Self { limits, next: 0, ids: HashMap::new(), logs: HashMap::default(), order: BTreeSet::new(), calls: HashMap::default(), bytes: 0 }
     }
 
     /// New limits; what is kept stays until the next message comes.
@@ -104,6 +104,10 @@ impl Capture {
     /// A message came or leaves.
     pub fn note(&mut self, now: Instant, way: Way, flow: Flow, bytes: &Bytes) {
         if self.limits.total == 0 {
+            return;
+        }
+        // A registration is in no call.
+        if bytes.starts_with(b"REGISTER ") {
             return;
         }
         let Some(id) = call_id(bytes) else { return };

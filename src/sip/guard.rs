@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::ids::NumberHash;
+use crate::model::NumberHash;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {

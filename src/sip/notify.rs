@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::model::MacAddr;
+use crate::model::{MacAddr, NumberHash};
 
 use super::{
     build::{Request, name_addr},
@@ -100,7 +100,7 @@ pub struct Done {
 
 #[derive(Default)]
 pub struct Notifier {
-    pending: HashMap<ClientTx, Pending>,
+    pending: HashMap<ClientTx, Pending, NumberHash>,
     done: VecDeque<Done>,
 }
 

@@ -18,13 +18,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::model::{Generation, LineNumber, MacAddr};
+use crate::model::{Generation, LineNumber, MacAddr, NumberHash, hash::mixed};
 
 use super::{
     build::Response,
     digest::Account,
     header::{NameAddr, quote, unquote},
-    ids::NumberHash,
     message::{Fault, Message},
     name::Name,
     transport::{Flow, FlowId},
@@ -525,7 +524,7 @@ impl Registrar {
         let secs = expires.as_secs();
         let most = secs * u64::from(self.config.jitter_percent.min(100)) / 100;
         let device = account.mac.0.iter().chain(&[account.line]).fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte));
-        let less = super::ids::mixed(device ^ u64::from(cseq) << 32) % (most + 1);
+        let less = mixed(device ^ u64::from(cseq) << 32) % (most + 1);
         Duration::from_secs(secs - less).max(self.config.min_expires.min(expires))
     }
 

@@ -23,7 +23,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::model::{Generation, LineNumber, MacAddr};
+use crate::model::{Generation, LineNumber, MacAddr, NumberHash};
 
 use super::{
     build::Response,
@@ -172,13 +172,13 @@ struct Subscription {
 pub struct Subscriptions {
     config: Config,
     next: u64,
-    all: HashMap<SubscriptionId, Subscription>,
+    all: HashMap<SubscriptionId, Subscription, NumberHash>,
     by_tag: HashMap<String, SubscriptionId>,
     by_resource: HashMap<String, Vec<SubscriptionId>>,
     by_device: HashMap<MacAddr, Vec<SubscriptionId>>,
-    under_way: HashMap<ClientTx, SubscriptionId>,
+    under_way: HashMap<ClientTx, SubscriptionId, NumberHash>,
     /// Last NOTIFYs, whose answers change nothing.
-    farewells: HashSet<ClientTx>,
+    farewells: HashSet<ClientTx, NumberHash>,
     schedule: BTreeSet<(Instant, SubscriptionId, Timer)>,
     restored: u32,
     actions: VecDeque<Action>,
@@ -201,12 +201,12 @@ impl Subscriptions {
         Self {
             config,
             next: 0,
-            all: HashMap::new(),
+            all: HashMap::default(),
             by_tag: HashMap::new(),
             by_resource: HashMap::new(),
             by_device: HashMap::new(),
-            under_way: HashMap::new(),
-            farewells: HashSet::new(),
+            under_way: HashMap::default(),
+            farewells: HashSet::default(),
             schedule: BTreeSet::new(),
             restored: 0,
             actions: VecDeque::new(),

@@ -16,7 +16,7 @@ use crate::{
         book::{self, Row},
         group::Turns,
     },
-    model::{CallId, Timestamp},
+    model::{CallId, NumberHash, Timestamp},
     routing::hours::Switch as Night,
     store::{CallLeg, LegDirection},
 };
@@ -32,7 +32,7 @@ pub(super) struct Desk {
     /// A call has ended, or a phone has come, since call-backs were looked at.
     pub(super) someone_free: bool,
     /// The lamp of a number that each call lights: of its group, of its park place.
-    lit: HashMap<CallId, (String, Lamp)>,
+    lit: HashMap<CallId, (String, Lamp), NumberHash>,
     /// Who lights each lamp, oldest first.
     lighting: HashMap<String, Vec<CallId>>,
     lamps: VecDeque<(String, Option<Lamp>)>,

@@ -2,11 +2,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::{model::CallId, sip::ua::LegId};
+use crate::{
+    model::{CallId, NumberHash},
+    sip::ua::LegId,
+};
 
 #[derive(Default)]
 pub(super) struct Legs {
-    all: HashMap<LegId, (CallId, Arc<str>)>,
+    all: HashMap<LegId, (CallId, Arc<str>), NumberHash>,
     /// Legs of each user.
     users: HashMap<Arc<str>, usize>,
 }

@@ -60,7 +60,7 @@ use super::{
 };
 use crate::{
     media::SessionId,
-    model::{CallId, Event, Extension, MacAddr},
+    model::{CallId, Event, Extension, MacAddr, NumberHash},
     routing::Plan,
     sip::{transport::Flow, ua::LegId},
 };
@@ -145,7 +145,7 @@ pub enum ServiceCommand {
 
 pub struct Switch {
     config: Arc<Config>,
-    calls: HashMap<CallId, Call>,
+    calls: HashMap<CallId, Call, NumberHash>,
     legs: Legs,
     /// Calls of each caller, by user part.
     callers: HashMap<String, usize>,
@@ -162,7 +162,7 @@ impl Switch {
     pub fn new(config: Arc<Config>) -> Self {
         Self {
             config,
-            calls: HashMap::new(),
+            calls: HashMap::default(),
             legs: Legs::default(),
             callers: HashMap::new(),
             deadlines: BTreeSet::new(),

@@ -30,7 +30,7 @@ pub use invite::{Presented, invite};
 use super::locate::Question;
 use crate::{
     media::SessionId,
-    model::Event,
+    model::{Event, NumberHash},
     routing::{Trunk, settings},
     sip::{
         Endpoint,
@@ -135,7 +135,7 @@ impl State {
 pub struct Trunks {
     lines: BTreeMap<Arc<str>, Line>,
     /// Which trunk a call's sound belongs to.
-    calls: HashMap<SessionId, Arc<str>>,
+    calls: HashMap<SessionId, Arc<str>, NumberHash>,
     actions: VecDeque<Action>,
 }
 

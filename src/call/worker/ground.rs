@@ -21,7 +21,7 @@ use crate::{
         trunk::{Trunks, Unusable},
     },
     media::{Media, MediaEvent, SessionConfig, SessionId},
-    model::{CallId, MacAddr},
+    model::{CallId, MacAddr, NumberHash},
     sip::{
         self, Endpoint, Ids, Message, Name,
         dialog::Replaces,
@@ -48,12 +48,12 @@ pub(super) struct Ground {
     pub(super) media_events: mpsc::Sender<(SessionId, MediaEvent)>,
     pub(super) commands: mpsc::Sender<Command>,
     /// Calls that are with the voice menu, or on their way there.
-    pub(super) taps: HashMap<CallId, Tap>,
+    pub(super) taps: HashMap<CallId, Tap, NumberHash>,
     pub(super) trunks: Trunks,
     /// Legs that we call by a trunk.
-    pub(super) on_trunk: HashMap<LegId, OnTrunk>,
+    pub(super) on_trunk: HashMap<LegId, OnTrunk, NumberHash>,
     /// Trunks that were asked whether they are there.
-    pub(super) asked: HashMap<RequestId, Arc<str>>,
+    pub(super) asked: HashMap<RequestId, Arc<str>, NumberHash>,
 }
 
 pub(super) struct OnTrunk {

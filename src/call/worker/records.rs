@@ -36,6 +36,8 @@ const FORGET_EVERY: Duration = Duration::from_secs(3600);
 
 pub(super) struct Records {
     ledger: Ledger,
+    /// The wall clock at a moment: it is read once for all that happens in it.
+    clock: (Instant, Timestamp),
     writes: mpsc::Sender<Vec<CallLeg>>,
     save_again: Option<Instant>,
 }
@@ -44,20 +46,23 @@ impl Records {
     /// The writer ends when the records are dropped and all is written.
     pub(super) fn start(store: Arc<dyn Store>) -> (Self, JoinHandle<()>) {
         let (writes, inbox) = mpsc::channel(BATCHES);
-        (Self { ledger: Ledger::default(), writes, save_again: None }, tokio::spawn(write(store, inbox)))
+        (Self { ledger: Ledger::default(), clock: (Instant::now(), wall()), writes, save_again: None }, tokio::spawn(write(store, inbox)))
     }
 
-    pub(super) fn handle_leg(&mut self, leg: LegId, event: &crate::call::LegEvent) {
-        self.ledger.handle_leg(wall(), leg, event);
+    pub(super) fn handle_leg(&mut self, now: Instant, leg: LegId, event: &crate::call::LegEvent) {
+        let wall = self.wall(now);
+        self.ledger.handle_leg(wall, leg, event);
     }
 
-    pub(super) fn handle_action(&mut self, action: &Action, fresh: impl FnOnce(Timestamp) -> CallId) {
-        self.ledger.handle_action(wall(), action, fresh);
+    pub(super) fn handle_action(&mut self, now: Instant, action: &Action, fresh: impl FnOnce(Timestamp) -> CallId) {
+        let wall = self.wall(now);
+        self.ledger.handle_action(wall, action, fresh);
     }
 
     /// The switch wants nothing more: hands over what is new, as much as the disk takes.
     pub(super) fn settle(&mut self, now: Instant) {
-        self.ledger.settle(wall());
+        let wall = self.wall(now);
+        self.ledger.settle(wall);
         self.save_again = None;
         while self.ledger.has_unsaved() {
             let Ok(permit) = self.writes.try_reserve() else {
@@ -66,6 +71,13 @@ impl Records {
             };
             permit.send(std::iter::from_fn(|| self.ledger.poll_save()).take(AT_ONCE).collect());
         }
+    }
+
+    fn wall(&mut self, now: Instant) -> Timestamp {
+        if self.clock.0 != now {
+            self.clock = (now, wall());
+        }
+        self.clock.1
     }
 
     pub(super) fn poll_line(&mut self) -> Option<LineNews> {

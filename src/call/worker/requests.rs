@@ -130,7 +130,7 @@ impl Engine {
             ua::Event::Leg { leg, event } => {
                 self.notice_trunk(now, leg, &event);
                 if let Some(event) = translate::leg_event(event) {
-                    self.records.handle_leg(leg, &event);
+                    self.records.handle_leg(now, leg, &event);
                     self.switch.handle_leg(now, &mut self.ground, leg, event);
                 }
             }

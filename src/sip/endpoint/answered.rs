@@ -12,9 +12,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    super::{build::Remembered, ids::NumberHash, message::Message},
+    super::{build::Remembered, message::Message},
     key::Key,
 };
+use crate::model::NumberHash;
 
 pub(super) struct Answered {
     /// Timer J.

@@ -31,7 +31,7 @@ use key::{Key, Keys};
 use super::{
     build::{Request, Response},
     header::MAGIC_COOKIE,
-    ids::{Ids, NumberHash},
+    ids::Ids,
     message::{Message, Method, ParseError},
     name::Name,
     screen::Abilities,
@@ -45,6 +45,7 @@ use super::{
     transport::{Flow, Ports, Transmit, Transport},
     uri::Uri,
 };
+use crate::model::NumberHash;
 
 /// A request that we sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

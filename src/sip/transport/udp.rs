@@ -4,6 +4,7 @@
 //! sender: IP_PKTINFO tells and sets it. STUN is answered here, at once (`stun.rs`): it keeps NAT open and nobody else needs it.
 
 use std::{
+    cell::RefCell,
     io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     os::fd::{AsRawFd, RawFd},
@@ -174,18 +175,22 @@ pub(super) async fn receive(udp: Arc<Udp>, rates: Arc<Mutex<Rates>>, inbound: mp
             },
         };
         // All there is, as far as it fits: what waits in the socket nobody can tell apart, and nobody can see how much it is.
+        let mut drained = false;
         for _ in 0..TURNS {
-            let drained = ready.try_io(|_| {
+            let got = ready.try_io(|_| {
                 let got = receive_batch(&udp, &mut room, |flow, datagram| take(&udp, &rates, &inbound, flow, datagram))?;
                 // Fewer than there was room for: no more are there, and the socket need not be asked to say so.
                 if got < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             // An error but "would block" is an ICMP error for something that we sent; the socket lives on.
-            if drained.is_err() {
+            drained = got.is_err();
+            if drained {
                 break;
             }
         }
-        tokio::task::yield_now().await;
+        if !drained {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -215,28 +220,46 @@ fn take(udp: &Udp, rates: &Mutex<Rates>, inbound: &mpsc::Sender<Inbound>, flow: 
     }
 }
 
+thread_local! {
+    /// Where the system writes what it says of datagrams, for IPv4 and for IPv6. It writes how long addresses and what comes beside were,
+    /// and cuts the next ones to that: of one family they are all as long.
+    static HEADERS: [RefCell<Headers>; 2] = const { [const { RefCell::new(None) }; 2] };
+}
+
+/// Made when it is used first. Kept, as it takes four pieces of memory.
+type Headers = Option<MultiHeaders<SockaddrStorage>>;
+
 /// Gives what one system call brings, [`BATCH`] datagrams at most, to `take`; returns how many.
 fn receive_batch(udp: &Udp, room: &mut [u8], mut take: impl FnMut(Flow, &[u8])) -> io::Result<usize> {
-    // Made anew each time: the system writes into them how long addresses and what comes beside were, and the next one, of another
-    // family of addresses, would be cut to that.
-    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(cmsg_space!(in_pktinfo, in6_pktinfo)));
-    let mut rest = room.chunks_exact_mut(MAX_LEN);
-    let mut slices: [_; BATCH] = std::array::from_fn(|_| [IoSliceMut::new(rest.next().unwrap_or_default())]);
-    let mut got = 0;
-    for message in recvmmsg(udp.socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)? {
-        got += 1;
-        let Some(peer) = message.address.as_ref().and_then(to_std) else { continue };
-        let mut local = udp.local;
-        for part in message.cmsgs().into_iter().flatten() {
-            match part {
-                ControlMessageOwned::Ipv4PacketInfo(info) => local.set_ip(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes())),
-                ControlMessageOwned::Ipv6PacketInfo(info) => local.set_ip(IpAddr::from(info.ipi6_addr.s6_addr)),
-                _ => {}
+    HEADERS.with(|families| {
+        let [v4, v6] = families;
+        let mut kept = if udp.local.is_ipv4() { v4 } else { v6 }.borrow_mut();
+        let headers = kept.get_or_insert_with(|| MultiHeaders::preallocate(BATCH, Some(cmsg_space!(in_pktinfo, in6_pktinfo))));
+        let mut rest = room.chunks_exact_mut(MAX_LEN);
+        let mut slices: [_; BATCH] = std::array::from_fn(|_| [IoSliceMut::new(rest.next().unwrap_or_default())]);
+        let (mut got, mut whole) = (0, true);
+        for message in recvmmsg(udp.socket.as_raw_fd(), headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)? {
+            got += 1;
+            let Some(peer) = message.address.as_ref().and_then(to_std) else { continue };
+            let (mut local, mut told) = (udp.local, false);
+            for part in message.cmsgs().into_iter().flatten() {
+                let ip = match part {
+                    ControlMessageOwned::Ipv4PacketInfo(info) => IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()),
+                    ControlMessageOwned::Ipv6PacketInfo(info) => IpAddr::from(info.ipi6_addr.s6_addr),
+                    _ => continue,
+                };
+                local.set_ip(ip);
+                told = true;
             }
+            whole &= told;
+            take(Flow::udp(local, peer), message.iovs().next().unwrap_or_default());
         }
-        take(Flow::udp(local, peer), message.iovs().next().unwrap_or_default());
-    }
-    Ok(got)
+        if !whole {
+            // Whatever was the matter, the next ones are not cut to it.
+            *kept = None;
+        }
+        Ok(got)
+    })
 }
 
 fn send_from(fd: RawFd, source: Option<IpAddr>, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {

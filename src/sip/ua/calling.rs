@@ -181,7 +181,7 @@ impl UserAgent {
     }
 
     pub(super) fn remember_ack(&mut self, now: Instant, endpoint: &Endpoint, tx: ClientTx, ack: SentAck) {
-        self.acks.insert(tx, ack);
+        self.acks.insert(tx, Box::new(ack));
         self.acks_end.push_back((now + endpoint.config().timers.patience(), tx));
     }
 

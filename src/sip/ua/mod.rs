@@ -54,6 +54,7 @@ use super::{
     transport::Flow,
     uri::Uri,
 };
+use crate::model::NumberHash;
 
 /// One dialog, from its first INVITE on. Never used twice in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -172,17 +173,17 @@ impl Default for Config {
 
 pub struct UserAgent {
     config: Config,
-    legs: HashMap<LegId, Leg>,
+    legs: HashMap<LegId, Leg, NumberHash>,
     dialogs: HashMap<DialogId, LegId>,
     /// Answers to our requests are for these.
-    clients: HashMap<ClientTx, Use>,
+    clients: HashMap<ClientTx, Use, NumberHash>,
     /// INVITEs without a final answer of ours.
-    offered: HashMap<ServerTx, LegId>,
-    outsides: HashMap<RequestId, OutsideState>,
+    offered: HashMap<ServerTx, LegId, NumberHash>,
+    outsides: HashMap<RequestId, OutsideState, NumberHash>,
     /// Transfers that peers have asked for, by the leg that asked.
-    referrals: HashMap<LegId, Referral>,
+    referrals: HashMap<LegId, Referral, NumberHash>,
     /// ACKs that may have to be repeated, and when they may be forgotten, oldest first.
-    acks: HashMap<ClientTx, SentAck>,
+    acks: HashMap<ClientTx, Box<SentAck>, NumberHash>,
     acks_end: VecDeque<(Instant, ClientTx)>,
     schedule: BTreeSet<(Instant, LegId, Timer)>,
     events: VecDeque<Event>,
@@ -196,13 +197,13 @@ impl UserAgent {
     pub fn new(config: Config) -> Self {
         Self {
             config,
-            legs: HashMap::new(),
+            legs: HashMap::default(),
             dialogs: HashMap::new(),
-            clients: HashMap::new(),
-            offered: HashMap::new(),
-            outsides: HashMap::new(),
-            referrals: HashMap::new(),
-            acks: HashMap::new(),
+            clients: HashMap::default(),
+            offered: HashMap::default(),
+            outsides: HashMap::default(),
+            referrals: HashMap::default(),
+            acks: HashMap::default(),
             acks_end: VecDeque::new(),
             schedule: BTreeSet::new(),
             events: VecDeque::new(),
@@ -234,6 +235,14 @@ impl UserAgent {
                 DialogId { call_id: calling.call_id.clone(), local_tag: calling.tag.clone(), remote_tag }
             }
             Stage::Offered { dialog, .. } | Stage::Up(dialog) | Stage::Leaving(dialog) => dialog.id.clone(),
+        })
+    }
+
+    /// Call-ID of a leg.
+    pub fn call_id_of(&self, leg: LegId) -> Option<&str> {
+        Some(match &self.legs.get(&leg)?.stage {
+            Stage::Calling { calling, .. } => &calling.call_id,
+            Stage::Offered { dialog, .. } | Stage::Up(dialog) | Stage::Leaving(dialog) => &dialog.id.call_id,
         })
     }
 
