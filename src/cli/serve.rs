@@ -65,7 +65,6 @@ impl Serve {
         // Before the start: it may be told to stop while it takes its time.
         let told = Told::listen()?;
         let node = Node::start(settings, Origin::File(self.config.config.clone())).await?;
-        tracing::info!(addresses = ?node.addresses, "ready");
         told.until_stopped(node).await
     }
 }
@@ -85,12 +84,14 @@ impl Told {
         Ok(Self { hang_up: signal(SignalKind::hangup())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Does what it is told until that is to stop, or until a part of the server is lost.
+    /// Says that the server is ready, and does what it is told until that is to stop, or until a part of the server is lost.
     ///
     /// # Errors
     /// Which part was lost, or that ctrl-C cannot be heard.
     pub async fn until_stopped(mut self, node: Node) -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for ctrl-C")?;
+        // Who waits for this word may stop it at once.
+        tracing::info!(addresses = ?node.addresses, "ready");
         let lost = loop {
             tokio::select! {
                 _ = self.hang_up.recv() => match node.reload().await {

@@ -1,10 +1,10 @@
 //! The store on SQLite: one writer thread that commits for many at once, a few readers beside it (WAL).
 //!
-//! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction (those whose statements stand alone need none),
-//! commits with an fsync (`synchronous=FULL`) and only then answers them: a hundred leases cost one fsync, and one refused request undoes
-//! nothing of its neighbours'. While the disk works, the next batch gathers by itself; only the records of calls, which nobody waits for,
-//! wait for company. Events, and what was seen of devices, are many and in no hurry: they go in pieces, so that whoever asks for an
-//! address does not wait for hundreds of them. A thread beside the writer folds the log into the database file.
+//! Requests queue at the writer. It takes all that wait, runs each in a savepoint of one transaction (those whose statements stand alone
+//! need none), commits with an fsync (`synchronous=FULL`) and only then answers them: a hundred leases cost one fsync, and one refused
+//! request undoes nothing of its neighbours'. While the disk works, the next batch gathers by itself; only the records of calls, which
+//! nobody waits for, wait for company. Events, and what was seen of devices, are many and in no hurry: they go in pieces, so that whoever
+//! asks for an address does not wait for hundreds of them. A thread beside the writer folds the log into the database file.
 //!
 //! Not here: tables (`schema.rs`), statements (`rows`), policy.
 
