@@ -1,4 +1,5 @@
-//! The vocabulary: ids, records and events that several folders speak of. No behaviour beyond parse, check and display.
+//! The vocabulary: ids, records and events that several folders speak of. No behaviour beyond parse, check and display, and how tables
+//! find what is a number.
 
 /// The JSON Schema (draft 2020-12) of a type that has no shape of its own for serde to tell, for editors of YAML files.
 #[macro_export]

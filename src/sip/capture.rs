@@ -106,10 +106,6 @@ impl Capture {
         if self.limits.total == 0 {
             return;
         }
-        // A registration is in no call.
-        if bytes.starts_with(b"REGISTER ") {
-            return;
-        }
         let Some(id) = call_id(bytes) else { return };
         let known = self.ids.get(id).copied();
         // Only an INVITE begins one; what belongs to none is of no call.

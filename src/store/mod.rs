@@ -296,8 +296,8 @@ pub trait Store: Send + Sync + 'static {
 
     // --- contacts, written behind
     async fn contacts(&self) -> Result<Vec<ContactRecord>>;
-    /// Removes contacts, then saves others, all in one commit; when one is refused, those before it are done. What is saved takes its
-    /// line's contacts of earlier generations with it.
+    /// Removes contacts, then saves others, all or none, in one commit. What is saved takes its line's contacts of earlier generations
+    /// with it.
     async fn write_contacts(&self, gone: Vec<ContactKey>, saved: Vec<ContactRecord>) -> Result<()>;
 
     // --- subscriptions, written behind, unique by local tag

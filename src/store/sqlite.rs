@@ -557,7 +557,7 @@ impl Store for Sqlite {
     }
 
     async fn write_contacts(&self, gone: Vec<ContactKey>, saved: Vec<ContactRecord>) -> Result<()> {
-        self.write_rows(move |db| {
+        self.write(move |db| {
             gone.iter().try_for_each(|key| rows::remove_contact(db, key))?;
             saved.iter().try_for_each(|contact| rows::save_contact(db, contact))
         })
