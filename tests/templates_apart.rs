@@ -1,6 +1,6 @@
 //! Templates that take all time or all memory: whoever reads them, tries them or serves them goes on.
 
-use std::{fs, process::Command};
+use std::{fs, io::ErrorKind, net::UdpSocket, process::Command, time::Duration};
 
 use plugtone::template::shipped;
 
@@ -101,6 +101,54 @@ fn a_template_that_harms_when_a_certain_phone_asks_harms_no_other_make() {
     }
     assert!(ask(12, second).contains("# ours"));
     assert_eq!(workers().len(), 1, "that of the set which is live, and none of those before it");
+}
+
+/// TFTP reads and sends on one thread, which must not wait for a template.
+#[test]
+fn a_template_that_takes_long_holds_up_no_other_transfer() {
+    let open = "provisioning: { open: { subnets: [127.0.0.0/8] } }\n";
+    let server = Server::start(&format!("{USERS}templates: {{ path: tpl }}\n{open}"), &[]);
+    fs::create_dir_all(server.path("tpl/algo")).expect("made");
+    let loops = "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}";
+    server.write(TEMPLATE, &(algo() + &format!("{{% if mac == '0022ee770002' %}}{loops}{{% endif %}}\n")));
+    server.ask(&["reload"]).good();
+    let phone = |host: u8| {
+        let socket = UdpSocket::bind(format!("127.0.0.{host}:0")).expect("a port");
+        socket.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+        socket
+    };
+    let asks = |phone: &UdpSocket, name: &str| {
+        let request = [b"\0\x01", name.as_bytes(), b"\0octet\0blksize\x004096\0"].concat();
+        phone.send_to(&request, server.tftp).expect("sent");
+    };
+    let told = |phone: &UdpSocket| {
+        let mut packet = [0; 5000];
+        loop {
+            match phone.recv_from(&mut packet) {
+                // Other tests have children, whose ends are signals to this process.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                told => return told.map(|(len, from)| (packet[..len].to_vec(), from)),
+            }
+        }
+    };
+
+    let (slow, quick) = (phone(12), phone(14));
+    asks(&slow, "algom0022EE770002.conf");
+    for round in 1..=2 {
+        asks(&quick, "cfgC074AD000001.xml");
+        let (first, from) = told(&quick).expect("an answer");
+        assert_eq!(first[..2], *b"\0\x06", "an OACK: {first:?}");
+        quick.send_to(b"\0\x04\0\0", from).expect("sent");
+        let (block, from) = told(&quick).expect("a block");
+        assert!(block[..4] == *b"\0\x03\0\x01" && block.len() < 4 + 4096, "the only block: {} bytes", block.len());
+        quick.send_to(b"\0\x04\0\x01", from).expect("sent");
+        slow.set_nonblocking(true).expect("set");
+        let nothing = told(&slow).expect_err("the template goes on");
+        assert_eq!(nothing.kind(), ErrorKind::WouldBlock, "round {round}: made, and from memory");
+        slow.set_nonblocking(false).expect("set");
+    }
+    let (end, _) = told(&slow).expect("an answer in the end");
+    assert_eq!(end[..2], *b"\0\x05", "an error: {end:?}");
 }
 
 #[test]

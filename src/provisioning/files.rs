@@ -1,8 +1,9 @@
 //! The pipeline at work: [`Files`] is the one [`FileService`] behind TFTP, FTP and HTTP.
 //!
-//! Reads the clock, asks leases and devices (`neighbours.rs`), renders, stores uploads, and tells one event per request. Decisions are in
-//! `pipeline.rs`. Soft phones come by a link (`welcome.rs`). A file that could not be rendered is not missing: the phone shall ask again.
+//! Reads the clock, asks leases and devices (`neighbours.rs`), renders (`making.rs`), stores uploads, and tells one event per request.
+//! Decisions are in `pipeline.rs`. Soft phones come by a link (`welcome.rs`). A file that could not be rendered is not missing: the phone shall ask again.
 
+mod making;
 mod neighbours;
 mod welcome;
 
@@ -16,12 +17,12 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 pub use self::neighbours::{Devices, Guests, Leases, Neighbours, Seen};
 use super::{
     Body, FileAnswer, FileRequest, FileService, ServedFile, Transfer,
     access::{Claims, FirstBoot, Proof, Refusal, UrlKey, Window},
-    encryption,
     identify::{Asked, BadPath, Peer, locate, plain},
     links,
     pipeline::{Asking, Verdict, decide},
@@ -33,7 +34,7 @@ use super::{
 use crate::{
     model::{DeviceRecord, Event, FamilyName, Generation, LineNumber, MacAddr, Secret, Timestamp, event::Door},
     store,
-    template::{AUTHORITY_FILE, AUTHORITY_FILE_DER, FileRef, MASK, Subject, TemplateSet, UploadRule},
+    template::{AUTHORITY_FILE, AUTHORITY_FILE_DER, MASK, Subject, TemplateSet, UploadRule},
     tls,
 };
 
@@ -76,6 +77,8 @@ struct Inner {
     welcoming: Mutex<HashSet<MacAddr>>,
     /// Account files on their way by a door that tells the end of it.
     under_way: Mutex<HashMap<(IpAddr, String), Account>>,
+    /// Where files are made.
+    shared: Handle,
 }
 
 /// Whose account is on its way.
@@ -87,6 +90,7 @@ struct Account {
 }
 
 impl Files {
+    /// Call within a tokio runtime, which is to make the files, wherever they are asked for.
     pub fn new(settings: Settings, endpoints: Endpoints, neighbours: Neighbours) -> Self {
         let claims = Mutex::new(Claims::new(i64::from(settings.open.claim_minutes) * 60));
         let endpoints = ArcSwap::from_pointee(endpoints);
@@ -101,6 +105,7 @@ impl Files {
             watch: Mutex::default(),
             welcoming: Default::default(),
             under_way: Mutex::default(),
+            shared: Handle::current(),
         }))
     }
 
@@ -388,8 +393,8 @@ impl Inner {
 
     /// A proven phone's file: rendered, or what it uploaded.
     async fn own(
-        &self,
-        (set, first): (&TemplateSet, bool),
+        self: &Arc<Self>,
+        (set, first): (&Arc<TemplateSet>, bool),
         request: &FileRequest,
         mac: MacAddr,
         path: &str,
@@ -455,55 +460,11 @@ impl Inner {
             let phone = Own { mac, known: &known, family: &file.family, model, firmware, source, local: request.local };
             own(set, &self.settings, &self.endpoints.load(), &Hidden, phone)
         };
-        let answer = self.render(set, request, Some(mac), path, &file, &subject, Some((mac, &shown)));
+        let answer = self.render(set, request, Some(mac), path, &file, &subject, Some((mac, &shown))).await;
         if file.account && !subject.key_only && matches!(answer, FileAnswer::Found(_)) {
             self.taken(request, Account { mac, generation: known.generation, first });
         }
         answer
-    }
-
-    /// `whose`: the phone that is known to ask, and the subject with which people may see its file.
-    #[expect(clippy::too_many_arguments, reason = "what is asked for, by whom, and by which templates")]
-    fn render(
-        &self,
-        set: &TemplateSet,
-        request: &FileRequest,
-        mac: Option<MacAddr>,
-        path: &str,
-        file: &FileRef,
-        subject: &Subject,
-        whose: Option<(MacAddr, &dyn Fn() -> Subject)>,
-    ) -> FileAnswer {
-        match set.rendered(file, subject) {
-            Ok(rendered) => {
-                // A phone book is long, everybody has it, and it changes by itself; what only leads to the account is no configuration.
-                let shown = whose.filter(|_| !file.phone_book && !subject.key_only).and_then(|(mac, subject)| {
-                    self.neighbours.history.given(mac, &rendered.name, rendered.hash, now(), || {
-                        let masked = set.render_masked(file, &subject());
-                        let masked = masked.inspect_err(|fault| tracing::warn!(%mac, path, %fault, "the file cannot be shown to people"));
-                        Some(String::from_utf8_lossy(&masked.ok()?.bytes).into_owned())
-                    })
-                });
-                let (bytes, hash, content_type) = match mac.filter(|_| file.encrypted) {
-                    None => (rendered.bytes.clone(), rendered.hash, rendered.content_type.clone()),
-                    Some(mac) => {
-                        let bytes = encryption::salted(&self.neighbours.keys.file_key(mac), &rendered.bytes);
-                        let hash = blake3::hash(&bytes);
-                        (bytes.into(), hash, "application/octet-stream".to_owned())
-                    }
-                };
-                self.found(request, mac, path, bytes, hash, content_type, shown)
-            }
-            Err(fault) => {
-                metrics::counter!("plugtone_provisioning_render_failed_total").increment(1);
-                tracing::error!(path, family = %file.family, %fault, "a file cannot be rendered");
-                self.tell(match mac {
-                    Some(mac) => Event::RenderFailed { mac, path: path.to_owned(), error: fault.to_string() },
-                    None => missing(request, mac, path),
-                });
-                FileAnswer::Broken
-            }
-        }
     }
 
     /// The certificate of the authority that phones must believe, for whoever asks.
@@ -541,28 +502,6 @@ impl Inner {
         let stored = Bytes::from(stored?);
         let hash = blake3::hash(&stored);
         Some(self.found(request, Some(mac), path, stored, hash, content_type.to_owned(), None))
-    }
-
-    /// `real`: the hash of the bytes. `shown`: that of what people may see of it, where it is another.
-    #[expect(clippy::too_many_arguments, reason = "a file, and to whom it goes")]
-    fn found(
-        &self,
-        request: &FileRequest,
-        mac: Option<MacAddr>,
-        path: &str,
-        bytes: Bytes,
-        real: blake3::Hash,
-        content_type: String,
-        shown: Option<blake3::Hash>,
-    ) -> FileAnswer {
-        let hash = real.to_hex().to_string();
-        let source = plain(request.source);
-        let unchanged = request.holds(&hash);
-        metrics::counter!("plugtone_provisioning_files_total", "outcome" => if unchanged { "unchanged" } else { "served" }).increment(1);
-        tracing::info!(mac = mac.map(tracing::field::display), path, %source, door = ?request.door, bytes = bytes.len(), "file served");
-        let (door, path, shown) = (request.door, path.to_owned(), shown.unwrap_or(real).to_hex().to_string());
-        self.tell(Event::FileServed { mac, door, path, source, bytes: bytes.len(), hash: shown, unchanged });
-        FileAnswer::Found(ServedFile { body: Body::Whole(bytes), content_type, hash, mac })
     }
 
     /// A maker's firmware, for whoever knows its name: there is nothing of anybody's in it. `None`: it is no such name.
@@ -664,8 +603,8 @@ impl FileService for Files {
                 // Whose address it is; a name that only its key names is nobody's yet.
                 let holder = inner.neighbours.leases.holder(plain(request.source), now()).map(|holding| holding.mac);
                 let same = || subject.clone();
-                let whose = holder.map(|mac| (mac, &same as &dyn Fn() -> Subject));
-                inner.render(&set, &request, peer.mac, &path, &file, &subject, whose)
+                let whose = holder.map(|mac| (mac, &same as &(dyn Fn() -> Subject + Sync)));
+                inner.render(&set, &request, peer.mac, &path, &file, &subject, whose).await
             }
             Verdict::Missing { mac, path } => inner.missing(&request, mac, &path),
             Verdict::Refused { mac, path, reason } => {

@@ -20,6 +20,7 @@ pub mod phone_book;
 pub mod pipeline;
 pub mod pnp;
 pub mod preview;
+mod profiles;
 pub mod reload;
 pub mod rollout;
 pub mod settings;
@@ -134,7 +135,8 @@ pub enum Transfer {
 /// What the doors ask.
 #[async_trait]
 pub trait FileService: Send + Sync + 'static {
-    /// Renders or finds the file. Tells one audit event per request.
+    /// Renders or finds the file. Tells one audit event per request. A file that takes time to make is made elsewhere: a door may ask from
+    /// the only thread that it has.
     async fn fetch(&self, request: FileRequest) -> FileAnswer;
     /// May this source upload this name, and how many bytes at most? `None`: no.
     async fn upload_limit(&self, request: &FileRequest) -> Option<usize>;

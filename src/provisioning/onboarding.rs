@@ -520,9 +520,9 @@ impl Core {
         self.devices.get(&mac).map(|device| &device.record)
     }
 
-    /// What the identities of a device are made of.
-    pub fn standing(&self, mac: MacAddr) -> Option<(MacAddr, Generation, &Bindings)> {
-        self.devices.get(&mac).map(|device| (mac, device.record.generation, &device.bindings))
+    /// What the identities and the profile of a device are made of.
+    pub fn standing(&self, mac: MacAddr) -> Option<(&DeviceRecord, &Bindings)> {
+        self.devices.get(&mac).map(|device| (&device.record, &device.bindings))
     }
 
     pub fn devices(&self) -> impl Iterator<Item = (&DeviceRecord, &Bindings)> {

@@ -28,6 +28,7 @@ use super::{
         swap::{self, Swapped},
     },
     onboarding::{Action, CallKind, Config, Core, Error, Now, Order, Output, Registration, Reload, ReloadMethods, Sighting},
+    profiles::{Profile, Profiles},
     rollout,
 };
 use crate::{
@@ -58,12 +59,14 @@ pub struct Onboarding {
     queue: mpsc::Sender<Message>,
     store: Arc<dyn Store>,
     identities: Identities,
+    profiles: Profiles,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
     extension_digits: usize,
 }
 
 enum Message {
-    Seen(Sighting),
+    /// `true`: it was announced to the profiles.
+    Seen(Sighting, bool),
     CallBegan(MacAddr, CallId, CallKind),
     CallEnded(MacAddr, CallId),
     Leg(MacAddr, (CallId, u32), bool),
@@ -74,16 +77,38 @@ enum Message {
     Unregistered(MacAddr, LineNumber, Generation),
     ReloadAnswered(MacAddr, Generation, u16),
     ReloadAsked(MacAddr, Reply<()>),
-    Bind { mac: MacAddr, line: LineNumber, user: User, by: String, reply: Reply<BindingRecord> },
-    Unbind { mac: MacAddr, line: LineNumber, reason: String, reply: Reply<BindingRecord> },
+    Bind {
+        mac: MacAddr,
+        line: LineNumber,
+        user: User,
+        by: String,
+        reply: Reply<BindingRecord>,
+    },
+    Unbind {
+        mac: MacAddr,
+        line: LineNumber,
+        reason: String,
+        reply: Reply<BindingRecord>,
+    },
     Claim(User, Reply<Extension>),
     Admit(Who, oneshot::Sender<Verdict>),
     Settle(Who, Outcome),
     Pardon(Who),
-    Enter { sheet: Box<Sheet>, owners: Vec<Owner>, dry_run: bool, reply: Reply<(Vec<inventory::Outcome>, bool)> },
-    Swap { old: MacAddr, new: MacAddr, has_settings: bool, dry_run: bool, reply: Reply<Swapped> },
+    Enter {
+        sheet: Box<Sheet>,
+        owners: Vec<Owner>,
+        dry_run: bool,
+        reply: Reply<(Vec<inventory::Outcome>, bool)>,
+    },
+    Swap {
+        old: MacAddr,
+        new: MacAddr,
+        has_settings: bool,
+        dry_run: bool,
+        reply: Reply<Swapped>,
+    },
     Devices(oneshot::Sender<Vec<DeviceRecord>>),
-    Standing(MacAddr, oneshot::Sender<Option<(DeviceRecord, Vec<BindingRecord>)>>),
+    Profile(MacAddr, oneshot::Sender<Option<Profile>>),
     Device(MacAddr, oneshot::Sender<Option<DeviceRecord>>),
     Stop(oneshot::Sender<()>),
 }
@@ -96,7 +121,7 @@ impl Message {
             Seen(..) | CallBegan(..) | CallEnded(..) | Leg(..) | FileFetched(..) | Registered(..) | Unregistered(..) => false,
             Refused(..) | ReloadAnswered(..) | Settle(..) | Pardon(..) => false,
             ReloadAsked(..) | Bind { .. } | Unbind { .. } | Enter { .. } | Swap { .. } | Claim(..) | Admit(..) => true,
-            Devices(..) | Device(..) | Standing(..) | Standings(..) | Stop(..) => true,
+            Devices(..) | Device(..) | Profile(..) | Standings(..) | Stop(..) => true,
         }
     }
 }
@@ -121,11 +146,14 @@ impl Onboarding {
         core.restore(now(), devices, bindings, contacts);
         identities.load(core.devices());
         identities.located(core.devices().map(|(record, _)| record));
+        let profiles = Profiles::default();
+        core.devices().for_each(|(record, bindings)| profiles.put(record, bindings));
         let (queue, inbox) = mpsc::channel(QUEUE);
         let (outputs, engine) = mpsc::channel(OUTPUTS);
         let service = Service {
             store: store.clone(),
             identities: identities.clone(),
+            profiles: profiles.clone(),
             events,
             core,
             attempts,
@@ -134,7 +162,7 @@ impl Onboarding {
             waiting: VecDeque::new(),
         };
         let task = tokio::spawn(service.run(inbox));
-        Ok((Self { queue, store, identities, task: Arc::new(Mutex::new(Some(task))), extension_digits }, engine))
+        Ok((Self { queue, store, identities, profiles, task: Arc::new(Mutex::new(Some(task))), extension_digits }, engine))
     }
 
     /// Who every phone is in SIP.
@@ -146,7 +174,10 @@ impl Onboarding {
     pub fn seen(&self, sighting: Sighting) {
         // Phones show themselves again: in a crowd the other facts go first.
         if self.queue.capacity() > self.queue.max_capacity() / 4 {
-            self.tell(Message::Seen(sighting));
+            let (mac, announced) = (sighting.mac, self.profiles.announce(&sighting));
+            if !self.tell(Message::Seen(sighting, announced)) && announced {
+                self.profiles.heard(mac);
+            }
         } else {
             metrics::counter!("plugtone_onboarding_dropped_total", "what" => "sighting").increment(1);
         }
@@ -282,9 +313,13 @@ impl Onboarding {
         self.ask(|reply| Message::Device(mac, reply)).await
     }
 
-    /// A device with whose its lines are.
-    pub async fn standing(&self, mac: MacAddr) -> Result<Option<(DeviceRecord, Vec<BindingRecord>)>, Error> {
-        self.ask(|reply| Message::Standing(mac, reply)).await
+    /// What its files are made of, besides its identities, with all that was told before.
+    pub async fn profile(&self, mac: MacAddr) -> Arc<Profile> {
+        match self.profiles.of(mac) {
+            Some(profile) => profile,
+            // Facts that were told before are taken when this is.
+            None => self.ask(|reply| Message::Profile(mac, reply)).await.ok().flatten().map(Arc::new).unwrap_or_default(),
+        }
     }
 
     /// `false`: it was stopped, or has ended by a fault.
@@ -301,11 +336,14 @@ impl Onboarding {
         }
     }
 
-    fn tell(&self, message: Message) {
-        if self.queue.try_send(message).is_err() {
+    /// `false`: it is lost.
+    fn tell(&self, message: Message) -> bool {
+        let told = self.queue.try_send(message).is_ok();
+        if !told {
             // Nothing hangs on one fact: holds have an end, phones register and fetch again.
             metrics::counter!("plugtone_onboarding_dropped_total", "what" => "fact").increment(1);
         }
+        told
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Error> {
@@ -327,6 +365,7 @@ fn now() -> Now {
 struct Service {
     store: Arc<dyn Store>,
     identities: Identities,
+    profiles: Profiles,
     events: Events,
     core: Core,
     attempts: Attempts,
@@ -379,9 +418,13 @@ impl Service {
     async fn handle(&mut self, message: Message) -> Option<oneshot::Sender<()>> {
         let now = now();
         match message {
-            Message::Seen(sighting) => {
+            Message::Seen(sighting, announced) => {
                 let (mac, placed) = (sighting.mac, sighting.location.is_some() || sighting.port.is_some());
                 self.core.handle_sighting(now, sighting);
+                if announced {
+                    self.profile(mac);
+                    self.profiles.heard(mac);
+                }
                 if placed {
                     // A call for help may be next.
                     self.identities.located(self.core.device(mac).into_iter());
@@ -426,10 +469,9 @@ impl Service {
             }
             Message::Devices(reply) => answer(reply, self.core.devices().map(|(record, _)| record.clone()).collect()),
             Message::Device(mac, reply) => answer(reply, self.core.device(mac).cloned()),
-            Message::Standing(mac, reply) => {
-                let bindings = self.core.standing(mac).into_iter().flat_map(|(_, _, bindings)| bindings.values());
-                let bindings = bindings.map(|binding| BindingRecord::clone(binding)).collect();
-                answer(reply, self.core.device(mac).map(|device| (device.clone(), bindings)));
+            Message::Profile(mac, reply) => {
+                let profile = self.core.standing(mac).map(|(record, bindings)| Profile::new(record, bindings));
+                answer(reply, profile);
             }
             Message::Enter { sheet, owners, dry_run, reply } => {
                 let result = self.enter(&sheet, &owners, dry_run).await;
@@ -508,8 +550,17 @@ impl Service {
     /// Puts the identities of changed devices in force, all in one step, then says so.
     fn enforce(&mut self, macs: &[MacAddr]) {
         let core = &self.core;
-        self.identities.update(macs.iter().filter_map(|mac| core.standing(*mac)));
+        let standing = || macs.iter().filter_map(|mac| core.standing(*mac));
+        // Whoever finds the new identity finds what belongs to it.
+        standing().for_each(|(record, bindings)| self.profiles.put(record, bindings));
+        self.identities.update(standing().map(|(record, bindings)| (record.mac, record.generation, bindings)));
         self.drain();
+    }
+
+    fn profile(&self, mac: MacAddr) {
+        if let Some((record, bindings)) = self.core.standing(mac) {
+            self.profiles.put(record, bindings);
+        }
     }
 
     fn drain(&mut self) {

@@ -31,7 +31,7 @@ pub struct Kept {
 }
 
 /// By [`key`].
-type Key = [u8; 32];
+pub(super) type Key = [u8; 32];
 
 /// What is kept takes so many bytes beside its [`OVERHEAD`].
 pub(super) trait Size {

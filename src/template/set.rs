@@ -256,7 +256,7 @@ impl TemplateSet {
 
     /// The same, remembered: a file that was rendered lately for the same subject is not rendered again.
     pub fn rendered(&self, file: &FileRef, subject: &Subject) -> Result<Arc<Kept>, Fault> {
-        let key = memo::key(&file.family, (file.index, file.page), self.site(subject.address), subject);
+        let key = self.memo_key(file, subject);
         if let Some(kept) = self.memo.get(&key) {
             return Ok(kept);
         }
@@ -264,6 +264,15 @@ impl TemplateSet {
         let kept = Arc::new(Kept { name, hash: blake3::hash(&bytes), bytes: bytes.into(), content_type });
         self.memo.put(key, kept.clone());
         Ok(kept)
+    }
+
+    /// Only if it was rendered lately.
+    pub fn remembered(&self, file: &FileRef, subject: &Subject) -> Option<Arc<Kept>> {
+        self.memo.get(&self.memo_key(file, subject))
+    }
+
+    fn memo_key(&self, file: &FileRef, subject: &Subject) -> memo::Key {
+        memo::key(&file.family, (file.index, file.page), self.site(subject.address), subject)
     }
 
     /// The same for people to look at: in the place of every password that somebody has set in a layer is [`MASK`]. What the subject

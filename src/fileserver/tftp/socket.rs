@@ -1,7 +1,7 @@
 //! The sockets: one per listening address for requests, one of its own for each transfer (RFC 1350 §4).
 //!
-//! All of it is on a thread of its own, which reads and sends block after block; what takes time, to find or to make a file, is done
-//! on those that are shared. Each transfer is a task: a slow answer of the pipeline holds up nobody else. Its socket is bound to the
+//! All of it is on a thread of its own, which reads and sends block after block; a file that takes time to make is made on those that are
+//! shared (`provisioning/files/making.rs`). Each transfer is a task: a slow answer of the pipeline holds up nobody else. Its socket is bound to the
 //! address that the request came to (IP_PKTINFO), so that a host with several addresses answers from the right one, and connected,
 //! so that other ports of the network are not heard and a closed port is (ICMP). Decisions are in `sender.rs` and `receiver.rs`.
 
@@ -19,10 +19,7 @@ use bytes::{Bytes, BytesMut};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket, runtime::Handle, time::sleep};
-use tokio_util::{
-    sync::CancellationToken,
-    task::{AbortOnDropHandle, TaskTracker},
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Settings, netascii,
@@ -51,7 +48,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 
 static LOG: LogBudget = LogBudget::new();
 
-/// Opens the door. Call within a tokio runtime, which is to make the files; stops when `shutdown` is cancelled.
+/// Opens the door. Call within a tokio runtime; stops when `shutdown` is cancelled.
 pub fn start(settings: &Settings, service: Arc<dyn FileService>, shutdown: CancellationToken) -> Result<Running, Error> {
     settings.check()?;
     let tasks = TaskTracker::new();
@@ -74,7 +71,6 @@ pub fn start(settings: &Settings, service: Arc<dyn FileService>, shutdown: Cance
                 socket,
                 bound: *bound,
                 service: service.clone(),
-                shared: shared.clone(),
                 settings: settings.clone(),
                 slots: slots.clone(),
                 running: Mutex::default(),
@@ -114,8 +110,6 @@ struct Listener {
     socket: UdpSocket,
     bound: SocketAddr,
     service: Arc<dyn FileService>,
-    /// Where files are found and made.
-    shared: Handle,
     settings: Settings,
     slots: Slots,
     running: Mutex<HashMap<SocketAddr, Ongoing>>,
@@ -375,13 +369,6 @@ impl TransferTask {
         Ok(socket)
     }
 
-    async fn answer(&self) -> FileAnswer {
-        let (service, asked) = (self.listener.service.clone(), self.asked.clone());
-        let answer = self.listener.shared.spawn(async move { ask(&service, asked).await });
-        // Not to the end when the client asks for something else meanwhile. One that fails has panicked, or the server ends.
-        AbortOnDropHandle::new(answer).await.unwrap_or(FileAnswer::Broken)
-    }
-
     fn caps(&self) -> Caps {
         let settings = &self.listener.settings;
         Caps { block_bytes: settings.max_block_bytes, window_blocks: settings.max_window_blocks }
@@ -389,7 +376,7 @@ impl TransferTask {
 
     async fn read(&self, socket: &UdpSocket) {
         let answer = tokio::select! {
-            answer = self.answer() => answer,
+            answer = ask(&self.listener.service, self.asked.clone()) => answer,
             () = self.stop.cancelled() => return,
         };
         let file = match answer {

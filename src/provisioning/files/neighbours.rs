@@ -116,13 +116,13 @@ impl Devices for Onboarding {
     }
 
     async fn first_seen(&self, mac: MacAddr) -> Option<Timestamp> {
-        let (record, _) = self.standing(mac).await.ok().flatten()?;
-        Some(record.first_seen).filter(|at| *at != DeviceRecord::NEVER)
+        Some(self.device(mac).await.ok().flatten()?.first_seen).filter(|at| *at != DeviceRecord::NEVER)
     }
 
     async fn known(&self, mac: MacAddr) -> Known {
-        let (record, bindings) = self.standing(mac).await.ok().flatten().unzip();
+        // In this order: a new owner's name comes with that owner's settings. (The other way round, a reload follows.)
         let (generation, identities) = self.identities().lines(mac);
+        let profile = self.profile(mac).await;
         let line = |identity: Identity| Line {
             number: identity.line,
             user: identity.user,
@@ -133,15 +133,15 @@ impl Devices for Onboarding {
             extension: identity.extension,
         };
         Known {
-            family: record.as_ref().and_then(|record| record.family.clone()),
-            model: record.as_ref().and_then(|record| record.model.clone()),
-            firmware: record.as_ref().and_then(|record| record.firmware.clone()),
-            inventory: record.map(|record| record.inventory).unwrap_or_default(),
+            family: profile.family.clone(),
+            model: profile.model.clone(),
+            firmware: profile.firmware.clone(),
+            inventory: profile.inventory.clone(),
             // With the secrets that are in the file, not with those of a moment later.
             generation,
             lines: identities.into_iter().map(line).collect(),
             contacts: None,
-            user_id: bindings.into_iter().flatten().find(|binding| binding.line == 1).map(|binding| binding.user_id),
+            user_id: profile.user_id.clone(),
         }
     }
 }

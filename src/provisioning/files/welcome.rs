@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::{Account, Files, Hidden, Inner, now};
@@ -35,7 +35,7 @@ impl Files {
 
 impl Inner {
     /// The file of a soft phone that comes by a link: it has its owner from here on, and the link is dead.
-    pub(super) async fn welcomed(&self, set: &TemplateSet, request: &FileRequest, sealed: &str) -> FileAnswer {
+    pub(super) async fn welcomed(self: &Arc<Self>, set: &Arc<TemplateSet>, request: &FileRequest, sealed: &str) -> FileAnswer {
         // The link itself would open what it names to everybody who reads the events.
         let refused = |mac, reason: String| {
             self.refused(request, mac, "l/…", reason);
@@ -66,7 +66,7 @@ impl Inner {
             known.lines.iter_mut().for_each(|line| line.secret = Hidden.secret());
             own(set, &self.settings, &self.endpoints.load(), &Hidden, Own { known: &known, ..phone() })
         };
-        let answer = self.render(set, request, Some(mac), "l/…", &file, &subject, Some((mac, &shown)));
+        let answer = self.render(set, request, Some(mac), "l/…", &file, &subject, Some((mac, &shown))).await;
         if matches!(answer, FileAnswer::Found(_)) {
             self.taken(request, Account { mac, generation: known.generation, first: false });
         }

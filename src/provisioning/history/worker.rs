@@ -64,6 +64,11 @@ impl History {
         Self(Arc::new(Shared { recent: Mutex::default(), queue: None, task: Mutex::default() }))
     }
 
+    /// The hash of what people may see of it, when these are the very bytes that the phone was given last, and is given once more.
+    pub fn again(&self, mac: MacAddr, file: &str, real: blake3::Hash, now: Timestamp) -> Option<blake3::Hash> {
+        self.0.recent().again(mac, file, real, now)
+    }
+
     /// The phone is given a file with this hash; gives the hash of what people may see of it. `shown` makes that text, and is asked only
     /// when these are not the bytes that the phone was given last.
     pub fn given(
@@ -74,7 +79,7 @@ impl History {
         now: Timestamp,
         shown: impl FnOnce() -> Option<String>,
     ) -> Option<blake3::Hash> {
-        if let Some(known) = self.0.recent().again(mac, file, real, now) {
+        if let Some(known) = self.again(mac, file, real, now) {
             return Some(known);
         }
         let text = shown()?;
