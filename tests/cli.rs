@@ -1106,3 +1106,27 @@ fn the_bench_fetches_short_and_long_files() {
         assert!(row.starts_with(name) && row.contains(done) && row.contains(bytes) && row.ends_with(", 0 failed"), "{row}");
     }
 }
+
+#[test]
+fn the_server_waits_for_no_huge_page_to_be_cleared() {
+    let server = Server::start(USERS, &[]);
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
+    assert!(status.contains("\nTHP_enabled:\t0\n"), "{status}");
+}
+
+/// It takes half an hour, so that nobody else would notice.
+#[test]
+fn the_benches_that_a_release_is_guided_by_exist() {
+    let script = shipped("scripts/release");
+    let list = script.split_once("\nwork=(\n").and_then(|(_, rest)| rest.split_once("\n)\n")).expect("a list").0;
+    let benches: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    assert!(benches.len() >= 10, "{list}");
+    let folder = folder(&[]);
+    for bench in benches {
+        let words: Vec<&str> = ["bench"].into_iter().chain(bench.split(' ')).chain(["--help"]).collect();
+        // What comes before `--help` is read first, and refused if it is not known.
+        let run = plugtone(folder.path(), &words);
+        assert_eq!((run.status, run.err.as_str()), (Some(0), ""), "{bench}");
+    }
+    assert_ne!(plugtone(folder.path(), &["bench", "calls", "--rat", "300", "--help"]).status, Some(0));
+}
