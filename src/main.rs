@@ -10,6 +10,9 @@ use plugtone::template::worker;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // The allocator asks the system for huge pages. The system clears one, up to 10 ms long on a virtual machine, when the thread of the
+    // engine touches it first: no phone is answered then. Where the system cannot be told, it is as slow as that.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     // The program as it runs, also when its file was replaced meanwhile.
     worker::start_as(Path::new("/proc/self/exe"));
     if std::env::args_os().nth(1).is_some_and(|argument| argument == worker::ARGUMENT) {
