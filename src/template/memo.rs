@@ -11,7 +11,6 @@ use std::{
 use bytes::Bytes;
 
 use super::options::DhcpOption;
-use super::recognise::Recognised;
 use super::subject::{Line, Server, SipPorts, Subject};
 use crate::model::{Inventory, MacAddr};
 
@@ -94,28 +93,34 @@ impl<T: Size> Halves<T> {
     }
 }
 
-/// User-Agents that are kept. A fleet has few; some makes write the phone's MAC into it.
-const AGENTS: usize = 1000;
+/// Texts whose meaning is kept. A fleet has few; some makes write the phone's MAC into their User-Agent.
+const TEXTS: usize = 1000;
 
-/// What User-Agents were recognised as. Each registration and each request for a file brings one, and to try the expressions of all
-/// families on it was a twentieth of a registration.
-#[derive(Default)]
-pub(super) struct Agents(Mutex<HashMap<Box<[u8]>, Option<Recognised>>>);
+/// What texts mean that phones say again and again: User-Agents, of which each registration and each request for a file brings one, and to
+/// try the expressions of all families on it was a twentieth of a registration; and names of files that all phones of a make fetch.
+pub(super) struct Meanings<T>(Mutex<HashMap<Box<[u8]>, T>>);
 
-impl Agents {
-    /// `recognise` is asked when it is new. When too many are kept all are forgotten: whoever sends another each time fills no memory.
-    pub(super) fn get(&self, sent: &[u8], recognise: impl FnOnce() -> Option<Recognised>) -> Option<Recognised> {
+impl<T> Default for Meanings<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone> Meanings<T> {
+    /// `find` is asked when the text is new, and what it finds is kept. When too many are kept all are forgotten: whoever sends another
+    /// each time fills no memory.
+    pub(super) fn get(&self, text: &[u8], find: impl FnOnce() -> Option<T>) -> Option<T> {
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = known().get(sent) {
-            return kept.clone();
+        if let Some(kept) = known().get(text) {
+            return Some(kept.clone());
         }
-        let found = recognise();
+        let found = find()?;
         let mut known = known();
-        if known.len() >= AGENTS {
+        if known.len() >= TEXTS {
             known.clear();
         }
-        known.insert(sent.into(), found.clone());
-        found
+        known.insert(text.into(), found.clone());
+        Some(found)
     }
 }
 
@@ -213,20 +218,22 @@ mod tests {
     }
 
     #[test]
-    fn a_user_agent_is_recognised_once_and_too_many_are_forgotten() {
-        let agents = Agents::default();
-        let known = |family: &str| Some(Recognised { family: family.into(), ..Default::default() });
-        assert_eq!(agents.get(b"Yealink", || known("yealink")), known("yealink"));
-        assert_eq!(agents.get(b"Junk", || None), None);
+    fn a_text_is_looked_at_once_and_too_many_are_forgotten() {
+        let meanings = Meanings::default();
+        let mut asked = 0;
         for _ in 0..3 {
-            assert_eq!(agents.get(b"Yealink", || panic!("it is known")), known("yealink"));
-            assert_eq!(agents.get(b"Junk", || panic!("it is known to be nobody's")), None);
+            let yealink = meanings.get(b"Yealink", || {
+                asked += 1;
+                Some(1)
+            });
+            assert_eq!((yealink, asked), (Some(1), 1), "it is known");
         }
-        for number in 0..3 * AGENTS {
-            agents.get(&number.to_le_bytes(), || None);
-            assert!(agents.0.lock().unwrap().len() <= AGENTS);
+        assert_eq!([meanings.get(b"Junk", || None), meanings.get(b"Junk", || Some(2))], [None, Some(2)], "what means nothing is not kept");
+        for number in 0..3 * TEXTS {
+            meanings.get(&number.to_le_bytes(), || Some(3));
+            assert!(meanings.0.lock().unwrap().len() <= TEXTS);
         }
-        assert_eq!(agents.get(b"Yealink", || known("again")), known("again"));
+        assert_eq!(meanings.get(b"Yealink", || Some(4)), Some(4));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::firmware::{self, Due, Firmware, Pin, Whom};
 use super::keys;
 use super::layers::{Layer, LayerMap, Layered, Overrides, Whose, layer, put};
 use super::loader;
-use super::memo::{self, Agents, Kept, Memo};
+use super::memo::{self, Kept, Meanings, Memo};
 use super::options::{self, Dhcp6Option, DhcpOption};
 use super::recognise::{DhcpFacts, Recognised};
 use super::render::Grammar;
@@ -62,7 +62,9 @@ pub struct TemplateSet {
     zones: BTreeMap<String, (String, Value)>,
     memo: Memo<Kept>,
     options: Memo<Vec<DhcpOption>>,
-    agents: Agents,
+    agents: Meanings<Option<Recognised>>,
+    /// Names of files that everybody may read.
+    pub(super) common: Meanings<FileRef>,
 }
 
 /// A rendered file.
@@ -129,7 +131,8 @@ impl TemplateSet {
             zones,
             memo: Memo::default(),
             options: Memo::default(),
-            agents: Agents::default(),
+            agents: Meanings::default(),
+            common: Meanings::default(),
         };
 
         for source in sources {
@@ -238,7 +241,7 @@ impl TemplateSet {
     pub fn recognise_user_agent(&self, sent: &[u8]) -> Option<Recognised> {
         let sent = &sent[..sent.len().min(512)];
         let of = |family: &Family| Some(Recognised { family: family.id.clone(), ..family.marks.user_agent(sent)? });
-        self.agents.get(sent, || self.families.values().find_map(of))
+        self.agents.get(sent, || Some(self.families.values().find_map(of))).flatten()
     }
 
     /// What `overrides.yaml` says of this device: its family and model, where an admin knows better.
