@@ -65,8 +65,7 @@ pub struct Onboarding {
 }
 
 enum Message {
-    /// `true`: it was announced to the profiles.
-    Seen(Sighting, bool),
+    Seen { sighting: Sighting, announced: bool },
     CallBegan(MacAddr, CallId, CallKind),
     CallEnded(MacAddr, CallId),
     Leg(MacAddr, (CallId, u32), bool),
@@ -77,36 +76,14 @@ enum Message {
     Unregistered(MacAddr, LineNumber, Generation),
     ReloadAnswered(MacAddr, Generation, u16),
     ReloadAsked(MacAddr, Reply<()>),
-    Bind {
-        mac: MacAddr,
-        line: LineNumber,
-        user: User,
-        by: String,
-        reply: Reply<BindingRecord>,
-    },
-    Unbind {
-        mac: MacAddr,
-        line: LineNumber,
-        reason: String,
-        reply: Reply<BindingRecord>,
-    },
+    Bind { mac: MacAddr, line: LineNumber, user: User, by: String, reply: Reply<BindingRecord> },
+    Unbind { mac: MacAddr, line: LineNumber, reason: String, reply: Reply<BindingRecord> },
     Claim(User, Reply<Extension>),
     Admit(Who, oneshot::Sender<Verdict>),
     Settle(Who, Outcome),
     Pardon(Who),
-    Enter {
-        sheet: Box<Sheet>,
-        owners: Vec<Owner>,
-        dry_run: bool,
-        reply: Reply<(Vec<inventory::Outcome>, bool)>,
-    },
-    Swap {
-        old: MacAddr,
-        new: MacAddr,
-        has_settings: bool,
-        dry_run: bool,
-        reply: Reply<Swapped>,
-    },
+    Enter { sheet: Box<Sheet>, owners: Vec<Owner>, dry_run: bool, reply: Reply<(Vec<inventory::Outcome>, bool)> },
+    Swap { old: MacAddr, new: MacAddr, has_settings: bool, dry_run: bool, reply: Reply<Swapped> },
     Devices(oneshot::Sender<Vec<DeviceRecord>>),
     Profile(MacAddr, oneshot::Sender<Option<Profile>>),
     Device(MacAddr, oneshot::Sender<Option<DeviceRecord>>),
@@ -118,7 +95,7 @@ impl Message {
     fn is_asked(&self) -> bool {
         use Message::*;
         match self {
-            Seen(..) | CallBegan(..) | CallEnded(..) | Leg(..) | FileFetched(..) | Registered(..) | Unregistered(..) => false,
+            Seen { .. } | CallBegan(..) | CallEnded(..) | Leg(..) | FileFetched(..) | Registered(..) | Unregistered(..) => false,
             Refused(..) | ReloadAnswered(..) | Settle(..) | Pardon(..) => false,
             ReloadAsked(..) | Bind { .. } | Unbind { .. } | Enter { .. } | Swap { .. } | Claim(..) | Admit(..) => true,
             Devices(..) | Device(..) | Profile(..) | Standings(..) | Stop(..) => true,
@@ -175,7 +152,7 @@ impl Onboarding {
         // Phones show themselves again: in a crowd the other facts go first.
         if self.queue.capacity() > self.queue.max_capacity() / 4 {
             let (mac, announced) = (sighting.mac, self.profiles.announce(&sighting));
-            if !self.tell(Message::Seen(sighting, announced)) && announced {
+            if !self.tell(Message::Seen { sighting, announced }) && announced {
                 self.profiles.heard(mac);
             }
         } else {
@@ -418,7 +395,7 @@ impl Service {
     async fn handle(&mut self, message: Message) -> Option<oneshot::Sender<()>> {
         let now = now();
         match message {
-            Message::Seen(sighting, announced) => {
+            Message::Seen { sighting, announced } => {
                 let (mac, placed) = (sighting.mac, sighting.location.is_some() || sighting.port.is_some());
                 self.core.handle_sighting(now, sighting);
                 if announced {
