@@ -107,6 +107,7 @@ impl FileService for Shelf {
         let bytes = match self.files.get(path.trim_start_matches('/')) {
             Some(bytes) => bytes.clone(),
             None if path.ends_with("broken.cfg") => return FileAnswer::Broken,
+            None if path.ends_with("panics.cfg") => panic!("as a fault of ours would"),
             None if path.contains("..") || path.contains('\0') => Bytes::from_static(b"root:x:0:0"),
             None => return FileAnswer::NotFound,
         };
@@ -959,7 +960,7 @@ async fn ftp_aborts_limits_port_ranges_and_idle_clients() {
 async fn every_door_tells_what_is_broken_from_what_is_missing() {
     let shelf = Arc::new(Shelf::new());
     let tftp = tftp_door(&shelf, tftp::Settings::default());
-    for (name, number) in [("broken.cfg", 0), ("none.cfg", 1)] {
+    for (name, number) in [("broken.cfg", 0), ("panics.cfg", 0), ("none.cfg", 1)] {
         let answer = phone::tftp::get(HERE, tftp.at(), name, Default::default()).await;
         assert!(matches!(answer, Err(phone::tftp::Error::Refused { code, .. }) if code == number), "{name}: {answer:?}");
     }

@@ -15,7 +15,7 @@ use crate::{
     model::{Extension, MacAddr, Secret},
     node::{authority, firmware_folder, own_address, sip_ports},
     provisioning::{
-        Endpoints, Known,
+        Endpoints, Known, Profile,
         identities::auth_user,
         variables::{self, Own},
     },
@@ -150,18 +150,19 @@ impl Wanted {
         // Who is in it does not matter here.
         let contacts = settings.provisioning.phone_book.enabled.then(|| Contacts::new(std::iter::empty()));
         let (mut known, mut address) = (Known { contacts, ..Known::default() }, None);
+        let mut profile = Profile::default();
         let mut owners: Vec<_> =
             self.extension.iter().map(|extension| (1, extension.clone(), format!("Extension {extension}"), 0)).collect();
         if owners.is_empty() && !self.unbound && settings.store.path.exists() {
             let store = Sqlite::open(&settings.store.path)?;
             if let Some(device) = store.device(mac).await? {
                 (known.generation, address) = (device.generation, device.address.map(IpAddr::V4));
-                (known.family, known.model, known.firmware) = (device.family, device.model, device.firmware);
-                known.inventory = device.inventory;
+                (profile.family, profile.model, profile.firmware) = (device.family, device.model, device.firmware);
+                profile.inventory = device.inventory;
             }
             let bindings: Vec<_> = store.bindings().await?.into_iter().filter(|binding| binding.mac == mac).collect();
             let first = bindings.iter().find(|binding| binding.line == 1);
-            known.user_id = first.map(|binding| binding.user_id.clone());
+            profile.user_id = first.map(|binding| binding.user_id.clone());
             owners = bindings.into_iter().map(|held| (held.line, held.extension, held.display_name, held.generation)).collect();
             store.close().await;
         }
@@ -175,7 +176,8 @@ impl Wanted {
             extension: Some(extension),
         });
         known.lines = owned.collect();
-        let family = self.family.clone().or(known.family.clone());
+        known.profile = Arc::new(profile);
+        let family = self.family.clone().or(known.profile.family.clone());
         let family = family.as_deref().or(set.recognise_mac(mac)).unwrap_or("generic").to_owned();
         if set.family(&family).is_none() {
             let names: Vec<&str> = set.families().map(|family| &*family.id).collect();
@@ -190,8 +192,8 @@ impl Wanted {
             ..Endpoints::default()
         };
         endpoints.set_http(settings.http.doors());
-        let model = self.model.clone().or(known.model.clone());
-        let (firmware, source) = (known.firmware.clone(), address.unwrap_or(endpoints.address));
+        let model = self.model.clone().or(known.profile.model.clone());
+        let (firmware, source) = (known.profile.firmware.clone(), address.unwrap_or(endpoints.address));
         let own = Own { mac, known: &known, family: &family, model, firmware, source, local: None };
         let subject = variables::own(set, &settings.provisioning, &endpoints, key, own);
         let mut secrets: Vec<_> = subject.lines.iter().map(|line| line.secret.clone()).collect();

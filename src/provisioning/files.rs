@@ -159,9 +159,9 @@ impl Files {
         let inner = &self.0;
         let (set, _) = inner.neighbours.templates.of(mac);
         let known = inner.known(mac).await;
-        let family = family.or(known.family.as_deref()).or(set.recognise_mac(mac)).unwrap_or("generic").to_owned();
-        let model = model.map(str::to_owned).or(known.model.clone());
-        let (firmware, source) = (known.firmware.clone(), inner.endpoints.load().address);
+        let family = family.or(known.profile.family.as_deref()).or(set.recognise_mac(mac)).unwrap_or("generic").to_owned();
+        let model = model.map(str::to_owned).or(known.profile.model.clone());
+        let (firmware, source) = (known.profile.firmware.clone(), inner.endpoints.load().address);
         let subject = inner.own_subject(&set, Own { mac, known: &known, family: &family, model, firmware, source, local: None });
         set.files(&family, &subject).iter().map(|file| set.render(file, &subject)).collect()
     }
@@ -179,8 +179,8 @@ impl Files {
             let mut known = inner.known(device.mac).await;
             known.lines.iter_mut().for_each(|line| line.secret = Hidden.secret());
             let source = device.address.map_or(inner.endpoints.load().address, IpAddr::V4);
-            let (mac, model, runs) = (device.mac, known.model.clone(), known.firmware.clone());
-            let family = set.forced(mac).map(|forced| forced.family).or_else(|| known.family.clone());
+            let (mac, model, runs) = (device.mac, known.profile.model.clone(), known.profile.firmware.clone());
+            let family = set.forced(mac).map(|forced| forced.family).or_else(|| known.profile.family.clone());
             let of = family.as_deref().unwrap_or("generic");
             let phone = Own { mac, known: &known, family: of, model: model.clone(), firmware: runs.clone(), source, local: None };
             let subject = own(set, &inner.settings, &inner.endpoints.load(), &Hidden, phone);
@@ -223,9 +223,9 @@ impl Files {
                 let side = |set: &TemplateSet, settings: &Settings, endpoints: &Endpoints| {
                     let source = device.address.map_or(endpoints.address, IpAddr::V4);
                     let forced = set.forced(mac).map(|forced| forced.family);
-                    let family = forced.or(known.family.clone()).or_else(|| set.recognise_mac(mac).map(str::to_owned));
+                    let family = forced.or(known.profile.family.clone()).or_else(|| set.recognise_mac(mac).map(str::to_owned));
                     let family = family.unwrap_or_else(|| "generic".to_owned());
-                    let (model, firmware) = (known.model.clone(), known.firmware.clone());
+                    let (model, firmware) = (known.profile.model.clone(), known.profile.firmware.clone());
                     let phone = Own { mac, known, family: &family, model, firmware, source, local: None };
                     let subject = own(set, settings, endpoints, &Hidden, phone);
                     (family, subject)
@@ -424,14 +424,14 @@ impl Inner {
             odd.into_iter().for_each(|event| self.tell(event));
         }
         // An owner's phone: one that is nobody's may be anything yet.
-        if let (Some(was), Some(says), true) = (&known.family, &peer.family, known.has_owner())
+        if let (Some(was), Some(says), true) = (&known.profile.family, &peer.family, known.has_owner())
             && was != says
             && was != "generic"
         {
             let odd = self.watch.lock().unwrap_or_else(PoisonError::into_inner).other_make(now(), source, mac);
             odd.into_iter().for_each(|event| self.tell(event));
         }
-        let file = locate(set, path, known.family.as_deref(), peer);
+        let file = locate(set, path, known.profile.family.as_deref(), peer);
         self.neighbours.devices.seen(Seen {
             mac,
             family: peer.family.clone().or_else(|| file.as_ref().map(|file| file.family.clone()).filter(|family| family != "generic")),
@@ -444,8 +444,8 @@ impl Inner {
             return answer;
         }
         let Some(file) = file else { return self.missing(request, Some(mac), path) };
-        let model = peer.model.clone().or_else(|| known.model.clone());
-        let firmware = peer.firmware.clone().or_else(|| known.firmware.clone());
+        let model = peer.model.clone().or_else(|| known.profile.model.clone());
+        let firmware = peer.firmware.clone().or_else(|| known.profile.firmware.clone());
         let phone = Own { mac, known: &known, family: &file.family, model, firmware: firmware.clone(), source, local: request.local };
         let mut subject = self.own_subject(set, phone);
         if let Some(keys) = &file.search {
@@ -682,7 +682,8 @@ impl FileService for Files {
 
 /// The rule for this name in the family that the phone is of.
 fn upload_rule(set: &TemplateSet, path: &str, peer: &Peer, known: &Known) -> Option<UploadRule> {
-    let families = peer.family.as_deref().into_iter().chain(known.family.as_deref()).chain(peer.families.iter().map(String::as_str));
+    let families =
+        peer.family.as_deref().into_iter().chain(known.profile.family.as_deref()).chain(peer.families.iter().map(String::as_str));
     families.into_iter().find_map(|family| set.upload_rule(family, path))
 }
 

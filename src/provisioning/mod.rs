@@ -35,6 +35,7 @@ pub use history::History;
 pub use identities::{Identities, Identity};
 pub use phone_book::PhoneBook;
 pub use pipeline::Holding;
+pub use profiles::Profile;
 pub use rollout::Rollouts;
 pub use settings::{OpenSettings, Settings, SettingsError};
 pub use variables::{Endpoints, Keys, Known};

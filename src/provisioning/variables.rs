@@ -7,11 +7,12 @@ use std::{
 
 use super::{
     identities::{NOBODY, auth_user, provisional_user},
+    profiles::Profile,
     settings::Settings,
 };
 use crate::{
     binding::MasterKey,
-    model::{FamilyName, Generation, Inventory, LineNumber, MacAddr, Secret},
+    model::{Generation, Inventory, LineNumber, MacAddr, Secret},
     template::{Contacts, Line, Server, SipPorts, Subject, TemplateSet},
 };
 
@@ -53,17 +54,12 @@ impl Default for Endpoints {
 /// What is stored of a phone, and who it is now.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    pub family: Option<FamilyName>,
-    pub model: Option<String>,
-    /// What it runs, as it last said.
-    pub firmware: Option<String>,
+    pub profile: Arc<Profile>,
     /// Of its file, and of the secrets of lines without owner.
     pub generation: Generation,
     /// Never empty for a phone that may have a file: the first line is there from the beginning. Further ones are here once somebody
     /// owns them; those to sign in at are added where the templates are known.
     pub lines: Vec<Line>,
-    pub user_id: Option<String>,
-    pub inventory: Inventory,
     /// The phone book.
     pub contacts: Option<Contacts>,
 }
@@ -179,8 +175,8 @@ pub fn own(set: &TemplateSet, settings: &Settings, endpoints: &Endpoints, keys: 
         lines: own.known.lines.clone(),
         server: server(settings, endpoints, own.local.map(|local| local.ip()), token),
         address: Some(own.source),
-        user_id: own.known.user_id.clone(),
-        inventory: own.known.inventory.clone(),
+        user_id: own.known.profile.user_id.clone(),
+        inventory: own.known.profile.inventory.clone(),
         contacts: own.known.contacts.clone(),
         admin_password: Some(keys.admin_password(site)),
         file_key: None,

@@ -527,13 +527,14 @@ impl Service {
     /// Puts the identities of changed devices in force, all in one step, then says so.
     fn enforce(&mut self, macs: &[MacAddr]) {
         let core = &self.core;
-        let standing = || macs.iter().filter_map(|mac| core.standing(*mac));
         // Whoever finds the new identity finds what belongs to it.
-        standing().for_each(|(record, bindings)| self.profiles.put(record, bindings));
-        self.identities.update(standing().map(|(record, bindings)| (record.mac, record.generation, bindings)));
+        macs.iter().for_each(|mac| self.profile(*mac));
+        let standing = macs.iter().filter_map(|mac| core.standing(*mac));
+        self.identities.update(standing.map(|(record, bindings)| (record.mac, record.generation, bindings)));
         self.drain();
     }
 
+    /// Puts what the files of a device are made of in force.
     fn profile(&self, mac: MacAddr) {
         if let Some((record, bindings)) = self.core.standing(mac) {
             self.profiles.put(record, bindings);

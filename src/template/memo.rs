@@ -234,6 +234,10 @@ mod tests {
             assert!(meanings.0.lock().unwrap().len() <= TEXTS);
         }
         assert_eq!(meanings.get(b"Yealink", || Some(4)), Some(4));
+
+        let agents = Meanings::<Option<u32>>::default();
+        assert_eq!(agents.get(b"Junk", || Some(None)), Some(None));
+        assert_eq!(agents.get(b"Junk", || panic!("it is known to be nobody's")), Some(None));
     }
 
     #[test]

@@ -10,12 +10,14 @@ use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6},
     os::fd::AsRawFd,
+    panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket, runtime::Handle, time::sleep};
@@ -369,6 +371,12 @@ impl TransferTask {
         Ok(socket)
     }
 
+    async fn answer(&self) -> FileAnswer {
+        let asked = AssertUnwindSafe(ask(&self.listener.service, self.asked.clone())).catch_unwind();
+        // One that panics is told by the log, and the client that it may ask again.
+        asked.await.unwrap_or(FileAnswer::Broken)
+    }
+
     fn caps(&self) -> Caps {
         let settings = &self.listener.settings;
         Caps { block_bytes: settings.max_block_bytes, window_blocks: settings.max_window_blocks }
@@ -376,7 +384,7 @@ impl TransferTask {
 
     async fn read(&self, socket: &UdpSocket) {
         let answer = tokio::select! {
-            answer = ask(&self.listener.service, self.asked.clone()) => answer,
+            answer = self.answer() => answer,
             () = self.stop.cancelled() => return,
         };
         let file = match answer {

@@ -133,15 +133,11 @@ impl Devices for Onboarding {
             extension: identity.extension,
         };
         Known {
-            family: profile.family.clone(),
-            model: profile.model.clone(),
-            firmware: profile.firmware.clone(),
-            inventory: profile.inventory.clone(),
+            profile,
             // With the secrets that are in the file, not with those of a moment later.
             generation,
             lines: identities.into_iter().map(line).collect(),
             contacts: None,
-            user_id: profile.user_id.clone(),
         }
     }
 }
