@@ -57,6 +57,8 @@ pub mod tls;
 
 /// A thread with an event loop of its own, for a server that must not wait for others.
 pub mod thread;
+/// Datagrams by the system's own calls: many at once, each with the address of ours that it came to.
+pub mod udp;
 /// YAML that people edit → types, with faults that say where and what to do.
 pub mod yaml;
 

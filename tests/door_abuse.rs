@@ -6,6 +6,7 @@
 //! | a path leads out, in whatever spelling | `no_spelling_of_a_path_leads_out` | `files::nobody_else_learns_anything`, `fuzz/`, target `http` |
 //! | a doubled ACK doubles everything after it (the sorcerer's apprentice) | `tftp_arrives_whole_…` | `fileserver/tftp/sender.rs` |
 //! | lost and late packets spoil a file | the same | the same |
+//! | what does not fit into a socket is lost | `tftp_sends_by_a_narrow_line_…` | |
 //! | block numbers end at 65,535 | `doors::tftp_block_numbers_roll_over_…` | |
 //! | a stranger ends a transfer, a client vanishes | `doors::tftp_clients_that_abort_or_vanish_…` | |
 //! | PORT to somebody else (bounce) | `doors::ftp_connects_to_nobody_but_the_client` | `fileserver/ftp/session.rs` |
@@ -28,15 +29,20 @@ use std::{
     time::Duration,
 };
 
-use plugtone::fileserver::{ftp, http, tftp};
+use plugtone::{
+    fileserver::{ftp, http, tftp},
+    phone,
+};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream, UdpSocket},
+    task::JoinSet,
     time::timeout,
 };
 
 use super::{
     doors::{Folder, HERE, Shelf, Typed, bytes, curl, ftp_door, http_door, run, same, seen, tftp_door, tftp_hpa},
+    netns::Namespace,
     sip_abuse::mutator::Random,
 };
 
@@ -122,6 +128,33 @@ async fn tftp_arrives_whole_by_a_line_that_loses_doubles_and_delays() {
         assert!((blocks..2 * blocks).contains(&sent), "seed {seed}: {sent} for {blocks} blocks");
     }
     assert_eq!(shelf.asked.lock().expect("lock").len(), 3);
+}
+
+/// More is under way than the system has room for: what does not fit waits, and is not lost.
+#[test]
+fn tftp_sends_by_a_narrow_line_what_it_can_take() {
+    const PHONES: usize = 16;
+    const LONG: usize = 1_000_000;
+    let here = Namespace::new("narrow");
+    here.run("tc", &["qdisc", "add", "dev", "lo", "root", "tbf", "rate", "200mbit", "burst", "64kb", "limit", "20mb"]);
+    let load = here.enter(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let mut shelf = Shelf::new();
+            shelf.files.insert("long.bin".into(), bytes(LONG));
+            let door = tftp_door(&Arc::new(shelf), tftp::Settings { max_transfers_per_client: PHONES, ..Default::default() });
+            let options = phone::tftp::Options { block_bytes: Some(1428), window_blocks: Some(64), ..Default::default() };
+            let phones: JoinSet<_> = (0..PHONES).map(|_| phone::tftp::get(HERE, door.at(), "long.bin", options)).collect();
+            for got in phones.join_all().await {
+                same(&got.expect("the file"), &bytes(LONG), "by a narrow line");
+            }
+        });
+    });
+    load.join().expect("all have it");
+    let told = here.run("tc", &["-s", "qdisc", "show", "dev", "lo"]);
+    let sent = told.split("Sent ").nth(1).and_then(|sent| sent.split(' ').next()).and_then(|sent| sent.parse::<usize>().ok());
+    // With heads and answers; what is lost is sent again by windows of 64.
+    assert!(sent.is_some_and(|sent| (PHONES * LONG..PHONES * LONG * 11 / 10).contains(&sent)), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

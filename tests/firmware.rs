@@ -192,7 +192,8 @@ fn many_phones_load_a_large_one_at_once_and_none_of_it_stays_in_memory() {
             });
         }
     });
-    let grown = peak_memory(server.pid()) - before;
+    // The kernel looks at a process from time to time: what it says for the highest may be a page less than it said before.
+    let grown = peak_memory(server.pid()).saturating_sub(before);
     assert!(grown < 40_000_000, "{grown} bytes more for twelve times sixty million");
 }
 

@@ -17,13 +17,15 @@ use plugtone::{
     fileserver::{
         ftp::{command::Command, session::Session as Ftp},
         http::{files, range},
+        limits::Slots,
         tftp::{
             netascii,
             packet::{Packet as TftpPacket, Request as TftpRequest},
+            transfers::{Effect, PORTS, Taken, Transfers, Way},
         },
     },
     model::{MacAddr, Secret, Timestamp, event::Door},
-    provisioning::{FileRequest, identify::Asked, pnp::Ask},
+    provisioning::{Body, FileAnswer, FileRequest, ServedFile, identify::Asked, pnp::Ask},
     rtp::{packet as rtp, rtcp, telephone_event},
     sdp::{Codec, Description, Direction, Session, Terms},
     sip::{
@@ -302,9 +304,55 @@ pub fn dhcp6(data: &[u8]) {
     }
 }
 
-/// A datagram of TFTP.
+/// A datagram of TFTP: by itself, as a request, and in the middle of a download and of an upload.
 pub fn tftp(data: &[u8]) {
     let _ = (TftpRequest::parse(data).is_ok(), TftpPacket::parse(data).is_some(), netascii::decode(data.to_vec()));
+    let mut transfers = Transfers::new(Default::default(), Slots::new(8, 8));
+    let (mut now, mut packet) = (Instant::now(), Vec::new());
+    let requests = [data, b"\0\x01x\0octet\0blksize\x008\0windowsize\x004\0", b"\0\x02x\0netascii\0"];
+    for (request, port) in requests.iter().zip(1000..) {
+        let Ok(request) = TftpRequest::parse(request) else { continue };
+        let way = Way { peer: SocketAddr::from(([192, 0, 2, 1], port)), local: phone() };
+        assert_eq!(transfers.handle_request(now, way, request), Taken::Begun);
+    }
+    for _ in 0..20 {
+        let mut sent = 0;
+        loop {
+            for port in 0..PORTS {
+                while transfers.poll_transmit(now, port, &mut packet).is_some() {
+                    sent += 1;
+                }
+            }
+            match transfers.poll_effect() {
+                None => break,
+                Some(Effect::Ask { id, .. }) => {
+                    let body = Body::Whole(Bytes::from_static(&[b'\n'; 100]));
+                    let file = ServedFile { body, content_type: String::new(), hash: String::new(), mac: None };
+                    transfers.handle_answer(now, id, FileAnswer::Found(file));
+                }
+                Some(Effect::MayUpload { id, .. }) => transfers.handle_limit(now, id, Some(100)),
+                Some(Effect::Store { id, body, .. }) => {
+                    assert!(body.len() <= 100);
+                    transfers.handle_stored(now, id, true);
+                }
+                Some(Effect::Read { .. }) => panic!("no file is on the disk"),
+                Some(Effect::Ended(_)) => {}
+            }
+        }
+        assert!(sent <= 3 * 64, "{sent} packets for one");
+        for (port, peer) in (0..PORTS).flat_map(|port| (1000..1003).map(move |peer| (port, peer))) {
+            transfers.handle_packet(now, port, SocketAddr::from(([192, 0, 2, 1], peer)), data);
+        }
+        now = transfers.poll_timeout().map_or(now, |wake| wake.max(now));
+        transfers.handle_timeout(now);
+    }
+    // Everybody was silent, but for what never changes.
+    for _ in 0..100 {
+        now += Duration::from_secs(300);
+        transfers.handle_timeout(now);
+        (0..PORTS).for_each(|port| while transfers.poll_transmit(now, port, &mut packet).is_some() {});
+    }
+    assert!(transfers.is_empty(), "{} never end", transfers.len());
 }
 
 /// A path as any door gets it, and as headers of HTTP: line by line the path, Range, If-None-Match.

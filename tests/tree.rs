@@ -6,11 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Folder → the folders it may name. `model`, `yaml` and `thread` may be named by all; what is not listed may not be named.
+/// Folder → the folders it may name. `model`, `yaml`, `thread` and `udp` may be named by all; what is not listed may not be named.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("yaml", &[]),
     ("thread", &[]),
+    ("udp", &[]),
     // mechanisms
     ("binding", &[]),
     ("dhcp", &["store"]),
@@ -83,7 +84,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("lib", &["*"]),
 ];
 
-const FOR_ALL: &[&str] = &["model", "yaml", "thread"];
+const FOR_ALL: &[&str] = &["model", "yaml", "thread", "udp"];
 
 /// Files that may do I/O are named for it; these folders do it throughout.
 const IO_FILES: &[&str] = &[

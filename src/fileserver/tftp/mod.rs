@@ -1,10 +1,11 @@
 //! TFTP, our own: RFC 1350, options 2347, 2348 (blksize), 2349 (tsize, timeout), 7440 (windowsize).
 //!
 //! ```text
-//! socket.rs ── request ──► packet.rs ─► options.rs          who asks what, on which terms
-//!     │  one task per transfer, all on one thread
-//!     ├── RRQ ─► sender.rs    OACK/DATA out, ACK in  ┐ sans-I/O; both on retransmission.rs
-//!     └── WRQ ─► receiver.rs  OACK/ACK out, DATA in  ┘
+//! socket.rs ── datagrams ──► packet.rs                      who says what
+//!     │  one thread, a few ports for all
+//! transfers.rs ─► options.rs                                which transfer, on which terms      ┐
+//!     ├── RRQ ─► sender.rs    OACK/DATA out, ACK in  ┐                                           │ sans-I/O
+//!     └── WRQ ─► receiver.rs  OACK/ACK out, DATA in  ┘ both on retransmission.rs                 ┘
 //! ```
 //! Not here: which file (`provisioning`); mode `mail`, which RFC 1350 §1 calls obsolete; multicast (RFC 2090).
 
@@ -15,6 +16,7 @@ pub mod receiver;
 pub mod retransmission;
 pub mod sender;
 mod socket;
+pub mod transfers;
 
 use std::net::SocketAddr;
 
@@ -40,6 +42,11 @@ pub struct Settings {
     pub max_window_blocks: u16,
     /// How often an unanswered packet is repeated before the transfer is given up. The wait doubles each time.
     pub retries: u32,
+}
+
+/// A request that is not served.
+fn count(why: &'static str) {
+    metrics::counter!("plugtone_tftp_refused_total", "why" => why).increment(1);
 }
 
 impl Default for Settings {

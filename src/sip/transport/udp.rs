@@ -1,24 +1,18 @@
-//! UDP sockets: datagrams in, with the address of ours that they came to, and out from the same address.
+//! UDP sockets: datagrams in, with the address of ours that they came to, and out from the same address (`crate::udp`).
 //!
-//! On a host with several addresses the kernel would answer from the one nearest to the phone, which then does not know the
-//! sender: IP_PKTINFO tells and sets it. STUN is answered here, at once (`stun.rs`): it keeps NAT open and nobody else needs it.
+//! STUN is answered here, at once (`stun.rs`): it keeps NAT open and nobody else needs it.
 
 use std::{
-    cell::RefCell,
-    io::{self, IoSlice, IoSliceMut},
+    io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
-    os::fd::{AsRawFd, RawFd},
+    os::fd::AsRawFd,
     sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
 use nix::{
-    cmsg_space,
-    libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
     net::if_::InterfaceFlags,
-    sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmmsg, recvmsg, sendmsg,
-    },
+    sys::socket::{MsgFlags, SockaddrIn, recvmsg},
 };
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::{
@@ -33,10 +27,11 @@ use super::{
     stun,
     tcp::admit,
 };
-use crate::sip::{message::MAX_LEN, screen::begins_a_call};
+use crate::{
+    sip::{message::MAX_LEN, screen::begins_a_call},
+    udp::{self, BATCH, Bound},
+};
 
-/// Datagrams taken by one system call.
-const BATCH: usize = 16;
 /// Calls of the system before the engine, which is on the same thread, gets its turn again.
 const TURNS: usize = 64;
 /// Room for a second's worth of 4,000 phones coming back.
@@ -60,12 +55,7 @@ impl Udp {
         // The kernel may give less; it does not fail.
         socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
         socket.set_nonblocking(true)?;
-        let on = true;
-        if at.is_ipv4() {
-            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv4PacketInfo, &on)?;
-        } else {
-            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6RecvPacketInfo, &on)?;
-        }
+        udp::tell_destination(&socket, at)?;
         socket.bind(&at.into())?;
         let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         // SAFETY: the `AsyncFd` owns the socket and never gives it away, and a `Socket` never changes its descriptor.
@@ -73,10 +63,14 @@ impl Udp {
         Ok(Self { socket, local })
     }
 
+    fn bound(&self) -> Bound {
+        Bound { at: self.local, tells: true }
+    }
+
     /// Sends at once or not at all: a full socket loses datagrams, as the network does, and SIP repeats them.
     pub(super) fn send(&self, flow: &Flow, bytes: &[u8]) -> io::Result<()> {
         let source = if self.local.ip().is_unspecified() { Some(flow.local.ip()).filter(|ip| !ip.is_unspecified()) } else { None };
-        send_from(self.socket.as_raw_fd(), source, flow.peer, bytes)
+        udp::send(&self.socket, source, flow.peer, bytes)
     }
 }
 
@@ -141,7 +135,7 @@ impl Beside {
 
     /// Sends at once or not at all.
     pub fn send(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
-        send_from(self.socket.as_raw_fd(), Some(IpAddr::V4(*self.local.ip())), to, bytes)
+        udp::send(&self.socket, Some(IpAddr::V4(*self.local.ip())), to, bytes)
     }
 }
 
@@ -178,7 +172,10 @@ pub(super) async fn receive(udp: Arc<Udp>, rates: Arc<Mutex<Rates>>, inbound: mp
         let mut drained = false;
         for _ in 0..TURNS {
             let got = ready.try_io(|_| {
-                let got = receive_batch(&udp, &mut room, |flow, datagram| take(&udp, &rates, &inbound, flow, datagram))?;
+                let got = udp::receive(&udp.socket, udp.bound(), &mut room, |arrived| {
+                    let local = SocketAddr::new(arrived.to, arrived.local.port());
+                    take(&udp, &rates, &inbound, Flow::udp(local, arrived.peer), arrived.bytes);
+                })?;
                 // Fewer than there was room for: no more are there, and the socket need not be asked to say so.
                 if got < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
@@ -218,72 +215,4 @@ fn take(udp: &Udp, rates: &Mutex<Rates>, inbound: &mpsc::Sender<Inbound>, flow: 
     if inbound.try_send(Inbound::Message { flow, bytes }).is_err() {
         metrics::counter!("plugtone_sip_dropped_total", "reason" => "queue_full").increment(1);
     }
-}
-
-thread_local! {
-    /// Where the system writes what it says of datagrams, for IPv4 and for IPv6. It writes how long addresses and what comes beside were,
-    /// and cuts the next ones to that: of one family they are all as long.
-    static HEADERS: [RefCell<Headers>; 2] = const { [const { RefCell::new(None) }; 2] };
-}
-
-/// Made when it is used first. Kept, as it takes four pieces of memory.
-type Headers = Option<MultiHeaders<SockaddrStorage>>;
-
-/// Gives what one system call brings, [`BATCH`] datagrams at most, to `take`; returns how many.
-fn receive_batch(udp: &Udp, room: &mut [u8], mut take: impl FnMut(Flow, &[u8])) -> io::Result<usize> {
-    HEADERS.with(|families| {
-        let [v4, v6] = families;
-        let mut kept = if udp.local.is_ipv4() { v4 } else { v6 }.borrow_mut();
-        let headers = kept.get_or_insert_with(|| MultiHeaders::preallocate(BATCH, Some(cmsg_space!(in_pktinfo, in6_pktinfo))));
-        let mut rest = room.chunks_exact_mut(MAX_LEN);
-        let mut slices: [_; BATCH] = std::array::from_fn(|_| [IoSliceMut::new(rest.next().unwrap_or_default())]);
-        let (mut got, mut whole) = (0, true);
-        for message in recvmmsg(udp.socket.as_raw_fd(), headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)? {
-            got += 1;
-            let Some(peer) = message.address.as_ref().and_then(to_std) else { continue };
-            let (mut local, mut told) = (udp.local, false);
-            for part in message.cmsgs().into_iter().flatten() {
-                let ip = match part {
-                    ControlMessageOwned::Ipv4PacketInfo(info) => IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()),
-                    ControlMessageOwned::Ipv6PacketInfo(info) => IpAddr::from(info.ipi6_addr.s6_addr),
-                    _ => continue,
-                };
-                local.set_ip(ip);
-                told = true;
-            }
-            whole &= told;
-            take(Flow::udp(local, peer), message.iovs().next().unwrap_or_default());
-        }
-        if !whole {
-            // Whatever was the matter, the next ones are not cut to it.
-            *kept = None;
-        }
-        Ok(got)
-    })
-}
-
-fn send_from(fd: RawFd, source: Option<IpAddr>, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
-    let slices = [IoSlice::new(bytes)];
-    let to = SockaddrStorage::from(to);
-    let flags = MsgFlags::MSG_DONTWAIT;
-    match source {
-        Some(IpAddr::V4(ip)) => {
-            let address = in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
-            let info = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: in_addr { s_addr: 0 } };
-            sendmsg(fd, &slices, &[ControlMessage::Ipv4PacketInfo(&info)], flags, Some(&to))?;
-        }
-        Some(IpAddr::V6(ip)) => {
-            let info = in6_pktinfo { ipi6_addr: in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
-            sendmsg(fd, &slices, &[ControlMessage::Ipv6PacketInfo(&info)], flags, Some(&to))?;
-        }
-        None => {
-            sendmsg(fd, &slices, &[], flags, Some(&to))?;
-        }
-    }
-    Ok(())
-}
-
-fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = address.as_sockaddr_in().map(|a: &SockaddrIn| SocketAddr::new(IpAddr::V4(a.ip()), a.port()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|a: &SockaddrIn6| SocketAddr::V6((*a).into())))
 }
