@@ -25,28 +25,98 @@ fn between<'a>(text: &'a str, begins: &str, ends: &str) -> &'a str {
         .unwrap_or_else(|| panic!("{begins}: {text}"))
 }
 
-#[tokio::test]
-async fn an_account_goes_encrypted_and_who_has_the_key_can_still_read_the_next_owners() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (plain, https, udp, api) = (free_port(), free_port(), free_port(), free_port());
-    std::fs::create_dir(folder.path().join("templates")).expect("made");
-    let overrides = "sites: { here: { subnets: [127.0.0.0/8], variables: { file_encryption: true } } }\n";
-    std::fs::write(folder.path().join("templates/overrides.yaml"), overrides).expect("written");
-    let text = format!(
-        "extensions: {{ range: 2041-2099 }}\ndirectory: {{ file: {{ path: users.yaml }} }}\ndhcp: {{ mode: off }}\ntftp: {{ enabled: false }}\n\
-         ftp: {{ enabled: false }}\nhttp: {{ listen: ['127.0.0.1:{plain}'], tls: ['127.0.0.1:{https}'] }}\nstore: {{ path: plugtone.db }}\n\
-         api: {{ listen: '127.0.0.1:{api}' }}\nprovisioning: {{ open: {{ subnets: [127.0.0.0/8] }} }}\ntemplates: {{ path: templates }}\n\
-         sip: {{ udp: ['127.0.0.1:{udp}'], tcp: [] }}\n"
-    );
-    let server = Whole::serve(folder, &text, format!("127.0.0.1:{https}")).await;
-    let at = server.folder.path();
-    // An address is one phone's.
-    let fetch = async |from: &str, name: &str, more: &[&str]| {
-        let (got, url) = (server.path("got"), format!("http://127.0.0.1:{plain}/{name}"));
+const ENCRYPTED: &str = "sites: { here: { subnets: [127.0.0.0/8], variables: { file_encryption: true } } }\n";
+
+/// A server whose templates have the accounts go encrypted.
+struct Office {
+    server: Whole,
+    /// Where it speaks HTTP.
+    plain: u16,
+}
+
+impl Office {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (plain, https, udp, api) = (free_port(), free_port(), free_port(), free_port());
+        std::fs::create_dir(folder.path().join("templates")).expect("made");
+        std::fs::write(folder.path().join("templates/overrides.yaml"), ENCRYPTED).expect("written");
+        let text = format!(
+            "extensions: {{ range: 2041-2099 }}\ndirectory: {{ file: {{ path: users.yaml }} }}\ndhcp: {{ mode: off }}\n\
+             tftp: {{ enabled: false }}\nftp: {{ enabled: false }}\nhttp: {{ listen: ['127.0.0.1:{plain}'], tls: ['127.0.0.1:{https}'] }}\n\
+             store: {{ path: plugtone.db }}\napi: {{ listen: '127.0.0.1:{api}' }}\n\
+             provisioning: {{ open: {{ subnets: [127.0.0.0/8] }} }}\ntemplates: {{ path: templates }}\n\
+             sip: {{ udp: ['127.0.0.1:{udp}'], tcp: [] }}\n"
+        );
+        Self { server: Whole::serve(folder, &text, format!("127.0.0.1:{https}")).await, plain }
+    }
+
+    /// Status and ETag, and where the file is. An address is one phone's.
+    async fn fetch(&self, from: &str, name: &str, more: &[&str]) -> (String, String) {
+        let (got, url) = (self.server.path("got"), format!("http://127.0.0.1:{}/{name}", self.plain));
         let _ = std::fs::remove_file(&got);
         let output = curl(&[&["--interface", from, "-o", &got, "-w", "%{http_code} %header{etag}", &url], more].concat()).await;
         (seen(&output), got)
-    };
+    }
+
+    async fn reads(&self, from: &str, name: &str) -> String {
+        let (status, file) = self.fetch(from, name, &[]).await;
+        std::fs::read_to_string(&file).unwrap_or_else(|_| panic!("{name}: {status}"))
+    }
+
+    /// What the phone with this key reads.
+    async fn opens(&self, from: &str, name: &str, key: &str) -> String {
+        let (status, file) = self.fetch(from, name, &[]).await;
+        opened(self.server.folder.path(), &file, key).await.unwrap_or_else(|| panic!("{name}: {status}"))
+    }
+
+    async fn leaves_off(&self) {
+        std::fs::write(self.server.path("templates/overrides.yaml"), ENCRYPTED.replace("true", "false")).expect("written");
+        let said = self.server.says(&["reload"]).await;
+        assert!(said.contains("templates"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_grandstream_shows_by_its_question_that_it_has_the_key() {
+    const MAC: &str = "c074adaabbcc";
+    const FROM: &str = "127.0.0.14";
+    let office = Office::new().await;
+    let (own, encrypted) = (format!("cfg{MAC}.xml"), format!("enc-cfg{MAC}.xml"));
+    let value = |text: &str, name: &str| between(text, &format!("<{name}>"), &format!("</{name}>")).to_owned();
+
+    // In clear: the key, what its files are called from now on, and what it starts again for.
+    let clear = office.reads(FROM, &own).await;
+    let (key, prefix) = (value(&clear, "P1359"), value(&clear, "P234"));
+    assert!(key.len() == 32 && prefix == "enc-" && value(&clear, "P145") == "0", "{clear}");
+    assert_eq!(value(&clear, "P237"), format!("127.0.0.1:{}", office.plain));
+    assert!(!clear.contains("<P34>") && !clear.contains("<P2>"), "{clear}");
+    // Encrypted: the account; and again for its owner, by the same key.
+    let unowned = office.opens(FROM, &encrypted, &key).await;
+    assert!(value(&unowned, "P35") == format!("new{MAC}") && value(&unowned, "P1359") == key, "{unowned}");
+    let said = office.server.says(&["bind", MAC, "1001"]).await;
+    let owned = office.opens(FROM, &encrypted, &key).await;
+    assert!(value(&owned, "P35") == "2041" && value(&owned, "P34") != value(&unowned, "P34"), "{said}: {owned}");
+    // One that was reset asks as a new one does, and is told again.
+    assert_eq!(value(&office.reads(FROM, &own).await, "P1359"), key);
+    // By HTTPS it gets both at once.
+    let (status, whole) = office.server.asks(&own, &["--interface", FROM]).await;
+    assert!(status == "200" && value(&whole, "P1359") == key && value(&whole, "P34") == value(&owned, "P34"), "{whole}");
+    let shown = office.server.says(&["render", "--mac", MAC]).await;
+    assert!(shown.contains("<P1359>••••••</P1359>") && !shown.contains(&key), "{shown}");
+
+    // It is switched off: what the phone can still read sends it back to its plain file.
+    office.leaves_off().await;
+    let last = office.opens(FROM, &encrypted, &key).await;
+    assert_eq!((value(&last, "P1359"), value(&last, "P234"), value(&last, "P145")), (String::new(), String::new(), "1".into()));
+    assert_eq!(value(&office.reads(FROM, &own).await, "P35"), "2041");
+}
+
+#[tokio::test]
+async fn an_account_goes_encrypted_and_who_has_the_key_can_still_read_the_next_owners() {
+    let office = Office::new().await;
+    let (server, plain) = (&office.server, office.plain);
+    let at = server.folder.path();
+    let fetch = async |from: &str, name: &str, more: &[&str]| office.fetch(from, name, more).await;
     for (family, mac, from, login) in
         [("cisco_mpp", "d0ec35aabbcc", "127.0.0.11", "1001"), ("cisco_spa", "503de5aabbcc", "127.0.0.12", "1002")]
     {
@@ -97,11 +167,8 @@ async fn an_account_goes_encrypted_and_who_has_the_key_can_still_read_the_next_o
     assert!(text.contains("account.1.password = "), "{text}");
 
     // It is switched off: a phone that still asks for the encrypted file learns so from it.
-    std::fs::write(server.path("templates/overrides.yaml"), overrides.replace("true", "false")).expect("written");
-    let clear = server.says(&["reload"]).await;
-    assert!(clear.contains("templates"), "{clear}");
-    let (_, file) = fetch("127.0.0.11", "d0ec35aabbcc.xml", &[]).await;
-    let text = std::fs::read_to_string(&file).expect("there");
+    office.leaves_off().await;
+    let text = office.reads("127.0.0.11", "d0ec35aabbcc.xml").await;
     assert!(text.contains("<Password_1_>") && !text.contains("--key"), "{text}");
     let (_, file) = fetch("127.0.0.11", "d0ec35aabbcc.enc", &[]).await;
     assert!(std::fs::read(&file).expect("there").starts_with(b"Salted__"));

@@ -232,7 +232,14 @@ impl Boot {
             },
             Grammar::Grandstream => {
                 settings::read_grandstream(name, bytes, self.mac, &mut self.values)?;
-                Vec::new()
+                let told = |name: &str| self.values.get(name).filter(|value| !value.is_empty()).cloned();
+                self.key = told("P1359");
+                // With another setting for option 66 it starts again, and asks for what begins so.
+                told("P234")
+                    .filter(|_| told("P145").as_deref() == Some("0"))
+                    .map(|prefix| format!("{prefix}cfg{{mac}}.xml"))
+                    .into_iter()
+                    .collect()
             }
             Grammar::Xml { roots } => settings::read_xml(name, bytes, roots, &mut self.values)?,
             Grammar::Lines { first, prefix, between } => settings::read_lines(name, bytes, (first, prefix, between), &mut self.values)?,
@@ -352,6 +359,33 @@ mod tests {
         let (asked, outcome) = boots(key.expose());
         assert!(asked.ends_with(&["d0ec35000001.xml".into(), "d0ec35000001.enc".into()]), "{asked:?}");
         assert!(matches!(outcome, Outcome::Ready(account) if account.user == "2041"));
+        assert!(matches!(boots("another").1, Outcome::Refused(_)));
+    }
+
+    #[test]
+    fn a_grandstream_reads_an_encrypted_file_once_it_has_the_key() {
+        let file = |body: &str| format!("<gs_provision><config>{body}</config></gs_provision>");
+        let told = |key: &str| file(&format!("<P145>0</P145><P1359>{key}</P1359><P234>enc-</P234>"));
+        let own = file("<P271>1</P271><P47>h</P47><P35>2041</P35><P34>s</P34>");
+        let key = crate::model::Secret::new("0123456789abcdef");
+        let encrypted = crate::provisioning::encryption::salted(&key, own.as_bytes());
+        let boots = |key: &str| {
+            let make = Make::of("grandstream").expect("a make");
+            let mut boot = Boot::new(make, make.mac(1), &Server::parse("http://s", "http").expect("server"));
+            let mut asked = Vec::new();
+            while let Some(name) = boot.poll_fetch() {
+                match &*name {
+                    "cfgc074ad000001.xml" => boot.handle_file(Some(told(key).as_bytes())),
+                    "enc-cfgc074ad000001.xml" => boot.handle_file(Some(&encrypted)),
+                    _ => boot.handle_file(None),
+                }
+                asked.push(name);
+            }
+            (asked, boot.outcome())
+        };
+        let (asked, outcome) = boots(key.expose());
+        assert_eq!(asked, ["cfgc074ad000001", "cfgc074ad000001.xml", "enc-cfgc074ad000001.xml"]);
+        assert!(matches!(outcome, Outcome::Ready(account) if account.user == "2041"), "{asked:?}");
         assert!(matches!(boots("another").1, Outcome::Refused(_)));
     }
 

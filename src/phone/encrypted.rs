@@ -1,5 +1,5 @@
 //! Files that are encrypted as `openssl enc -aes-256-cbc -md md5` does it, and the rule that names one with its key, as Cisco phones read
-//! them: `[--key "SecretPhrase1234"] http://server/path`.
+//! them: `[--key "SecretPhrase1234"] http://server/path`. Grandstream's are told the key by a setting of its own.
 
 use cbc::cipher::{BlockModeDecrypt, KeyIvInit, block_padding::Pkcs7};
 use md5::{Digest, Md5};

@@ -1,5 +1,6 @@
 //! Files that are encrypted for one phone: as `openssl enc -aes-256-cbc -md md5 -k KEY` writes them, which Cisco's multiplatform and SPA
-//! phones read (their guides name OpenSSL 0.9.7, whose digest was MD5).
+//! phones read (their guides name OpenSSL 0.9.7, whose digest was MD5), and Grandstream's (whose provisioning guide of 2011 has the same
+//! command, when MD5 was still its digest).
 //!
 //! `Salted__`, eight bytes of salt, AES-256 in CBC mode with PKCS #7; key and vector are MD5 of what came before, the password and the
 //! salt, as often as it takes (EVP_BytesToKey with one round). It keeps listeners from reading, and does not show who wrote it. Here the
