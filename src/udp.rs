@@ -6,14 +6,18 @@
 use std::{
     cell::RefCell,
     io::{self, IoSlice, IoSliceMut},
-    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, RawFd},
+    ptr,
 };
 
 use nix::{
     cmsg_space,
-    libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
-    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmsg, setsockopt, sockopt},
+    libc::{self, in_addr, in_pktinfo, in6_addr, in6_pktinfo},
+    sys::socket::{
+        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrLike, SockaddrStorage, recvmmsg, sendmsg, sendto, setsockopt,
+        sockopt,
+    },
 };
 use socket2::Socket;
 
@@ -132,19 +136,86 @@ pub fn send(socket: &impl AsRawFd, source: Option<IpAddr>, to: SocketAddr, bytes
     let flags = MsgFlags::MSG_DONTWAIT;
     match source {
         Some(IpAddr::V4(ip)) => {
-            let address = in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
-            let info = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: in_addr { s_addr: 0 } };
-            sendmsg(fd, &slices, &[ControlMessage::Ipv4PacketInfo(&info)], flags, Some(&to))?;
+            sendmsg(fd, &slices, &[ControlMessage::Ipv4PacketInfo(&from_v4(ip))], flags, Some(&to))?;
         }
         Some(IpAddr::V6(ip)) => {
-            let info = in6_pktinfo { ipi6_addr: in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
-            sendmsg(fd, &slices, &[ControlMessage::Ipv6PacketInfo(&info)], flags, Some(&to))?;
+            sendmsg(fd, &slices, &[ControlMessage::Ipv6PacketInfo(&from_v6(ip))], flags, Some(&to))?;
         }
+        // Less for the system to look at.
         None => {
-            sendmsg(fd, &slices, &[], flags, Some(&to))?;
+            sendto(fd, bytes, &to, flags)?;
         }
     }
     Ok(())
+}
+
+/// Sends these at once, by one call of the system: of the first [`BATCH`] as many as it takes, in their order. Returns how many.
+///
+/// # Errors
+/// Of the first one, which is not sent.
+pub fn send_many<'a>(
+    socket: &impl AsRawFd,
+    source: Option<IpAddr>,
+    packets: impl IntoIterator<Item = (SocketAddr, &'a [u8])>,
+) -> io::Result<usize> {
+    let mut beside = Beside::new(source);
+    let mut addresses = [const { None::<SockaddrStorage> }; BATCH];
+    let mut parts = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
+    // SAFETY: pointers that are null, lengths that are zero.
+    let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+    let mut count = 0;
+    for ((((to, bytes), header), address), part) in packets.into_iter().zip(&mut headers).zip(&mut addresses).zip(&mut parts) {
+        let address = address.insert(SockaddrStorage::from(to));
+        *part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let header = &mut header.msg_hdr;
+        (header.msg_name, header.msg_namelen) = (address.as_ptr().cast_mut().cast(), address.len());
+        (header.msg_iov, header.msg_iovlen) = (part, 1);
+        (header.msg_control, header.msg_controllen) = (beside.room.as_mut_ptr().cast(), beside.len);
+        count += 1;
+    }
+    // SAFETY: the first `count` headers are filled in; what they point to lives until here, and is only read.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
+    // Below zero is an error.
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// What stands beside each packet, for the system to read: where it leaves from.
+struct Beside {
+    /// As aligned as a header must be.
+    room: [u64; 8],
+    len: usize,
+}
+
+impl Beside {
+    fn new(source: Option<IpAddr>) -> Self {
+        match source {
+            Some(IpAddr::V4(ip)) => Self::with(libc::IPPROTO_IP, libc::IP_PKTINFO, from_v4(ip)),
+            Some(IpAddr::V6(ip)) => Self::with(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, from_v6(ip)),
+            None => Self { room: [0; 8], len: 0 },
+        }
+    }
+
+    fn with<T>(level: i32, kind: i32, value: T) -> Self {
+        let (mut room, size) = ([0u64; 8], size_of::<T>() as u32);
+        // SAFETY: computes.
+        let (len, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size)) };
+        assert!(space as usize <= size_of_val(&room), "two sorts of address, both short");
+        let header: *mut libc::cmsghdr = room.as_mut_ptr().cast();
+        // SAFETY: there is room for header and value, and the header is aligned.
+        unsafe {
+            header.write(libc::cmsghdr { cmsg_len: len as usize, cmsg_level: level, cmsg_type: kind });
+            libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
+        }
+        Self { room, len: space as usize }
+    }
+}
+
+fn from_v4(ip: Ipv4Addr) -> in_pktinfo {
+    in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: in_addr { s_addr: u32::from_ne_bytes(ip.octets()) }, ipi_addr: in_addr { s_addr: 0 } }
+}
+
+fn from_v6(ip: Ipv6Addr) -> in6_pktinfo {
+    in6_pktinfo { ipi6_addr: in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 }
 }
 
 /// `None`: of no family that we speak.

@@ -20,6 +20,8 @@ pub struct Options {
     pub window_blocks: Option<u16>,
     /// Ask for the file's size (RFC 2349).
     pub tsize: bool,
+    /// `timeout`: after how many seconds the server shall repeat, whatever it measures (RFC 2349).
+    pub timeout_secs: Option<u8>,
     /// How long an answer is awaited before the last packet is repeated.
     pub wait: Duration,
     /// How often it is repeated.
@@ -28,7 +30,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { block_bytes: None, window_blocks: None, tsize: false, wait: Duration::from_secs(1), retries: 5 }
+        Self { block_bytes: None, window_blocks: None, tsize: false, timeout_secs: None, wait: Duration::from_secs(1), retries: 5 }
     }
 }
 
@@ -83,6 +85,7 @@ impl Common {
         let numbers = [
             ("blksize", self.options.block_bytes.map(usize::from)),
             ("tsize", self.options.tsize.then_some(tsize)),
+            ("timeout", self.options.timeout_secs.map(usize::from)),
             ("windowsize", self.options.window_blocks.map(usize::from)),
         ];
         for (name, value) in numbers {
@@ -109,6 +112,8 @@ impl Common {
                     granted.filter(|n| *n >= 1 && self.options.window_blocks.is_some_and(|asked| *n <= asked)).map(|n| self.window = n)
                 }
                 "tsize" => number.filter(|_| self.options.tsize).map(|n| tsize = Some(n)),
+                // As asked, or not at all.
+                "timeout" => number.filter(|n| self.options.timeout_secs.map(usize::from) == Some(*n)).map(|_| ()),
                 _ => None,
             };
             if asked.is_none() {

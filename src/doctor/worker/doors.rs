@@ -22,7 +22,7 @@ use crate::{
 const FILE: &str = "y000000000066.cfg";
 /// A slow server repeats its first packet by itself.
 const TFTP: tftp::Options =
-    tftp::Options { block_bytes: None, window_blocks: None, tsize: false, wait: Duration::from_secs(1), retries: 2 };
+    tftp::Options { block_bytes: None, window_blocks: None, tsize: false, timeout_secs: None, wait: Duration::from_secs(1), retries: 2 };
 
 pub async fn fetch(door: Door, server: SocketAddr, login: &(String, Secret)) -> Fetch {
     match door {

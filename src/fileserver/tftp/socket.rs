@@ -7,9 +7,11 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::Range,
     os::fd::AsRawFd,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -137,8 +139,19 @@ impl Watched {
     }
 
     fn send(&self, way: &Way, packet: &[u8]) -> io::Result<()> {
-        let several = self.bound.at.ip().is_unspecified();
-        udp::send(&self.socket, several.then(|| way.local.ip()), way.peer, packet)
+        udp::send(&self.socket, self.source(way), way.peer, packet)
+    }
+
+    /// Those at the front that leave from the same address, as many as the system takes.
+    fn send_many(&self, packets: &[(Way, Vec<u8>)]) -> io::Result<usize> {
+        let source = packets.first().and_then(|(way, _)| self.source(way));
+        let alike = packets.iter().take_while(|(way, _)| self.source(way) == source);
+        udp::send_many(&self.socket, source, alike.map(|(way, packet)| (way.peer, &packet[..])))
+    }
+
+    /// Where it shall leave from, if that is not plain.
+    fn source(&self, way: &Way) -> Option<IpAddr> {
+        self.bound.at.ip().is_unspecified().then(|| way.local.ip())
     }
 
     /// Whose port is closed, of those to whom something was sent. `None`: nothing more is told. What else is told (a router that has no way
@@ -176,11 +189,42 @@ struct State {
     transfers: Transfers,
     /// What is waited for.
     armed: Option<Instant>,
-    packet: Vec<u8>,
-    /// By port: what did not fit into its socket. Until it has, no more is asked for.
-    held: [Option<(Way, Vec<u8>)>; PORTS],
+    outgoing: [Outgoing; PORTS],
     /// Somebody comes and tries again.
     retrying: bool,
+}
+
+/// What leaves by a port at once. What does not fit into its socket stays, and until it does, no more is asked for.
+struct Outgoing {
+    packets: [(Way, Vec<u8>); BATCH],
+    /// Of them these are to be sent.
+    due: Range<usize>,
+}
+
+impl Outgoing {
+    fn new() -> Self {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        Self { packets: std::array::from_fn(|_| (Way { peer: nowhere, local: nowhere }, Vec::new())), due: 0..0 }
+    }
+
+    /// All that there is room for. `false`: there is more.
+    fn fill(&mut self, transfers: &mut Transfers, now: Instant, port: usize) -> bool {
+        if self.due.is_empty() {
+            self.due = 0..0;
+        }
+        for (way, packet) in self.packets.iter_mut().skip(self.due.end) {
+            match transfers.poll_transmit(now, port, packet) {
+                Some(next) => *way = next,
+                None => return true,
+            }
+            self.due.end += 1;
+        }
+        false
+    }
+
+    fn due(&self) -> &[(Way, Vec<u8>)] {
+        self.packets.get(self.due.clone()).unwrap_or_default()
+    }
 }
 
 /// Found once: by its name each is looked for in all there are.
@@ -204,7 +248,7 @@ impl Desk {
         Ok(Self {
             listening: Watched::listening(at)?,
             ports: ports.try_into().map_err(|_| io::ErrorKind::Other)?,
-            state: Mutex::new(State { transfers, armed: None, packet: Vec::new(), held: Default::default(), retrying: false }),
+            state: Mutex::new(State { transfers, armed: None, outgoing: std::array::from_fn(|_| Outgoing::new()), retrying: false }),
             rearmed: Notify::new(),
             largest: settings.max_block_bytes + DATA_HEADER + 1,
             service,
@@ -241,9 +285,11 @@ impl Desk {
     ) {
         // The system gives the pages when they are written to: a few, as most datagrams are short.
         let mut room = vec![0; BATCH * largest];
+        // Waited for from one datagram to the next: to begin anew takes locks.
+        let mut stopped = pin!(self.shutdown.cancelled());
         loop {
             let ready = tokio::select! {
-                () = self.shutdown.cancelled() => return,
+                () = &mut stopped => return,
                 ready = watched.socket.ready(WATCHED) => ready,
             };
             let Ok(mut ready) = ready else { return };
@@ -390,35 +436,39 @@ impl Desk {
 
     fn transmit(self: &Arc<Self>, state: &mut State, now: Instant, port: usize) {
         let Some(watched) = self.ports.get(port) else { return };
+        // Nothing more is told of others for a packet than once.
+        let mut heard = false;
         loop {
-            let held = state.held.get_mut(port).and_then(Option::take);
-            let (way, packet) = match held {
-                Some(held) => held,
-                None => match state.transfers.poll_transmit(now, port, &mut state.packet) {
-                    Some(way) => (way, std::mem::take(&mut state.packet)),
-                    None => return,
-                },
-            };
-            let mut sent = watched.send(&way, &packet);
-            // What was told may be of a packet to somebody else.
-            if sent.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) && self.end_closed(state, port) {
-                sent = watched.send(&way, &packet);
-            }
-            match sent {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Some(held) = state.held.get_mut(port) {
-                        *held = Some((way, packet));
+            let State { outgoing, transfers, .. } = &mut *state;
+            let Some(outgoing) = outgoing.get_mut(port) else { return };
+            let all = outgoing.fill(transfers, now, port);
+            let Some((first, _)) = outgoing.due().first() else { return };
+            match watched.send_many(outgoing.due()) {
+                Ok(sent) => {
+                    outgoing.due.start += sent;
+                    heard = false;
+                    if all && outgoing.due.is_empty() {
+                        return;
                     }
-                    return self.try_again(state);
                 }
-                // The datagram is too long for this path, or the address is gone: nothing will get better.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::EINVAL | libc::EADDRNOTAVAIL)) => {
-                    state.transfers.handle_broken(port, way.peer, error.to_string());
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.try_again(state),
+                // What was told may be of a packet to somebody else.
+                Err(error) => {
+                    let first = first.peer;
+                    if !std::mem::replace(&mut heard, true) && self.end_closed(state, port) {
+                        continue;
+                    }
+                    // The datagram is too long for this path, or the address is gone: nothing will get better. No route for a moment:
+                    // as good as lost on the way, and repeated.
+                    if matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::EINVAL | libc::EADDRNOTAVAIL)) {
+                        state.transfers.handle_broken(port, first, error.to_string());
+                    }
+                    if let Some(outgoing) = state.outgoing.get_mut(port) {
+                        outgoing.due.start += 1;
+                    }
+                    heard = false;
                 }
-                // No route for a moment: as good as lost on the way, and repeated.
-                _ => {}
             }
-            state.packet = packet;
         }
     }
 

@@ -37,8 +37,8 @@ use crate::{
     provisioning::{Body, FileAnswer, FileRequest, firmware::Stored},
 };
 
-/// How many ports of ours carry transfers. A late block would have to outlive as many transfers of its client.
-pub const PORTS: usize = 4;
+/// How many ports of ours carry transfers: a client never meets the same twice in succession.
+pub const PORTS: usize = 2;
 /// A client that is this long without progress and asks again begins anew; before, it is a repeated request.
 const STALE: Duration = Duration::from_secs(3);
 /// A client that has the last block may ask again for the same before we have read its ACK: it waits there already. Later than this it was
