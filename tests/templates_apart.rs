@@ -161,7 +161,7 @@ fn what_is_rendered_apart_is_the_same_to_the_byte() {
     for source in shipped() {
         let path = server.path("tpl").join(&source.name);
         fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-        let text = if source.name.ends_with(".j2") { format!("{{# ours -#}}{}", source.text) } else { source.text + "# ours\n" };
+        let text = if source.name.ends_with(".j2") { format!("{{# ours #}}{}", source.text) } else { source.text + "# ours\n" };
         fs::write(path, text).expect("written");
     }
     let families = shipped().into_iter().filter_map(|source| source.name.strip_suffix(".yaml").map(str::to_owned));
