@@ -334,7 +334,7 @@ fn render_shows_what_each_make_gets_before_anything_runs() {
     let render = |more: &[&str]| plugtone(folder.path(), &[&["render", "-c", "five.yaml", "--mac", "00:15:65:00:00:07"], more].concat());
     assert!(render(&["--show-secrets"]).bad().contains("there are no secrets yet"));
     assert!(render(&["--family", "yaelink"]).bad().contains(
-        "there is no family 'yaelink'; there are acrobits, algo, audiocodes, avaya_j, cisco_7940, cisco_79xx, cisco_mpp, cisco_spa, digium, fanvil, generic, gigaset, gigaset_n510, gigaset_n720, grandstream, htek, linphone, microsip, mitel, panasonic, poly, snom, yealink, zoiper"
+        "there is no family 'yaelink'; there are acrobits, algo, audiocodes, avaya_j, cisco_7940, cisco_79xx, cisco_mpp, cisco_spa, digium, fanvil, generic, gigaset, gigaset_n510, gigaset_n720, grandstream, groundwire, htek, linphone, microsip, mitel, panasonic, poly, snom, yealink, zoiper"
     ));
     assert_eq!(render(&["--as", "2041", "--unbound"]).status, Some(2), "one or the other");
     assert!(!folder.path().join("data").exists(), "looking leaves nothing behind");

@@ -45,6 +45,9 @@ struct Case {
     /// The server speaks HTTPS, by an authority of its own.
     #[serde(default)]
     tls: bool,
+    /// The account goes encrypted, and this is what is told in clear.
+    #[serde(default)]
+    key_only: bool,
     #[serde(default)]
     overrides: String,
 }
@@ -136,6 +139,9 @@ fn files_are_as_written_down() {
             subject.server.secure_url = Some("https://10.0.0.2:8443".into());
             subject.server.authority = Some(AUTHORITY.into());
             subject.server.sip.tls = Some(5061);
+        }
+        if case.key_only {
+            (subject.file_key, subject.key_only) = (Some(Secret::new("0123456789abcdef0123456789abcdef")), true);
         }
         let set = sets.entry(case.overrides).or_insert_with_key(|overrides| set(overrides));
         let made = rendered(set, &case.family, &case.file, &subject).unwrap_or_else(|| "(no such file)\n".into());

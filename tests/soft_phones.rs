@@ -123,6 +123,7 @@ async fn makers_who_have_pages_of_their_own_get_the_link_in_their_words() {
     let page = "https://oem.zoiper.com/qr-howto.php?provider_id=4fab2ee7179e&u=&p=&a=&t=";
     for (app, login, extension, before, behind, agent) in [
         ("acrobits", "1001", "2041", "csc:1001:", "@PLUGGED*", "CloudSoftphone/1.5.6"),
+        ("groundwire", "1003", "2043", &*files.replace("http://", "provlinkb://"), "", "Groundwire/25.1"),
         ("zoiper", "1002", "2042", page, "", "Zoiper rv2.10"),
     ] {
         let link: Value = serde_json::from_str(&plugtone(&office, &["phones", "link", login, "--app", app, "--json"]).await).expect("JSON");

@@ -91,6 +91,7 @@ Examples:
   plugtone phones link 1001                        scan it with Linphone, or type it in as the remote configuration
   plugtone phones link 1001 --hours 2 --json | jq -r .url
   plugtone phones link 1001 --app acrobits         a code for Cloud Softphone; what it needs is at the top of templates/acrobits.yaml
+  plugtone phones link 1001 --app groundwire       a link to be sent to the mobile phone and touched there
   plugtone phones link 1001 --app zoiper           the page with a code for Zoiper; see templates/zoiper.yaml
   plugtone phones link 1001 --app microsip         the address of a MicroSIP.ini
   plugtone phones link 1001 --app generic          the account as text, for any other"
