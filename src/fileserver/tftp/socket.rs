@@ -55,6 +55,9 @@ const TURNS: usize = 64;
 /// A socket that is full is tried again after this. To wait until it has room would be to be woken by each packet that leaves.
 const FULL: Duration = Duration::from_millis(1);
 
+/// So does one that cannot be read.
+const FAILED: Duration = Duration::from_millis(5);
+
 static LOG: LogBudget = LogBudget::new();
 
 /// Opens the door. Call within a tokio runtime; stops when `shutdown` is cancelled.
@@ -297,7 +300,7 @@ impl Desk {
                 ready.clear_ready_matching(Ready::ERROR);
                 self.hear_errors(port);
             }
-            let mut drained = false;
+            let (mut drained, mut failed) = (false, None);
             for _ in 0..TURNS {
                 let got = ready.try_io(|socket| {
                     let (mut state, mut now) = (lock(&self.state), None);
@@ -309,17 +312,28 @@ impl Desk {
                     if got < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
                 });
                 match got {
-                    Ok(Ok(())) => {}
+                    Ok(Ok(())) => failed = None,
                     // Of something that we sent; the socket lives on.
-                    Ok(Err(_)) => self.hear_errors(port),
+                    Ok(Err(error)) => {
+                        failed = Some(error);
+                        self.hear_errors(port);
+                    }
                     Err(_) => {
                         drained = true;
                         break;
                     }
                 }
             }
-            if !drained {
-                tokio::task::yield_now().await;
+            match failed {
+                // It fails and fails.
+                Some(error) if !drained => {
+                    if LOG.allows(Instant::now()) {
+                        tracing::warn!(%error, "tftp: receiving failed");
+                    }
+                    sleep(FAILED).await;
+                }
+                _ if !drained => tokio::task::yield_now().await,
+                _ => {}
             }
         }
     }
