@@ -438,8 +438,15 @@ impl Desk {
     fn go_on(self: &Arc<Self>, state: &mut State, now: Instant) {
         loop {
             (0..PORTS).for_each(|port| self.transmit(state, now, port));
-            let Some(effect) = state.transfers.poll_effect() else { break };
-            self.carry_out(state, now, effect);
+            let mut done = true;
+            // All of them before anything is sent: what is found at once leaves together.
+            while let Some(effect) = state.transfers.poll_effect() {
+                done = false;
+                self.carry_out(state, now, effect);
+            }
+            if done {
+                break;
+            }
         }
         let wake = state.transfers.poll_timeout();
         if wake.is_some_and(|wake| state.armed.is_none_or(|armed| wake < armed)) {

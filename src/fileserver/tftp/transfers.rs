@@ -10,7 +10,7 @@
 //!
 //! A few ports carry all transfers: one of its own for each costs as much as a short file takes otherwise. A transfer is known by the
 //! ports of both ends (RFC 1350 §4). A client that always asks from the same port meets another one of ours each time, or a block of its
-//! last file that was late would be taken for one of the next.
+//! last file that was late would be taken for one of the next. Who forges a client's address has to guess its port.
 
 use std::{
     collections::{HashMap, VecDeque},
