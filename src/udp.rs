@@ -93,14 +93,10 @@ pub fn receive(socket: &impl AsRawFd, bound: Bound, room: &mut [u8], mut take: i
         for message in recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)? {
             got += 1;
             let Some(peer) = message.address.as_ref().and_then(to_std) else { continue };
-            let (to, local) = match bound.tells.then(|| message.cmsgs().into_iter().flatten().find_map(|part| destination(bound.at, part)))
-            {
-                Some(told) => {
-                    whole &= told.is_some();
-                    told.unwrap_or((bound.at.ip(), bound.at))
-                }
-                None => (bound.at.ip(), bound.at),
-            };
+            let mut beside = message.cmsgs().into_iter().flatten().filter(|_| bound.tells);
+            let told = beside.find_map(|part| destination(bound.at, part));
+            whole &= told.is_some() || !bound.tells;
+            let (to, local) = told.unwrap_or((bound.at.ip(), bound.at));
             take(Arrived { peer, to, local, bytes: message.iovs().next().unwrap_or_default() });
         }
         if !whole {

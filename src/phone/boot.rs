@@ -293,12 +293,17 @@ mod tests {
 
     /// Plays a server that has `files`; returns what was asked for.
     fn boot(family: &str, files: &[(&str, &str)]) -> (Vec<String>, Outcome) {
+        let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_bytes())).collect();
+        boot_at("http://s", family, &files)
+    }
+
+    fn boot_at(server: &str, family: &str, files: &[(&str, &[u8])]) -> (Vec<String>, Outcome) {
         let make = Make::of(family).expect("family");
         let mac = make.mac(1);
-        let mut boot = Boot::new(make, mac, &Server::parse("http://s", "http").expect("server"));
+        let mut boot = Boot::new(make, mac, &Server::parse(server, "http").expect("server"));
         let mut asked = Vec::new();
         while let Some(name) = boot.poll_fetch() {
-            boot.handle_file(files.iter().find(|(n, _)| *n == name).map(|(_, text)| text.as_bytes()));
+            boot.handle_file(files.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes));
             asked.push(name);
         }
         (asked, boot.outcome())
@@ -343,18 +348,7 @@ mod tests {
         let key = crate::model::Secret::new("0123456789abcdef");
         let encrypted = crate::provisioning::encryption::salted(&key, own.as_bytes());
         let boots = |key: &str| {
-            let make = Make::of("cisco_mpp").expect("a make");
-            let mut boot = Boot::new(make, make.mac(1), &Server::parse("http://s/$MA.xml", "http").expect("server"));
-            let mut asked = Vec::new();
-            while let Some(name) = boot.poll_fetch() {
-                match &*name {
-                    "d0ec35000001.xml" => boot.handle_file(Some(rule(key).as_bytes())),
-                    "d0ec35000001.enc" => boot.handle_file(Some(&encrypted)),
-                    _ => boot.handle_file(None),
-                }
-                asked.push(name);
-            }
-            (asked, boot.outcome())
+            boot_at("http://s/$MA.xml", "cisco_mpp", &[("d0ec35000001.xml", rule(key).as_bytes()), ("d0ec35000001.enc", &encrypted)])
         };
         let (asked, outcome) = boots(key.expose());
         assert!(asked.ends_with(&["d0ec35000001.xml".into(), "d0ec35000001.enc".into()]), "{asked:?}");
@@ -370,18 +364,7 @@ mod tests {
         let key = crate::model::Secret::new("0123456789abcdef");
         let encrypted = crate::provisioning::encryption::salted(&key, own.as_bytes());
         let boots = |key: &str| {
-            let make = Make::of("grandstream").expect("a make");
-            let mut boot = Boot::new(make, make.mac(1), &Server::parse("http://s", "http").expect("server"));
-            let mut asked = Vec::new();
-            while let Some(name) = boot.poll_fetch() {
-                match &*name {
-                    "cfgc074ad000001.xml" => boot.handle_file(Some(told(key).as_bytes())),
-                    "enc-cfgc074ad000001.xml" => boot.handle_file(Some(&encrypted)),
-                    _ => boot.handle_file(None),
-                }
-                asked.push(name);
-            }
-            (asked, boot.outcome())
+            boot_at("http://s", "grandstream", &[("cfgc074ad000001.xml", told(key).as_bytes()), ("enc-cfgc074ad000001.xml", &encrypted)])
         };
         let (asked, outcome) = boots(key.expose());
         assert_eq!(asked, ["cfgc074ad000001", "cfgc074ad000001.xml", "enc-cfgc074ad000001.xml"]);

@@ -54,8 +54,7 @@ const BUFFER: usize = 1 << 20;
 const TURNS: usize = 64;
 /// A socket that is full is tried again after this. To wait until it has room would be to be woken by each packet that leaves.
 const FULL: Duration = Duration::from_millis(1);
-
-/// So does one that cannot be read.
+/// One that fails whenever it is read is read again after this.
 const FAILED: Duration = Duration::from_millis(5);
 
 static LOG: LogBudget = LogBudget::new();
